@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benches.support.engines import end_workers
+from benches.support.engines import Migration, end_workers
 from benches.support.servers import (
     Binary,
     Server,
@@ -30,7 +30,9 @@ from benches.support.servers import (
     pair_id,
     ring_pairs,
 )
+from tests.support.command_line import Cli
 from tests.support.postgres import Postgres, folder_of_postgres
+from tests.support.scenario import NewScenario, scenarios
 from tests.support.servers import ServerFactory
 
 _NAME = re.compile(r"(redis|valkey|redis-stack|falkordb)-\d")
@@ -218,6 +220,31 @@ def state_url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     would look for ended servers for hours: they are ended behind the test."""
     yield f"sqlite:///{tmp_path / 'state.sqlite'}"
     end_workers(request.node.nodeid)
+
+
+@pytest.fixture
+def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
+    """The command line on a state of the test's own."""
+    runner = Cli(state_url, tmp_path)
+    yield runner
+    runner.close()
+
+
+@pytest.fixture
+def migration(cli: Cli, request: pytest.FixtureRequest) -> Iterator[Migration]:
+    """A group under the command line; what it has started is ended."""
+    found = Migration(cli, seed=request.node.name)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def scenario(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[NewScenario]:
+    """Builds scenarios (`tests.support.scenario`); what they start is ended."""
+    with scenarios(server_factory, state_url, tmp_path, request.node.name) as build:
+        yield build
 
 
 @pytest.fixture(scope="session")

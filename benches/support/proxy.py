@@ -80,6 +80,11 @@ class Proxy:
         self._corrupt: dict[Direction, int] = {}
         self._watched: tuple[bytes, Callable[[], None]] | None = None
 
+    @property
+    def upstream(self) -> tuple[str, int]:
+        """Host and port that new clients are led to."""
+        return self._upstream
+
     # Its life.
 
     def start(self) -> Self:

@@ -25,7 +25,9 @@ import pytest
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
-from tests.support.comparison import OWN_PREFIX, replicated
+from benches.support.waiting import wait_for
+from tests.support.own_keys import OWN_PREFIX
+from tests.support.replicas import make_replica, replicated
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Retrying
 
@@ -65,7 +67,7 @@ class Scene:
         for number in range(FILLER):
             pipe.set(f"filler:{number}", f"{number} " * 100, ex=100_000)
         pipe.execute()
-        replicate(self.replica, self.primary)
+        make_replica(self.replica, self.primary)
         self.clients.start()
         self.clients.goes_on()
         replicated(self.primary, self.replica, SECONDS)
@@ -98,7 +100,7 @@ class Scene:
         replicated(self.primary, self.replica, SECONDS)
         self.primary, self.replica = self.replica, self.primary
         self.primary.client().execute_command("REPLICAOF", "NO", "ONE")
-        replicate(self.replica, self.primary)
+        make_replica(self.replica, self.primary)
         self.name.lead_to(self.primary.host, self.primary.port)
         self.name.cut_now()
         self.name.stall(False)
@@ -148,10 +150,7 @@ class Scene:
                 for pid in workers:
                     os.kill(pid, signal.SIGCONT)
         beaten = self.migration
-        deadline = time.monotonic() + SECONDS
-        while beaten.describe()["Status"] != "available":
-            assert time.monotonic() < deadline, beaten.story()
-            time.sleep(0.05)
+        beaten.until(lambda: beaten.describe()["Status"] == "available", "its end")
         assert "has taken the target over" in beaten.migration()["Reason"], beaten.story()
         self.migration, self.other = self.other, beaten
 
@@ -191,10 +190,6 @@ class Scene:
         self.clients.__exit__(AssertionError, None, None)
         self.migration.close()
         self.other.close()
-
-
-def replicate(replica: Server, primary: Server) -> None:
-    replica.client().execute_command("REPLICAOF", primary.host, primary.port)
 
 
 Make = Callable[..., Scene]
@@ -274,10 +269,11 @@ def test_a_target_that_has_evicted_is_refused(make: Make) -> None:
     client = scene.target.client()
     client.config_set("maxmemory-policy", "volatile-lru")
     client.config_set("maxmemory", client.info("memory")["used_memory"] - 300_000)
-    deadline = time.monotonic() + SECONDS
-    while not client.info("stats")["evicted_keys"]:
-        assert time.monotonic() < deadline, client.info("memory")
-        time.sleep(0.02)
+    wait_for(
+        lambda: client.info("stats")["evicted_keys"],
+        "an eviction",
+        told=lambda: client.info("memory"),
+    )
     client.config_set("maxmemory", "0")
     scene.following()
     group = ("--replication-group-id", scene.migration.group)
@@ -288,9 +284,7 @@ def test_a_target_that_has_evicted_is_refused(make: Make) -> None:
     scene.clients.goes_on()
     assert scene.migration.cli("complete-migration", "--force", *group).code == 0
     scene.clients.goes_on()
-    while scene.migration.describe()["Status"] != "available":
-        assert time.monotonic() < deadline + SECONDS, scene.migration.story()
-        time.sleep(0.1)
+    scene.migration.until(lambda: scene.migration.describe()["Status"] == "available", "its end")
     client.flushall()
     scene.migration.start(scene.links["source"], "--source-type", "replica")
     scene.following()

@@ -4,18 +4,13 @@ needed, and everything that the operator may want is possible."""
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import redis
 
 from benches.support.engines import Migration
-from benches.support.servers import Server
-from tests.support.online import assert_tidy
-from tests.support.servers import ServerFactory, known
+from tests.support.own_keys import assert_tidy
+from tests.support.servers import ServerFactory, known, refuses_writes
 
 SECONDS = 60.0
 # Tells that it runs, and ends when it may.
@@ -26,22 +21,6 @@ deadline = time.monotonic() + 60
 while not pathlib.Path(sys.argv[2]).exists() and time.monotonic() < deadline:
     time.sleep(0.02)
 """
-
-
-def refuses(server: Server) -> bool:
-    try:
-        server.client(socket_timeout=20).set("probe", "1")
-    except redis.ResponseError as error:
-        return str(error).startswith("NOREPLICAS")
-    server.client().delete("probe")
-    return False
-
-
-def until(there: Callable[[], Any], migration: Migration) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not there():
-        assert time.monotonic() < deadline, migration.story()
-        time.sleep(0.02)
 
 
 def stopped(migration: Migration) -> bool:
@@ -66,11 +45,11 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
     migration.wait_for(lambda found: found["CanComplete"])
     target.client().save()
     source.client().set("last", "new")
-    until(lambda: target.client().get("last") == b"new", migration)
+    migration.until(lambda: target.client().get("last") == b"new", "the last write")
     migration.wait_for(lambda found: found["CanComplete"])
     done = migration.cli("complete-migration", "--replication-group-id", "g")
     assert done.code == 0, done.err
-    until(runs.exists, migration)
+    migration.until(runs.exists, "the hook runs")
     # 1. Clients are being led to it, and it comes back without the end.
     target.kill()
     target.restart()
@@ -82,14 +61,14 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
     if worker == "is killed":
         # It was not stopped for this yet: that is no word of the operator's.
         migration.resume(verb=False)
-    until(lambda: stopped(migration), migration)
+    migration.until(lambda: stopped(migration), "a stop")
     # 2. Nothing goes on by itself, and it says why.
     told = migration.describe()["Migration"]
     assert "the target lost data after it was promoted" in told["Reason"], told
     assert "unblock-source" in told["Reason"]
     assert "--force (the source accepts writes again" in told["Reason"]
     assert "stays open" not in told["Reason"]
-    assert refuses(source)
+    assert refuses_writes(source)
     assert target.client().mget("last", "users") == [b"old", b"1"]
     if then == "aborted":
         done = migration.cli("complete-migration", "--replication-group-id", "g", "--force")
@@ -98,17 +77,17 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
     elif worker == "lives":
         done = migration.cli("unblock-source", "--replication-group-id", "g")
         assert done.code == 0, done.err
-        assert not refuses(source)
+        assert not refuses_writes(source)
     if then == "resumed":
         # 3. Brought up to date from the source, and cut over again.
         migration.resume()
         migration.wait_for(lambda found: found["CanComplete"])
         assert target.client().mget("last", "users") == [b"new", b"1"]
-        until(lambda: not refuses(source), migration)
+        migration.until(lambda: not refuses_writes(source), "the source accepts writes")
         # (The comparison would name what the users wrote.)
         migration.complete("--skip-verification")
         assert target.client().mget("last", "users", "key") == [b"new", b"1", b"1"]
-        assert refuses(source)
+        assert refuses_writes(source)
     else:
-        assert not refuses(source)
+        assert not refuses_writes(source)
     assert_tidy(target, left=then == "aborted")

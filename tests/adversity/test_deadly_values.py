@@ -11,13 +11,10 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.targets.crash_suspects import REASON
-from engine.transfer.transfer import Transfer
 from tests.reference.stream import command
-from tests.support.online import cut_over, following, online
+from tests.support.library import copied, migrating
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer
 
 # Bytes that no server compresses.
 DEADLY = hashlib.sha512(b"deadly").digest()
@@ -51,20 +48,18 @@ def test_a_value_that_ends_the_target_is_isolated_and_named(
     more = random.Random(1).randbytes(3_000_000 if size == "in pieces" else 10)
     client.rpush("deadly", DEADLY, more)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        # It names the key: whose value must not be read again and sent.
-        client.rpush("deadly", "more")
-        client.set("key:0", "newer")
-        await soon(lambda: work.progress.not_carried == 1, "a key that is left out")
-        client.delete("deadly")
-        await cut_over(work, run, source)
-
     with target.proxy:
         if path == "scan":
-            run = transfer(source, target.proxy, stream_above=1 << 20)
+            run = copied(source, target.proxy, stream_above=1 << 20)
         else:
-            run = online(source, target.proxy, steer, stream_above=1 << 20)
+            with migrating(source, target.proxy, stream_above=1 << 20) as run:
+                run.following()
+                # It names the key: whose value must not be read again and sent.
+                client.rpush("deadly", "more")
+                client.set("key:0", "newer")
+                run.wait_for(lambda: run.progress.not_carried == 1, "a key that is left out")
+                client.delete("deadly")
+                run.cut_over()
     report = run.report
     assert report.status == ("stopped" if path == "scan" else "done"), (report.errors, run.events)
     if path == "scan":
@@ -92,7 +87,7 @@ def test_a_value_of_a_snapshot_in_a_file_is_isolated_and_named(
     path.write_bytes(written)
     target = CrashingCommands(server_factory(known("redis-7.0"), "--save", ""))
     with target.proxy:
-        run = transfer(f"{kind}:{path}", target.proxy, source_type="auto", retry_for=60.0)
+        run = copied(f"{kind}:{path}", target.proxy, source_type="auto", retry_for=60.0)
     report = run.report
     assert report.status == "stopped", (report.errors, run.events)
     assert [(each.key, each.reason) for each in report.not_carried] == [("deadly", REASON)]
@@ -123,7 +118,7 @@ def test_a_command_of_a_file_that_ends_the_target_is_left_out(
     options = ("--appendonly", "yes", "--appendfsync", "always") if keeps else ("--save", "")
     target = CrashingCommands(server_factory(known("redis-7.0"), *options))
     with target.proxy:
-        run = transfer(f"aof:{path}", target.proxy, source_type="auto", retry_for=60.0)
+        run = copied(f"aof:{path}", target.proxy, source_type="auto", retry_for=60.0)
     report = run.report
     assert report.status == "stopped", (report.errors, run.events)
     lost = {each.key: each.reason for each in report.not_carried}
@@ -145,20 +140,17 @@ def test_a_value_that_comes_with_another_full_sync_is_isolated(
     client.mset({f"key:{n}": f"value {n}" for n in range(500)})
     link = Proxy(source.host, source.port)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with link, target.proxy, migrating(link, target.proxy, retry_for=60.0) as run:
+        run.following()
         link.refuse()
         link.cut_now()
         client.rpush("deadly", DEADLY)
         client.set("long", bytes(100_000))
         link.refuse(False)
-        await soon(lambda: work.progress.not_carried == 1, "a key that is left out")
-        await following(work)
+        run.wait_for(lambda: run.progress.not_carried == 1, "a key that is left out")
+        run.following()
         client.delete("deadly")
-        await cut_over(work, run, source)
-
-    with link, target.proxy:
-        run = online(link, target.proxy, steer, retry_for=60.0)
+        run.cut_over(source)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert f"the key 'deadly' of database 0 is left out: {REASON}" in run.events
     assert target.ends <= 3
@@ -178,8 +170,12 @@ def test_a_command_that_ends_the_target_is_left_out(
     client = source.client()
     client.set("first", 1)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    if way != "a command":
+        client.set("moves", DEADLY)
+        # It passes once, in the snapshot.
+        target.proxy.watch(b"nothing that comes", target.end)
+    with target.proxy, migrating(source, target.proxy) as run:
+        run.following()
         pipe = client.pipeline(transaction=True)
         for n in range(50):
             pipe.incr(f"counter:{n}")
@@ -193,19 +189,12 @@ def test_a_command_that_ends_the_target_is_left_out(
         for n in range(50):
             pipe.incr(f"counter:{n}")
         pipe.execute()
-        await soon(lambda: work.progress.not_carried == 1, "a key that is left out")
+        run.wait_for(lambda: run.progress.not_carried == 1, "a key that is left out")
         client.incr("counter:0")
         client.append("deadly", "more")
-        await soon(lambda: "deadly" in work.progress.reason, "a gate that it keeps closed")
+        run.wait_for(lambda: "deadly" in run.progress.reason, "a gate that it keeps closed")
         client.delete("deadly")
-        await cut_over(work, run, source)
-
-    if way != "a command":
-        client.set("moves", DEADLY)
-        # It passes once, in the snapshot.
-        target.proxy.watch(b"nothing that comes", target.end)
-    with target.proxy:
-        run = online(source, target.proxy, steer)
+        run.cut_over()
     report = run.report
     assert report.status == "done", (report.errors, run.events)
     assert f"the key 'deadly' of database 0 is left out: {REASON}" in run.events

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import redis
 
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -23,11 +21,10 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.fence import PauseFence
-from engine.transfer.transfer import Transfer
 from engine.transfer.unblock_source import unblock
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online, refused
-from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
+from tests.support.library import migrated, migrating
+from tests.support.own_keys import assert_tidy
+from tests.support.servers import ServerFactory, known, refuses_writes
 
 LEFT = "may still refuse writes, for its fence could not be taken away"
 
@@ -50,15 +47,6 @@ def by_mover(source: Server) -> str:
 
 def right(source: Server, rule: str) -> None:
     source.client().execute_command("ACL", "SETUSER", "mover", rule)
-
-
-def refuses(source: Server) -> bool:
-    """Whether writes are refused; they may have to wait first."""
-    try:
-        source.client(socket_timeout=20).set("probe", "1")
-    except redis.ResponseError as error:
-        return str(error).startswith("NOREPLICAS")
-    return False
 
 
 def rejected(source: Server, command: str) -> int:
@@ -118,37 +106,34 @@ def test_a_fence_is_taken_away_once_that_is_allowed(loses_a_right: tuple[Server,
     source, target = loses_a_right
     store = MemoryCheckpoint()
 
-    async def fails(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        await refused(work, run)
-        await soon(lambda: LEFT in work.progress.reason, "the reason")
-        await soon(lambda: rejected(source, "config|set") >= 3, "further tries")
-        await soon(lambda: work.progress.phase is Phase.FOLLOW, "following")
-        assert not work.progress.can_complete
-        assert "CONFIG SET min-replicas-to-write 0" in work.progress.reason
+    with migrating(by_mover(source), target, checkpoints=store) as run:
+        run.following()
+        run.in_sync(source)
+        run.refused()
+        run.wait_for(lambda: LEFT in run.progress.reason, "the reason")
+        run.wait_for(lambda: rejected(source, "config|set") >= 3, "further tries")
+        run.wait_for(lambda: run.progress.phase is Phase.FOLLOW, "following")
+        assert not run.progress.can_complete
+        assert "CONFIG SET min-replicas-to-write 0" in run.progress.reason
         assert sum(LEFT in each for each in run.events) == 1
-        assert await asyncio.to_thread(refuses, source)
-        work.stop()
-
-    run = online(by_mover(source), target, fails, checkpoints=store)
+        assert refuses_writes(source)
+        run.stop()
     assert run.report.status == "stopped", (run.report.errors, run.events)
     assert run.report.sealed == "0 10"
     assert (mark_of(store).fenced, mark_of(store).sealed) == (True, "0 10")
-    assert refuses(source)
+    assert refuses_writes(source)
 
-    async def goes_on(work: Transfer, run: Run) -> None:
-        await soon(lambda: any(LEFT in each for each in run.events), "a try")
-        await following(work)
-        assert await asyncio.to_thread(refuses, source)
+    with migrating(by_mover(source), target, checkpoints=store) as run:
+        run.wait_for(lambda: any(LEFT in each for each in run.events), "a try")
+        run.following()
+        assert refuses_writes(source)
         right(source, "+config|set")
-        await soon(lambda: any("the fence was removed" in each for each in run.events), "its end")
-        assert not await asyncio.to_thread(refuses, source)
-        await cut_over(work, run, source)
-
-    run = online(by_mover(source), target, goes_on, checkpoints=store)
+        run.wait_for(lambda: any("the fence was removed" in each for each in run.events), "its end")
+        assert not refuses_writes(source)
+        source.client().set("probe", "1")
+        run.cut_over(source)
     assert run.report.status == "done", (run.report.errors, run.events)
-    assert refuses(source)
+    assert refuses_writes(source)
     assert target.client().get("probe") == b"1"
     assert_tidy(target)
 
@@ -157,21 +142,19 @@ def test_a_fence_that_is_still_there_at_the_end(loses_a_right: tuple[Server, Ser
     """The migration is aborted: its report says what `unblock-source` has to put back."""
     source, target = loses_a_right
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        await refused(work, run)
-        await soon(lambda: LEFT in work.progress.reason, "the reason")
-        work.complete(force=True)
-
-    run = online(by_mover(source), target, steer, cut_over_timeout=5.0)
+    with migrating(by_mover(source), target, cut_over_timeout=5.0) as run:
+        run.following()
+        run.in_sync(source)
+        run.refused()
+        run.wait_for(lambda: LEFT in run.progress.reason, "the reason")
+        run.complete(force=True)
     assert run.report.status == "stopped", (run.report.errors, run.events)
-    assert refuses(source)
+    assert refuses_writes(source)
     at = Endpoint.parse(source.url)
     ours = run.report.sealed_at, run.report.sealed
     told = asyncio.run(unblock(at, *ours, TransferSettings(), Credentials()))
     assert "accepts writes again" in told
-    assert not refuses(source)
+    assert not refuses_writes(source)
 
 
 def test_a_fence_behind_a_script_that_runs(
@@ -193,18 +176,16 @@ def test_a_fence_behind_a_script_that_runs(
 
     behind_the_write_block(act)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        await refused(work, run)
-        await soon(lambda: any(LEFT in each and "BUSY" in each for each in run.events), "a try")
-        await soon(lambda: any("the fence was removed" in each for each in run.events), "its end")
-        assert not await asyncio.to_thread(refuses, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+    with migrating(source, target) as run:
+        run.following()
+        run.in_sync()
+        run.refused()
+        run.wait_for(lambda: any(LEFT in each and "BUSY" in each for each in run.events), "a try")
+        run.wait_for(lambda: any("the fence was removed" in each for each in run.events), "its end")
+        assert not refuses_writes(source)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
-    assert refuses(source)
+    assert refuses_writes(source)
     assert_tidy(target)
 
 
@@ -223,25 +204,23 @@ def test_a_hook_that_does_not_take_its_fence_away(
     def words() -> list[str]:
         return [json.loads(line) for line in noted.read_text().splitlines()]
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        assert "not yet" in await refused(work, run)
-        await soon(lambda: words().count("unfence") >= 3, "further tries")
-        assert not work.progress.can_complete
-        assert "may still be blocked" in work.progress.reason
-        assert "ended with 1 for 'unfence'" in work.progress.reason
-        allowed.touch()
-        await soon(lambda: any("the fence was removed" in each for each in run.events), "its end")
-        await cut_over(work, run, source)
-
     looks = iter((CutOverCheckResult(False, "not yet"), CutOverCheckResult(True, "now")))
 
     async def gate(own_key: bytes) -> CutOverCheckResult:
         return next(looks)
 
     command = f"{sys.executable} -I {hook}"
-    run = online(source, target, steer, fence="hook", fence_hook=command, gate_in_sync=gate)
+    with migrating(source, target, fence="hook", fence_hook=command, gate_in_sync=gate) as run:
+        run.following()
+        run.in_sync()
+        assert "not yet" in run.refused()
+        run.wait_for(lambda: words().count("unfence") >= 3, "further tries")
+        assert not run.progress.can_complete
+        assert "may still be blocked" in run.progress.reason
+        assert "ended with 1 for 'unfence'" in run.progress.reason
+        allowed.touch()
+        run.wait_for(lambda: any("the fence was removed" in each for each in run.events), "its end")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     said = words()
     assert said[0] == "fence"
@@ -264,17 +243,15 @@ def test_clients_of_an_open_target_that_cannot_be_let_go(
     behind_the_write_block(lambda: right(source, "-client|unpause"))
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        work.complete()
-        await soon(lambda: any("was not told" in each for each in run.events), "a failure")
-        assert "it is told again in" in work.progress.reason
+    limit = 30.0 if again == "by itself" else 0.5
+    with migrating(by_mover(source), target, checkpoints=store, retry_for=limit) as run:
+        run.following()
+        run.in_sync(source)
+        run.complete()
+        run.wait_for(lambda: any("was not told" in each for each in run.events), "a failure")
+        assert "it is told again in" in run.progress.reason
         if again == "by itself":
             right(source, "+client|unpause")
-
-    limit = 30.0 if again == "by itself" else 0.5
-    run = online(by_mover(source), target, steer, checkpoints=store, retry_for=limit)
     if again == "resumed":
         assert (run.report.status, run.report.needs_hand) == ("stopped", True), run.report
         assert "the target is open, but the source could not be told so" in run.report.errors[0]
@@ -282,10 +259,10 @@ def test_clients_of_an_open_target_that_cannot_be_let_go(
         assert run.report.sealed == "0 10"
         target.client().set("key:0", "the user's")
         right(source, "+client|unpause")
-        run = online(by_mover(source), target, checkpoints=store)
+        run = migrated(by_mover(source), target, checkpoints=store)
         assert target.client().get("key:0") == b"the user's"
     assert run.report.status == "done", (run.report.errors, run.events)
     assert any("the source refuses writes from now on" in each for each in run.events)
     assert not mark_of(store).fenced
-    assert refuses(source)
+    assert refuses_writes(source)
     assert_tidy(target)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ import redis
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
-from tests.support.comparison import assert_settled, replicated
+from tests.support.comparison import assert_settled
+from tests.support.replicas import replicated
 from tests.support.servers import ServerFactory
 from tests.support.traffic import Counters, Traffic
 
@@ -48,11 +50,6 @@ RATE = 3000.0  # commands a second
 APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")
 # As much as is written while a killed engine is away, and more: a full sync is a failure then.
 BACKLOG = ("--repl-backlog-size", "64mb")
-
-
-def not_alike(source: Binary, target: Binary) -> tuple[str, ...]:
-    """Commands that would take the counters with them: `test_flushes_are_followed` has FLUSHALL."""
-    return ("flushall",)
 
 
 def understood(source: Binary, target: Binary) -> bool:
@@ -79,6 +76,8 @@ def some_pairs() -> list[tuple[Binary, Binary]]:
 
 
 PAIRS = some_pairs()
+# It would take the counters with it: `test_flushes_are_followed` has it.
+WITHOUT = ("flushall",)
 
 
 @dataclass
@@ -97,8 +96,7 @@ class Run:
 
     def begin(self, *options: str, **traffic: Any) -> None:
         """Fill the source with some keys, start the migration, and the traffic beside it."""
-        pair = self.source.binary, self.target.binary
-        traffic = {"without": not_alike(*pair), "rate": RATE} | traffic
+        traffic = {"without": WITHOUT, "rate": RATE} | traffic
         # What is there before the snapshot.
         first = Traffic(self.source, f"{SEED} before", limit=4000, **{**traffic, "rate": None})
         first.start().join()
@@ -227,6 +225,10 @@ def test_workers_killed_at_any_moment(run: Callable[..., Run], pair: tuple[Binar
     assert work.found["PartialSyncs"] > kills // 4
 
 
+def differs(count: Callable[[], int], before: int) -> bool:
+    return count() != before
+
+
 @pytest.mark.parametrize("end", ["source", "target", "both"])
 @pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 1], ids=pair_id)
 def test_links_cut_at_seeded_bytes(
@@ -243,15 +245,12 @@ def test_links_cut_at_seeded_bytes(
         # The stream goes down from the source, and up to the target.
         direction = {"source": "down", "target": "up"}[end]
         proxy.cut_after(work.rng.randrange(work.rng.choice([2, 2_000, 200_000])), direction)
-        deadline = time.monotonic() + 60
         # A new link to the source may be one of the engine's others: the source knows.
-        while (
-            work.served("sync_partial_ok") == syncs
-            if end == "source"
-            else proxy.connections == connections
-        ):
-            assert time.monotonic() < deadline, f"no new link\n{work.migration.story()}"
-            time.sleep(0.01)
+        if end == "source":
+            count, before = partial(work.served, "sync_partial_ok"), syncs
+        else:
+            count, before = partial(getattr, proxy, "connections"), connections
+        work.migration.until(partial(differs, count, before), "a new link")
         time.sleep(work.rng.random() * 0.3)
     work.finish()
     assert work.migration.kills == 0
@@ -283,10 +282,8 @@ def test_a_far_target_with_much_under_way(
             far.cut_after(work.rng.randrange(100_000), work.rng.choice(["up", "down"]))
         else:
             far.cut_now()
-        deadline = time.monotonic() + 60
-        while far.connections == connections:
-            assert time.monotonic() < deadline, f"no new link\n{work.migration.story()}"
-            time.sleep(0.01)
+        count = partial(getattr, far, "connections")
+        work.migration.until(partial(differs, count, connections), "a new link")
     work.following()
     work.finish()
     assert work.served("sync_full") == 1

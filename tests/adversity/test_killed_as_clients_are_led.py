@@ -13,10 +13,11 @@ import redis
 from benches.support.engines import Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.front.engine import Engine
 from engine.groups import schema
 from engine.groups.registry import Registry
-from tests.support.online import assert_tidy
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
 
 SECONDS = 60.0
@@ -50,10 +51,7 @@ def led(
 
 
 def until_it_runs(migration: Migration, folder: Path) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not (folder / "runs").exists():
-        assert time.monotonic() < deadline, migration.story()
-        time.sleep(0.02)
+    migration.until(lambda: (folder / "runs").exists(), "the hook runs")
 
 
 def test_whoever_waits_is_told_that_it_is_complete(
@@ -115,10 +113,7 @@ def test_an_abort_says_that_the_target_is_open(
             # In the same breath: the new one has not looked at the target yet.
             engine.sync.resume_migration("g")
         engine.sync.complete_migration("g", force=True)
-    deadline = time.monotonic() + SECONDS
-    while migration.describe()["Status"] != "available":
-        assert time.monotonic() < deadline, migration.story()
-        time.sleep(0.05)
+    migration.until(lambda: migration.describe()["Status"] == "available", "the end")
     told = migration.cli("describe-events", "--output", "json").out
     assert "no cut-over" not in told
     assert "not cut over" not in told
@@ -163,19 +158,18 @@ def test_scripts_are_run_until_somebody_goes_on(
     assert "Until then the source runs scripts (EVAL)" in reason
     process = migration.cli.start("resume-migration", "--replication-group-id", "g", "--wait")
     migration.cli.end(process)
-    deadline = time.monotonic() + SECONDS
-    while migration.describe()["Status"] != "available":
-        assert time.monotonic() < deadline, migration.story()
-        time.sleep(0.05)
+    migration.until(lambda: migration.describe()["Status"] == "available", "the end")
     lost = "the source has run 3 scripts since the cut-over, with 3 commands that write"
     assert migration.describe()["Migration"]["Report"]["LostWrites"].startswith(lost)
     assert target.client().get("key") == b"1"
     with contextlib.closing(Engine(migration.cli.state)) as engine:
-        while not engine.sync.describe_replication_groups("g")["ReplicationGroups"][0][
-            "SourceClients"
-        ]["Scripts"]:
-            assert time.monotonic() < deadline, migration.story()
-            time.sleep(0.05)
+        wait_for(
+            lambda: engine.sync.describe_replication_groups("g")["ReplicationGroups"][0][
+                "SourceClients"
+            ]["Scripts"],
+            "scripts that were counted",
+            told=migration.story,
+        )
         stopped = engine.sync.disconnect_clients("g", seconds=0)
         assert "runs scripts (EVAL), and what they write from now on" in stopped["Message"]
         told = [each["Message"] for each in engine.sync.describe_events("g")["Events"]]

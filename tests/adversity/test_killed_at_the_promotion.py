@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
 
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
-from benches.support.servers import Server
 from tests.support.servers import ServerFactory, known
+from tests.support.writers import Clicks
 
 ROUND_TRIP = 0.1
 # In round trips behind the fence, of some six: while the stream is drained; about when the source
@@ -22,43 +19,6 @@ MOMENTS = (1.0, 5.0)
 # A writer that has waited for so long waits behind the fence, or the machine is busy: either is a
 # moment to kill at.
 WAITS = 0.08
-
-
-class Clicks:
-    """Counts up with INCR until the source refuses; `acknowledged` is the last reply."""
-
-    def __init__(self, server: Server) -> None:
-        self.acknowledged = 0
-        self.at = time.monotonic()
-        self.refusal = ""
-        self._client = server.client(socket_timeout=60, retry=None)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        while not self._over.is_set():
-            try:
-                self.acknowledged = self._client.incr("clicks")
-            except redis.RedisError as error:
-                self.refusal = str(error)
-                return
-            self.at = time.monotonic()
-
-    def __enter__(self) -> Clicks:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-
-
-@pytest.fixture
-def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
-    found = Cli(state_url, tmp_path)
-    yield found
-    found.close()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -78,10 +38,11 @@ def test_a_worker_that_is_killed_behind_the_fence(
                     proxy.delay(ROUND_TRIP / 2)
                 done = cli("complete-migration", "--replication-group-id", "g")
                 assert done.code == 0, done.err
-                deadline = time.monotonic() + 60
-                while time.monotonic() - clicks.at < WAITS and not clicks.refusal:
-                    assert time.monotonic() < deadline, migration.story()
-                    time.sleep(0.002)
+                migration.until(
+                    lambda: not (time.monotonic() - clicks.at < WAITS and not clicks.refusal),
+                    "a writer that waits, or is refused",
+                    every=0.002,
+                )
                 time.sleep(moment * ROUND_TRIP)
                 if migration.describe()["Status"] == "migrating":
                     migration.kill()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import random
+import threading
 import time
 
 import pytest
@@ -20,9 +21,8 @@ from benches.support.compare import assert_equal
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.transfer import Transfer
+from tests.support.library import copied, copying
 from tests.support.servers import ServerFactory
-from tests.support.transfers import Run, transfer, until
 
 SEED = int(os.environ.get("ENGINE_SEED", "20"))
 ROUNDS = 40 if os.environ.get("ENGINE_SOAK") else 6
@@ -47,13 +47,11 @@ def test_links_cut_at_random_bytes(server_factory: ServerFactory, end: str, turn
     with Proxy(source.host, source.port) as up, Proxy(target.host, target.port) as down:
         proxies = {"source": [up], "target": [down], "both": [up, down]}[end]
 
-        async def cut(_: Transfer, __: Run) -> None:
+        with copying(up, down, retry_for=20, **SMALL) as result:
             for _ in range(rng.randrange(2, 6)):
                 proxy = rng.choice(proxies)
                 proxy.cut_after(rng.randrange(1, 400_000), rng.choice(["up", "down", None]))
-                await asyncio.sleep(rng.random() * 0.2)
-
-        result = transfer(up, down, meanwhile=cut, retry_for=20, **SMALL)
+                time.sleep(rng.random() * 0.2)
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
 
@@ -68,7 +66,7 @@ def test_cut_in_the_middle_of_a_value_in_pieces(server_factory: ServerFactory, e
     with Proxy(server.host, server.port) as proxy:
         proxy.cut_after(7 << 20, "down" if end == "source" else "up")
         ends = (proxy, target) if end == "source" else (source, proxy)
-        result = transfer(*ends, stream_above=1 << 20)
+        result = copied(*ends, stream_above=1 << 20)
         assert proxy.connections >= 2
     assert result.report.status == "done", result.report.errors
     assert result.report.retries >= 1
@@ -78,14 +76,11 @@ def test_cut_in_the_middle_of_a_value_in_pieces(server_factory: ServerFactory, e
 def test_a_link_that_never_comes_back(server_factory: ServerFactory) -> None:
     source, target = filled(server_factory)
     with Proxy(target.host, target.port) as proxy:
-
-        async def cut(_: Transfer, run: Run) -> None:
-            await until(lambda: run.progress and run.progress[-1].keys)
+        proxy.throttle(200_000)
+        with copying(source, proxy, retry_for=1.5, **SMALL) as result:
+            result.wait_for(lambda: result.progress.keys, "the first keys")
             proxy.refuse()
             proxy.cut_now()
-
-        proxy.throttle(200_000)
-        result = transfer(source, proxy, meanwhile=cut, retry_for=1.5, **SMALL)
     assert result.report.status == "stopped"
     assert result.report.needs_hand
     assert "did not take anything for 1.5 s" in result.report.errors[0]
@@ -96,15 +91,11 @@ def test_a_frozen_server_is_noticed(server_factory: ServerFactory, end: str) -> 
     source, target = filled(server_factory)
     victim = source if end == "source" else target
 
-    async def freeze(_: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].phase == "SNAPSHOT")
+    with copying(source, target, io_timeout=0.5, connect_timeout=0.5, **SMALL) as result:
+        result.wait_for(lambda: result.progress.phase == "SNAPSHOT", "the copy has begun")
         victim.freeze()
-        await asyncio.sleep(1.5)
+        time.sleep(1.5)
         victim.thaw()
-
-    result = transfer(
-        source, target, meanwhile=freeze, io_timeout=0.5, connect_timeout=0.5, **SMALL
-    )
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
 
@@ -120,7 +111,7 @@ def test_corrupted_payloads_are_refused_and_named(server_factory: ServerFactory)
     with Proxy(source.host, source.port) as proxy:
         # Far enough to be inside the value: what precedes it is a few KiB of INFO.
         proxy.corrupt(1 << 20, "down")
-        result = transfer(proxy, target)
+        result = copied(proxy, target)
     assert result.report.status == "failed"
     assert result.report.not_carried_total == 1
     assert "checksum" in result.report.not_carried[0].reason
@@ -133,11 +124,9 @@ def test_a_target_out_of_memory_that_recovers(server_factory: ServerFactory) -> 
     admin.config_set("maxmemory-policy", "noeviction")
     admin.config_set("maxmemory", admin.info()["used_memory"] + ROOM)
 
-    async def free(_: Transfer, run: Run) -> None:
-        await until(lambda: any("OOM" in event for event in run.events))
+    with copying(source, target, **SMALL) as result:
+        result.wait_for(lambda: any("OOM" in event for event in result.events), "OOM in an event")
         admin.config_set("maxmemory", 0)
-
-    result = transfer(source, target, meanwhile=free, **SMALL)
     assert result.report.status == "done", result.report.errors
     assert result.report.retries >= 1
     assert_equal(source.url, target.url)
@@ -147,7 +136,7 @@ def test_a_target_out_of_memory_that_stays_so(server_factory: ServerFactory) -> 
     source, target = filled(server_factory)
     admin = target.client()
     admin.config_set("maxmemory", admin.info()["used_memory"] + ROOM)
-    result = transfer(source, target, retry_for=1.5, **SMALL)
+    result = copied(source, target, retry_for=1.5, **SMALL)
     assert result.report.status == "stopped"
     assert "OOM" in result.report.errors[0]
     assert "raise its maxmemory" in result.report.errors[0]
@@ -157,11 +146,11 @@ def test_a_target_that_is_a_replica_for_a_while(server_factory: ServerFactory) -
     source, target = filled(server_factory, 1000)
     target.client().replicaof("127.0.0.1", 1)
 
-    async def promote(_: Transfer, run: Run) -> None:
-        await until(lambda: any("READONLY" in event for event in run.events))
+    with copying(source, target, **SMALL) as result:
+        result.wait_for(
+            lambda: any("READONLY" in event for event in result.events), "READONLY in an event"
+        )
         target.client().replicaof("NO", "ONE")
-
-    result = transfer(source, target, meanwhile=promote, **SMALL)
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
 
@@ -171,17 +160,16 @@ def test_a_target_busy_with_a_script(server_factory: ServerFactory) -> None:
     admin = target.client()
     admin.config_set("busy-reply-threshold" if _knows_threshold(target) else "lua-time-limit", 50)
 
-    async def block(_: Transfer, run: Run) -> None:
-        blocker = asyncio.create_task(
-            asyncio.to_thread(_swallow, target, "EVAL", "while true do end", 0)
-        )
+    with copying(source, target, **SMALL) as result:
+        blocker = threading.Thread(target=_swallow, args=(target, "EVAL", "while true do end", 0))
+        blocker.start()
         try:
-            await until(lambda: any("BUSY" in event for event in run.events))
+            result.wait_for(
+                lambda: any("BUSY" in event for event in result.events), "BUSY in an event"
+            )
         finally:
             target.client(client_name=None).script_kill()
-            await blocker
-
-    result = transfer(source, target, meanwhile=block, **SMALL)
+            blocker.join()
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
 
@@ -204,20 +192,17 @@ def test_stopped_and_gone_on_from_the_checkpoint(server_factory: ServerFactory, 
     checkpoint = MemoryCheckpoint()
     stops = 0
     for _ in range(20):
-
-        async def stop(work: Transfer, _: Run) -> None:
-            await asyncio.sleep(rng.random() * 0.15)
-            work.stop()
-
         with Proxy(source.host, source.port) as slow:
             slow.throttle(2_000_000)
-            result = transfer(slow, target, checkpoints=checkpoint, meanwhile=stop, **SMALL)
+            with copying(slow, target, checkpoints=checkpoint, **SMALL) as result:
+                time.sleep(rng.random() * 0.15)
+                result.stop()
         if result.report.status == "done":
             break
         assert result.report.status == "stopped"
         stops += 1
     else:
-        result = transfer(source, target, checkpoints=checkpoint, **SMALL)
+        result = copied(source, target, checkpoints=checkpoint, **SMALL)
     assert stops
     assert result.report.status == "done"
     assert_equal(source.url, target.url)
@@ -229,7 +214,7 @@ def test_a_slow_round_trip_gets_a_deep_pipeline(server_factory: ServerFactory) -
     datasets.strings(source.url, n=10_000)
     with Proxy(source.host, source.port) as proxy:
         proxy.delay(0.02)
-        result = transfer(proxy, target)
+        result = copied(proxy, target)
     # A far source is scanned in ranges, whose last pages name some keys of the next one too.
     assert 10_000 <= result.report.keys <= 10_500
     assert result.report.seconds < 8
@@ -245,15 +230,13 @@ def test_what_was_not_carried_before_a_stop_is_reported_after_it(
     source.client().mset({f"long:{i}": os.urandom(2 << 20) for i in range(10)})
     checkpoint = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].keys > 5000)
-        work.stop()
-
     with Proxy(source.host, source.port) as slow:
         slow.throttle(3_000_000)
-        first = transfer(slow, target, checkpoints=checkpoint, meanwhile=stop, **SMALL).report
-    assert first.status == "stopped"
-    last = transfer(source, target, checkpoints=checkpoint, **SMALL).report
+        with copying(slow, target, checkpoints=checkpoint, **SMALL) as first:
+            first.wait_for(lambda: first.progress.keys > 5000, "a part of the keys")
+            first.stop()
+    assert first.report.status == "stopped"
+    last = copied(source, target, checkpoints=checkpoint, **SMALL).report
     assert last.status == "stopped"
     assert sorted(lost.key for lost in last.not_carried) == [f"long:{i}" for i in range(10)]
     # A page may end inside a batch: the rest of that batch is sent, and counted, again.
@@ -264,14 +247,12 @@ def test_a_target_that_comes_back_empty(server_factory: ServerFactory) -> None:
     """Without persistence a restart loses what was acknowledged: all of it is copied again."""
     source, target = filled(server_factory, 6000)
 
-    async def restart(_: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].keys > 500)
-        await asyncio.to_thread(target.kill)
-        await asyncio.to_thread(target.restart)
-
     with Proxy(source.host, source.port) as slow:
         slow.throttle(3_000_000)
-        result = transfer(slow, target, meanwhile=restart, **SMALL)
+        with copying(slow, target, **SMALL) as result:
+            result.wait_for(lambda: result.progress.keys > 500, "a part of the keys")
+            target.kill()
+            target.restart()
     assert result.report.status == "done", result.report.errors
     assert any("copied anew" in event for event in result.events)
     assert_equal(source.url, target.url)
@@ -281,17 +262,15 @@ def test_a_checkpoint_of_a_target_that_came_back_empty(server_factory: ServerFac
     source, target = filled(server_factory, 6000)
     checkpoint = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].keys > 500)
-        work.stop()
-
     with Proxy(source.host, source.port) as slow:
         slow.throttle(3_000_000)
-        result = transfer(slow, target, checkpoints=checkpoint, meanwhile=stop, **SMALL)
+        with copying(slow, target, checkpoints=checkpoint, **SMALL) as result:
+            result.wait_for(lambda: result.progress.keys > 500, "a part of the keys")
+            result.stop()
     assert result.report.status == "stopped"
     target.kill()
     target.restart()
-    result = transfer(source, target, checkpoints=checkpoint, **SMALL)
+    result = copied(source, target, checkpoints=checkpoint, **SMALL)
     assert result.report.status == "done", result.report.errors
     assert any("checkpoint is void" in event for event in result.events)
     assert_equal(source.url, target.url)
@@ -302,14 +281,12 @@ def test_a_source_that_comes_back_with_its_data(server_factory: ServerFactory) -
     source, target = filled(server_factory, 6000)
     source.client().save()
 
-    async def restart(_: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].keys > 500)
-        await asyncio.to_thread(source.kill)
-        await asyncio.to_thread(source.restart)
-
     with Proxy(source.host, source.port) as slow:
         slow.throttle(3_000_000)
-        result = transfer(slow, target, meanwhile=restart, **SMALL)
+        with copying(slow, target, **SMALL) as result:
+            result.wait_for(lambda: result.progress.keys > 500, "a part of the keys")
+            source.kill()
+            source.restart()
     assert result.report.status == "done", result.report.errors
     assert any("source was restarted" in event for event in result.events)
     assert_equal(source.url, target.url)
@@ -320,16 +297,16 @@ def test_a_target_that_was_a_replica_for_a_moment(server_factory: ServerFactory)
     source, target, other = server_factory(), server_factory(), server_factory()
     datasets.demo(source.url, n=6000)
 
-    async def fail_over_and_back(_: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].keys > 500)
-        client = target.client()
-        client.replicaof(other.host, other.port)
-        await until(lambda: client.info("replication").get("master_link_status") == "up")
-        client.replicaof("NO", "ONE")
-
     with Proxy(source.host, source.port) as slow:
         slow.throttle(3_000_000)
-        result = transfer(slow, target, meanwhile=fail_over_and_back, **SMALL)
+        with copying(slow, target, **SMALL) as result:
+            result.wait_for(lambda: result.progress.keys > 500, "a part of the keys")
+            client = target.client()
+            client.replicaof(other.host, other.port)
+            result.wait_for(
+                lambda: client.info("replication").get("master_link_status") == "up", "a link"
+            )
+            client.replicaof("NO", "ONE")
     assert result.report.status == "done", result.report.errors
     assert any("copied anew" in event for event in result.events)
     assert result.report.keys == sum(source.client(db).dbsize() for db in range(16))
@@ -351,14 +328,12 @@ def test_a_conflict_is_not_passed_before_it_is_told(server_factory: ServerFactor
         ends = (source.client(db).mget(keys), target.client(db).mget(keys))
         return [key for key, one, other in zip(keys, *ends, strict=True) if one != other]
 
-    async def stop(work: Transfer, _: Run) -> None:
-        await asyncio.sleep(1.0)
-        work.stop()
-
     options = {"if_exists": "fail", "checkpoints": checkpoint, **SMALL}
-    first = transfer(source, target, compare=slowly, meanwhile=stop, **options).report
-    assert first.status == "stopped"
-    second = transfer(source, target, compare=at_once, **options).report
+    with copying(source, target, compare=slowly, **options) as first:
+        time.sleep(1.0)
+        first.stop()
+    assert first.report.status == "stopped"
+    second = copied(source, target, compare=at_once, **options).report
     assert second.status == "failed"
     assert second.not_carried_total > 0
     assert target.client().get("k0") == b"other"
@@ -379,11 +354,11 @@ def test_a_server_that_cannot_save(server_factory: ServerFactory) -> None:
                 break
             time.sleep(0.05)
 
-    async def mend(_: Transfer, run: Run) -> None:
-        await until(lambda: any("MISCONF" in event for event in run.events))
+    with copying(source, target, **SMALL) as result:
+        result.wait_for(
+            lambda: any("MISCONF" in event for event in result.events), "MISCONF in an event"
+        )
         target.client().config_set("stop-writes-on-bgsave-error", "no")
-
-    result = transfer(source, target, meanwhile=mend, **SMALL)
     assert any("MISCONF" in event for event in result.events)
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
@@ -398,7 +373,7 @@ def test_a_long_value_over_a_slow_link(server_factory: ServerFactory, end: str) 
     with Proxy(server.host, server.port) as proxy:
         proxy.throttle(4_000_000)
         ends = (proxy, target) if end == "source" else (source, proxy)
-        result = transfer(*ends, stream_above=1 << 20, io_timeout=4.0)
+        result = copied(*ends, stream_above=1 << 20, io_timeout=4.0)
     assert result.report.status == "done", result.report.errors
     assert result.report.retries == 0
     assert_equal(source.url, target.url)
@@ -410,13 +385,11 @@ def test_few_matches_are_handed_on_and_the_position_moves(server_factory: Server
     source.client().mset({f"wanted:{i}": i for i in range(400)})
     checkpoint = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].keys)
-        work.stop()
-
     with Proxy(source.host, source.port) as far:
         far.delay(0.3)
-        result = transfer(far, target, checkpoints=checkpoint, match="wanted:*", meanwhile=stop)
+        with copying(far, target, checkpoints=checkpoint, match="wanted:*") as result:
+            result.wait_for(lambda: result.progress.keys, "the first keys")
+            result.stop()
     assert result.report.status == "stopped"
     assert result.report.keys
     assert checkpoint.load() is not None

@@ -6,34 +6,24 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from benches import procstat
-from benches.support.engines import Cli, Migration
+from benches.support.engines import Migration
 from benches.support.proxy import Direction, Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
-from engine.transfer.transfer import Transfer
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online
+from tests.support.library import migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known, offset_of
-from tests.support.transfers import Run
 
 pytestmark = pytest.mark.timeout(120)
 
 MIB = 1 << 20
 LIMIT = 150 * MIB
 """Bytes of memory that the worker may have."""
-
-
-@pytest.fixture
-def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
-    found = Migration(Cli(state_url, tmp_path), seed=1)
-    yield found
-    found.close()
 
 
 def pair(server_factory: ServerFactory, name: str) -> tuple[Server, Server]:
@@ -161,18 +151,14 @@ def test_every_kind_is_carried(server_factory: ServerFactory) -> None:
         pipe.execute()
         client.set("last", 1)
 
-    with Proxy(target.host, target.port) as to_target:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            to_target.cut_after(to_target.bytes_up + 40 * MIB, "up")
-            write()
-            await soon(lambda: target.client().exists("last"), "the last command")
-            assert work.progress.reconnects >= 1
-            await in_sync(work, source)
-            await cut_over(work, run, source)
-
-        run = online(source, to_target, steer)
+    with Proxy(target.host, target.port) as to_target, migrating(source, to_target) as run:
+        run.following()
+        to_target.cut_after(to_target.bytes_up + 40 * MIB, "up")
+        write()
+        run.wait_for(lambda: target.client().exists("last"), "the last command")
+        assert run.progress.reconnects >= 1
+        run.in_sync()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert target.client().strlen("appended") == 15 * MIB

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benches.support.engines import Migration
-from tests.integration.test_libraries import code
+from tests.support.functions import code
 from tests.support.servers import ServerFactory, known
 
 

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
-from engine.model.progress import Phase
 from engine.transfer.checkpoint_store import MemoryCheckpoint
+from tests.support.library import Run, migrated, migrating
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer, until
-
-
-def online(source: Any, target: Any, **options: Any) -> Run:
-    return transfer(source, target, source_type="replica", **options)
 
 
 def test_a_key_spoilt_behind_the_last_look_is_mended(
@@ -40,7 +33,9 @@ def test_a_key_spoilt_behind_the_last_look_is_mended(
         "for n in range(120) if sys.argv[1] == 'fence' else ():\n"
         "    r.execute_command('HSETEX', f'h{n}', 'FIELDS', 1, 'f', 'v')\n"
     )
-    result = online(source, target, fence="hook", fence_hook=f"{sys.executable} {hook}")
+    result = migrated(
+        source, target, one_go=True, fence="hook", fence_hook=f"{sys.executable} {hook}"
+    )
     assert result.report.status == "done", result.report.errors
     assert len(target.client().keys("h*")) == 120
 
@@ -50,11 +45,9 @@ def test_forced_end_gives_deadlines_back(server_factory: ServerFactory) -> None:
     source, target = server_factory(plain), server_factory(plain)
     source.client().set("k", "v", ex=600)
 
-    async def meanwhile(work: Any, result: Run) -> None:
-        await until(lambda: work.progress.can_complete)
-        work.complete(force=True)
-
-    result = online(source, target, one_go=False, meanwhile=meanwhile)
+    with migrating(source, target) as result:
+        result.wait_for(lambda: result.progress.can_complete, "an open gate")
+        result.complete(force=True)
     assert result.report.status == "stopped"
     assert 0 < target.client().ttl("k") <= 600
 
@@ -65,16 +58,14 @@ def test_repaired_key_gets_its_deadline_back(server_factory: ServerFactory) -> N
     writer = source.client()
     writer.set("a", "1")
 
-    async def meanwhile(work: Any, result: Run) -> None:
-        await until(lambda: work.progress.can_complete)
+    with migrating(source, target) as result:
+        result.wait_for(lambda: result.progress.can_complete, "an open gate")
         writer.hset("h", "f", "v")
         writer.expire("h", 90_000)
         writer.execute_command("HSETEX", "h", "FIELDS", 1, "g", "v")
-        await until(lambda: work.progress.repaired_keys)
-        await until(lambda: work.progress.can_complete)
-        work.complete()
-
-    result = online(source, target, one_go=False, meanwhile=meanwhile)
+        result.wait_for(lambda: result.progress.repaired_keys, "a key that is read again")
+        result.wait_for(lambda: result.progress.can_complete, "an open gate")
+        result.complete()
     assert result.report.status == "done", result.report.errors
     assert 0 < target.client().ttl("h") <= 90_000
 
@@ -96,7 +87,7 @@ def test_deadline_that_passes_while_the_opening_is_written_down(
     source.client().set("k", "v")
     store = Slow()
     with contextlib.suppress(TimeoutError):
-        result = online(
+        result = migrated(
             source, target, checkpoints=store, cut_over_timeout=2.5, timeout=60, one_go=True
         )
         assert result.report.status == "done", result.report.errors
@@ -125,25 +116,23 @@ def test_engine_that_lost_its_claim_does_not_touch_the_target(
     source.client().set("k", "v")
     store = Lost()
 
-    async def meanwhile(work: Any, result: Run) -> None:
-        await until(lambda: work.progress.phase is Phase.FOLLOW)
+    with migrating(source, target, checkpoints=store) as result:
+        result.following()
         store.lost = True
         # As another engine that took over and has opened the target leaves it.
         client = target.client()
         client.set("users", "own")
         client.delete(*client.keys("startmigration:*"))
         source.client().set("k", "w")
-
-    result = online(source, target, checkpoints=store, one_go=False, meanwhile=meanwhile)
     assert result.report.status == "failed"
     assert target.client().get("users") == b"own"
 
 
-async def press(work: Any) -> None:
+def press(run: Run) -> None:
     """Ask for the cut-over until it comes off."""
-    while True:
-        work.complete()
-        await asyncio.sleep(0.3)
+    while not run.ended:
+        run.complete()
+        time.sleep(0.3)
 
 
 def test_target_older_at_the_moment_when_the_source_breaks(server_factory: ServerFactory) -> None:
@@ -153,24 +142,25 @@ def test_target_older_at_the_moment_when_the_source_breaks(server_factory: Serve
     writer = source.client()
     writer.set("counter", 0)
 
-    async def meanwhile(work: Any, result: Run) -> None:
-        await until(lambda: work.progress.can_complete)
+    with migrating(source, target, timeout=90) as result:
+        result.wait_for(lambda: result.progress.can_complete, "an open gate")
         client = target.client()
         client.save()
-        at = work.progress.applied_offset
+        at = result.progress.applied_offset
         for _ in range(10):
             writer.incr("counter")
-        await until(lambda: work.progress.applied_offset > at and client.get("counter") == b"10")
-        way = work._way.lanes[0]
+        result.wait_for(
+            lambda: result.progress.applied_offset > at and client.get("counter") == b"10",
+            "the counts on the target",
+        )
+        way = result.work._way.lanes[0]
         # The target comes back with what it saved while the source's link is gone for good.
         way._source._lost = _link_error()
         target.kill()
         target.restart()
         way._source._wake()
         writer.incr("counter")
-        await press(work)
-
-    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=90)
+        press(result)
     assert result.report.status == "done", result.report.errors
     assert target.client().get("counter") == b"11"
 
@@ -188,14 +178,12 @@ def test_import_mode_that_a_restart_forgot(server_factory: ServerFactory) -> Non
     writer = source.client()
     writer.set("k", "v", px=3000)
 
-    async def meanwhile(work: Any, result: Run) -> None:
-        await until(lambda: work.progress.can_complete)
+    with migrating(source, target, timeout=90) as result:
+        result.wait_for(lambda: result.progress.can_complete, "an open gate")
         target.kill()
         writer.pexpire("k", 600_000)
-        await asyncio.sleep(3.5)
+        time.sleep(3.5)
         target.restart()
-        await press(work)
-
-    result = online(source, target, one_go=False, meanwhile=meanwhile, timeout=90)
+        press(result)
     assert result.report.status == "done", result.report.errors
     assert target.client().get("k") == b"v"

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
-from engine.errors import StateError
+from benches.support.waiting import wait_for
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint, position_key
@@ -27,20 +25,12 @@ from engine.model.verification import AtFence
 from engine.targets.applier import Applier
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import Settle
-from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
-from tests.support.comparison import OWN_PREFIX, assert_settled
-from tests.support.online import (
-    assert_tidy,
-    cut_over,
-    following,
-    in_sync,
-    online,
-    refusals,
-    refused,
-)
-from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
+from tests.support.checkpoints import DiesAt
+from tests.support.comparison import assert_settled
+from tests.support.library import Run, migrated, migrating
+from tests.support.own_keys import OWN_PREFIX, assert_tidy
+from tests.support.servers import ServerFactory, known, refuses_writes
 
 # With lifted deadlines, and with import mode.
 NAMES = ("redis-7.0", "valkey-9")
@@ -61,19 +51,9 @@ def values(server: Server) -> list[str | None]:
 
 def led_back(run: Run) -> list[str]:
     """The reasons with which cut-overs that had begun led back: what the verb prints."""
-    pairs = zip(run.progress, run.progress[1:], strict=False)
+    pairs = zip(run.history, run.history[1:], strict=False)
     ended = (new for old, new in pairs if old.phase is Phase.CUT_OVER is not new.phase)
     return [each.reason for each in ended if each.phase not in ENDS]
-
-
-def refuses(server: Server) -> bool:
-    """Whether the server refuses writes as behind a cut-over."""
-    try:
-        server.client(socket_timeout=5).set("probe", "1")
-    except redis.ResponseError as error:
-        return str(error).startswith("NOREPLICAS")
-    server.client().delete("probe")
-    return False
 
 
 def renew(source: Server) -> None:
@@ -114,22 +94,20 @@ def test_a_target_that_dies_behind_the_gate(
         target.kill()
         target.restart()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, comparison=comparison_and_then(source, target, die)) as run:
+        run.following()
+        run.in_sync()
         if comes_back == "older":
-            await asyncio.to_thread(target.client().save)
-        await asyncio.to_thread(renew, source)
-        await in_sync(work, source)
-        await refused(work, run)
-        await soon(lambda: work.progress.phase is Phase.FOLLOW, "following goes on")
-        assert not await asyncio.to_thread(refuses, source)
-        await in_sync(work, source)
-        assert await asyncio.to_thread(values, target) == NEW
-        await asyncio.to_thread(source.client().set, "later", "1")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, comparison=comparison_and_then(source, target, die))
+            target.client().save()
+        renew(source)
+        run.in_sync()
+        run.refused()
+        run.wait_for(lambda: run.progress.phase is Phase.FOLLOW, "following goes on")
+        assert not refuses_writes(source)
+        run.in_sync()
+        assert values(target) == NEW
+        source.client().set("later", "1")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == (2 if comes_back == "empty" else 1)
     assert (reasons := led_back(run))
@@ -137,7 +115,7 @@ def test_a_target_that_dies_behind_the_gate(
     assert not any(each in why for each in ("catching up", "equal") for why in reasons), reasons
     assert values(target) == NEW
     assert target.client().get("later") == b"1"
-    assert refuses(source)
+    assert refuses_writes(source)
     assert_settled(source, target, 2)
     assert_tidy(target)
 
@@ -151,71 +129,51 @@ def test_a_link_that_is_lost_at_the_opening(
     target = server_factory(source.binary)
     with Proxy(target.host, target.port) as proxy:
 
-        def asked(work: Transfer, run: Run) -> bool:
+        def asked() -> bool:
             """Whether the cut fell on the opening."""
             told = any("did not answer" in each for each in run.events)
-            return told or work.progress.phase in ENDS
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            while not asked(work, run):
-                # What is cut may be another answer, which was late: then the cut-over is refused.
-                await in_sync(work, source)
-                comparison.acted = False
-                before = len(refusals(run))
-                work.complete()
-                await soon(lambda: asked(work, run) or len(refusals(run)) > before, "a cut")  # noqa: B023
-            if direction == "up":
-                await soon(lambda: work.progress.phase is Phase.FOLLOW, "following goes on")
-                assert not await asyncio.to_thread(refuses, source)
-                await cut_over(work, run, source)
+            return told or run.progress.phase in ENDS
 
         comparison = comparison_and_then(source, target, lambda: proxy.cut_after(0, direction))
-        run = online(source, proxy, steer, comparison=comparison)
+        with migrating(source, proxy, comparison=comparison) as run:
+            run.following()
+            while not asked():
+                # What is cut may be another answer, which was late: then the cut-over is refused.
+                run.in_sync()
+                comparison.acted = False
+                before = len(run.refusals)
+                run.complete()
+                run.wait_for(lambda: asked() or len(run.refusals) > before, "a cut")  # noqa: B023
+            if direction == "up":
+                run.wait_for(lambda: run.progress.phase is Phase.FOLLOW, "following goes on")
+                assert not refuses_writes(source)
+                run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
-    assert ("the target was opened" in run.progress[-1].reason) is (direction == "down")
+    assert ("the target was opened" in run.history[-1].reason) is (direction == "down")
     if direction == "up":
         reason = led_back(run)[-1]
         assert "the target was asked to open, and did not answer: " in reason
         assert "; the target was not opened: it has offset " in reason
-    assert refuses(source)
+    assert refuses_writes(source)
     assert values(target) == OLD
     assert_tidy(target)
-
-
-class _DiesAt(MemoryCheckpoint):
-    """An engine that ends when it would write that the target is open. It tidies nothing up."""
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineCheckpoint) and checkpoint.position.opened:
-            raise StateError("died here")
-        super().save(checkpoint)
-
-    def left(self) -> MemoryCheckpoint:
-        """What the next engine finds."""
-        store, found = MemoryCheckpoint(), self.load()
-        assert found is not None
-        store.save(found)
-        return store
 
 
 @pytest.fixture
 def opened(source: Server, server_factory: ServerFactory) -> tuple[Server, MemoryCheckpoint]:
     """A target that was opened, and the checkpoint of an engine that died before it knew."""
     target = server_factory(source.binary, "--save", "")
-    store = _DiesAt()
+    store = DiesAt(lambda mark: mark.opened)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.in_sync()
         # What the target comes back with, where it is restarted.
-        await asyncio.to_thread(target.client().save)
-        await asyncio.to_thread(renew, source)
-        await in_sync(work, source)
-        work.complete()
-
-    run = online(source, target, steer, checkpoints=store)
+        target.client().save()
+        renew(source)
+        run.in_sync()
+        run.complete()
     assert run.report.errors, run.events
     assert "died here" in run.report.errors[0]
     left = store.left()
@@ -223,7 +181,7 @@ def opened(source: Server, server_factory: ServerFactory) -> tuple[Server, Memor
     assert checkpoint is not None
     assert isinstance(checkpoint.position, OnlineCheckpoint)
     assert checkpoint.position.promoting
-    assert refuses(source)
+    assert refuses_writes(source)
     return target, left
 
 
@@ -233,12 +191,12 @@ def test_an_engine_that_dies_before_it_knows_that_the_target_is_open(
     """The next one learns it from the target: nothing is written there any more."""
     target, store = opened
     target.client().set(KEYS[0], "the user's")
-    run = online(source, target, checkpoints=store)
+    run = migrated(source, target, checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
-    assert "the target was opened" in run.progress[-1].reason
+    assert "the target was opened" in run.history[-1].reason
     assert values(target) == ["the user's", *NEW[1:]]
     assert source.client().info("stats")["sync_full"] == 1
-    assert refuses(source)
+    assert refuses_writes(source)
     assert_tidy(target)
 
 
@@ -264,15 +222,13 @@ def test_a_target_that_was_opened_and_came_back_from_before_that(
     target.restart()
     assert values(target) == (OLD if comes_back == "older" else [None] * len(KEYS))
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        assert not await asyncio.to_thread(refuses, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        assert not refuses_writes(source)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert values(target) == NEW
-    assert refuses(source)
+    assert refuses_writes(source)
     assert_tidy(target)
 
 
@@ -299,16 +255,16 @@ def test_a_target_that_was_opened_and_has_no_mark(
         replica = server_factory(source.binary)
         before = target.client().info("replication")["master_replid"]
         replica.client().replicaof(target.host, target.port)
-        deadline = time.monotonic() + 60
-        while target.client().info("replication")["master_replid"] == before:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    run = online(source, target, checkpoints=store)
+        wait_for(
+            lambda: target.client().info("replication")["master_replid"] != before,
+            "another replication id",
+        )
+    run = migrated(source, target, checkpoints=store)
     assert run.report.status == ("failed" if restarted else "done"), run.report
     if restarted:
         assert "may have come back older" in run.report.errors[0]
     assert values(target) == NEW
-    assert refuses(source)
+    assert refuses_writes(source)
 
 
 def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryCheckpoint]) -> None:
@@ -316,22 +272,18 @@ def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryC
     migration can be resumed."""
     target, store = opened
     target.stop()
-    run = online(source, target, checkpoints=store, retry_for=0.5)
+    run = migrated(source, target, checkpoints=store, retry_for=0.5)
     assert run.report.status == "stopped", (run.report, run.events)
-    assert refuses(source)
+    assert refuses_writes(source)
     # By force it is over: the source is as it was.
     checkpoint = store.load()
     assert checkpoint is not None
-    run = online(
-        source,
-        target,
-        lambda work, _: _force(work),
-        checkpoints=store,
-        retry_for=5.0,
-    )
+    with migrating(source, target, checkpoints=store, retry_for=5.0) as run:
+        time.sleep(0.3)
+        run.complete(force=True)
     assert run.report.status == "stopped"
     assert any("whether the target was opened is not known" in each for each in run.events)
-    assert not refuses(source)
+    assert not refuses_writes(source)
 
 
 @pytest.mark.parametrize("why", ["no right", "hook"])
@@ -371,22 +323,20 @@ def test_a_target_that_stands_still_when_it_is_to_be_opened(
 
     monkeypatch.setattr(Applier, "promote", behind_a_freeze)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await _word(work, run, source, lambda: stood_still)
+    url = f"redis://mover:pw@{source.host}:{source.port}"
+    with migrating(url, target, cut_over_timeout=4.0, timeout=90, **settings) as run:
+        run.following()
+        _word(run, source, lambda: stood_still)
         # Waits until the pause is over.
-        await asyncio.to_thread(source.client(socket_timeout=20, retry=None).incr, "clicks")
+        source.client(socket_timeout=20, retry=None).incr("clicks")
         target.thaw()
         try:
-            await soon(lambda: work.progress.phase is Phase.FOLLOW, "following goes on", 40)
+            run.wait_for(lambda: run.progress.phase is Phase.FOLLOW, "following goes on", 40)
         except AssertionError:
-            raise AssertionError(f"no following: {work.progress} {run.events}") from None
-        assert not await asyncio.to_thread(refuses, source)
-        await asyncio.to_thread(client.incr, "clicks")
-        await _word(work, run, source, lambda: work.progress.phase in ENDS)
-
-    url = f"redis://mover:pw@{source.host}:{source.port}"
-    run = online(url, target, steer, cut_over_timeout=4.0, timeout=90, **settings)
+            raise AssertionError(f"no following: {run.progress} {run.events}") from None
+        assert not refuses_writes(source)
+        client.incr("clicks")
+        _word(run, source, lambda: run.progress.phase in ENDS)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("clicks") == b"2"
     assert run.report.full_syncs == 1
@@ -395,13 +345,13 @@ def test_a_target_that_stands_still_when_it_is_to_be_opened(
     assert_tidy(target)
 
 
-async def _word(work: Transfer, run: Run, source: Server, ended: Callable[[], object]) -> None:
+def _word(run: Run, source: Server, ended: Callable[[], object]) -> None:
     """Give the word, and again where a busy machine needed all the fence's time, until `ended`."""
     while not ended():
-        await in_sync(work, source)
-        before = len(refusals(run))
-        work.complete()
-        await soon(lambda: ended() or len(refusals(run)) > before, "an end", 40)  # noqa: B023
+        run.in_sync(source)
+        before = len(run.refusals)
+        run.complete()
+        run.wait_for(lambda: ended() or len(run.refusals) > before, "an end", 40)  # noqa: B023
 
 
 @pytest.mark.parametrize("source_after", ["resume", "refuse"])
@@ -409,35 +359,27 @@ def test_an_engine_that_dies_with_the_answer_of_the_target(
     source: Server, server_factory: ServerFactory, source_after: str
 ) -> None:
     """Whether the source's writes were held off then is told to the next one by a write block."""
-    target, store = server_factory(source.binary), _DiesAt()
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        work.complete()
+    target, store = server_factory(source.binary), DiesAt(lambda mark: mark.opened)
 
     settings = {"source_after": source_after, "cut_over_timeout": 5.0}
-    run = online(source, target, steer, checkpoints=store, **settings)
+    with migrating(source, target, checkpoints=store, **settings) as run:
+        run.following()
+        run.in_sync()
+        run.complete()
     assert "died here" in run.report.errors[0]
-    assert refuses(source) is (source_after == "refuse")
+    assert refuses_writes(source) is (source_after == "refuse")
     renewed = source_after == "resume"
     if renewed:
         renew(source)
 
-    async def go_on(work: Transfer, run: Run) -> None:
-        await following(work)
-        assert any("the promotion was revoked" in each for each in run.events)
-        await cut_over(work, run, source)
-
-    run = online(source, target, go_on if renewed else None, checkpoints=store.left(), **settings)
+    with migrating(source, target, checkpoints=store.left(), **settings) as run:
+        if renewed:
+            run.following()
+            assert any("the promotion was revoked" in each for each in run.events)
+            run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert values(target) == (NEW if renewed else OLD)
     assert_tidy(target)
-
-
-async def _force(work: Transfer) -> None:
-    await asyncio.sleep(0.3)
-    work.complete(force=True)
 
 
 def test_the_mark_of_an_opening() -> None:

@@ -5,7 +5,6 @@ Small pairs: what is waited for is the engine's business, not one server's.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from dataclasses import replace
@@ -15,15 +14,13 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.transfer import Transfer
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online, phase
+from tests.support.library import Run, copied, migrated, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer
 
 AOF = ("--appendonly", "yes", "--appendfsync", "always")
 NAME = "redis-7.0"
@@ -38,18 +35,16 @@ def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
     return source, target
 
 
-async def finish(work: Transfer, run: Run, source: Server) -> None:
-    await following(work)
-    await cut_over(work, run, source)
+def finish(run: Run, source: Server) -> None:
+    run.following()
+    run.cut_over(source)
 
 
 def resumed(source: Server, target: Server, store: MemoryCheckpoint, **options: Any) -> Run:
     """The migration that stopped goes on, without a full sync, to its end."""
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await finish(work, run, source)
-
-    run = online(source, target, steer, checkpoints=store, **options)
+    with migrating(source, target, checkpoints=store, **options) as run:
+        finish(run, source)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert_settled(source, target, 2)
@@ -63,18 +58,16 @@ def test_a_target_that_comes_back_older_is_waited_for_no_longer(
     """Its position shows that it answers: what was waited for before is no reason any more."""
     source, target = server_factory(known(NAME)), server_factory(known(NAME))
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
-        await asyncio.to_thread(target.client().save)
+    with migrating(source, target) as run:
+        run.in_sync()
+        target.client().save()
         source.client().mset({f"key:{n}": n for n in range(300)})
-        await in_sync(work, source)
+        run.in_sync()
         target.kill()
-        await asyncio.to_thread(source.client().set, "behind", 1)
-        await soon(lambda: "failed in" in work.progress.reason, "tries")
-        await asyncio.to_thread(target.restart)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        source.client().set("behind", 1)
+        run.wait_for(lambda: "failed in" in run.progress.reason, "tries")
+        target.restart()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert any("another position" in event for event in run.events), run.events
     assert_settled(source, target, 2)
@@ -85,24 +78,22 @@ def test_a_target_that_is_away_is_waited_for(ends: tuple[Server, Server]) -> Non
     """As in a reboot: refused, then loading, then there. Meanwhile the reason says so."""
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, retry_for=3600.0) as run:
+        run.following()
+        run.in_sync()
         target.kill()
         source.client().set("meanwhile", "1")
         # The first tries may still meet the connection that was closed.
         wanted = ("cannot be reached", "tries failed in")
-        await soon(lambda: all(each in work.progress.reason for each in wanted), "a second try")
-        told = work.progress
+        run.wait_for(lambda: all(each in run.progress.reason for each in wanted), "a second try")
+        told = run.progress
         assert "for up to 1 h without progress" in told.reason
         assert not told.can_complete
         assert told.retries > 0
-        await asyncio.to_thread(target.restart)
-        await in_sync(work, source)
-        assert "tries failed" not in work.progress.reason
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, retry_for=3600.0)
+        target.restart()
+        run.in_sync()
+        assert "tries failed" not in run.progress.reason
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("meanwhile") == b"1"
     assert any(event.startswith("it goes on, after ") for event in run.events)
@@ -114,14 +105,12 @@ def test_a_target_that_stays_away_stops_it(ends: tuple[Server, Server]) -> None:
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, checkpoints=store, retry_for=1.0) as run:
+        run.following()
+        run.in_sync()
         target.kill()
         source.client().set("meanwhile", "1")
-        await phase(work, Phase.STOPPED)
-
-    run = online(source, target, steer, checkpoints=store, retry_for=1.0)
+        run.reaches(Phase.STOPPED)
     assert run.report.status == "stopped"
     assert run.report.needs_hand
     assert "for 1 s: target" in run.report.errors[0]
@@ -135,21 +124,19 @@ def test_a_source_that_is_away_is_waited_for(ends: tuple[Server, Server]) -> Non
     """Away, then loading, then the same data: where its history is another one, a full sync."""
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, retry_for=3600.0) as run:
+        run.following()
+        run.in_sync()
         source.client().save()
         source.kill()
-        await asyncio.sleep(1.5)
-        assert work.progress.phase not in (Phase.STOPPED, Phase.FAILED)
-        await asyncio.to_thread(source.restart)
+        time.sleep(1.5)
+        assert run.progress.phase not in (Phase.STOPPED, Phase.FAILED)
+        source.restart()
         source.client().set("afterwards", "1")
-        await soon(lambda: work.progress.partial_syncs + work.progress.full_syncs == 2, "a link")
-        await following(work)
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, retry_for=3600.0)
+        run.wait_for(lambda: run.progress.partial_syncs + run.progress.full_syncs == 2, "a link")
+        run.following()
+        run.in_sync()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("afterwards") == b"1"
     assert_settled(source, target, 2)
@@ -159,16 +146,15 @@ def test_a_source_that_is_away_is_waited_for(ends: tuple[Server, Server]) -> Non
 def test_a_source_that_stays_away_stops_it(ends: tuple[Server, Server]) -> None:
     source, target = ends
     store = MemoryCheckpoint()
-    with Proxy(source.host, source.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            proxy.refuse()
-            proxy.cut_now()
-            await phase(work, Phase.STOPPED)
-
-        run = online(proxy, target, steer, checkpoints=store, retry_for=1.0)
+    with (
+        Proxy(source.host, source.port) as proxy,
+        migrating(proxy, target, checkpoints=store, retry_for=1.0) as run,
+    ):
+        run.following()
+        run.in_sync()
+        proxy.refuse()
+        proxy.cut_now()
+        run.reaches(Phase.STOPPED)
     assert run.report.status == "stopped"
     assert run.report.needs_hand
     source.client().set("meanwhile", "1")
@@ -186,14 +172,12 @@ def test_a_full_spool_stops_it(ends: tuple[Server, Server]) -> None:
             pipe.set(f"long:{n}", b"x" * 500_000)
         pipe.execute()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        target.freeze()
-        await asyncio.to_thread(write)
-
     source.client().config_set("repl-backlog-size", 64 << 20)
-    run = online(source, target, steer, checkpoints=store, spool_bytes=4 << 20)
+    with migrating(source, target, checkpoints=store, spool_bytes=4 << 20) as run:
+        run.following()
+        run.in_sync()
+        target.freeze()
+        write()
     target.thaw()
     assert run.report.status == "stopped"
     assert run.report.needs_hand
@@ -213,23 +197,19 @@ def test_a_database_that_the_target_lacks_stops_it(
         source.client(9).set("far", "1")
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
+    with migrating(source, target, checkpoints=store) as run:
         if when == "stream":
-            await following(work)
+            run.following()
             source.client(9).set("far", "1")
-        await phase(work, Phase.STOPPED)
-
-    run = online(source, target, steer, checkpoints=store)
+        run.reaches(Phase.STOPPED)
     assert run.report.status == "stopped", run.report.errors
     assert "the target has no database 9" in run.report.errors[0]
     assert "Raise `databases`" in run.report.errors[0]
     target.options = (*AOF, "--databases", "16")
     target.restart()
 
-    async def go_on(work: Transfer, run: Run) -> None:
-        await finish(work, run, source)
-
-    again = online(source, target, go_on, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as again:
+        finish(again, source)
     assert again.report.status == "done", (again.report.errors, again.events)
     assert again.report.full_syncs == (2 if when == "snapshot" else 1)
     assert target.client(9).get("far") == b"1"
@@ -244,14 +224,12 @@ def test_a_password_that_was_changed_stops_it(server_factory: ServerFactory) -> 
     store = MemoryCheckpoint()
     admin = target.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         admin.config_set("requirepass", "swordfish")
         admin.client_kill_filter(_type="normal", skipme=True)
         source.client().set("meanwhile", "1")
-        await phase(work, Phase.STOPPED)
-
-    run = online(source, target, steer, checkpoints=store)
+        run.reaches(Phase.STOPPED)
     assert run.report.status == "stopped", run.report.errors
     assert "WRONGPASS" in run.report.errors[0]
     assert "hunter2" not in str(run.report)
@@ -266,7 +244,7 @@ def test_a_wrong_password_from_the_start_fails(server_factory: ServerFactory) ->
     source.client().set("k", "v")
     wrong = target.url.replace("right", "wrong")
     began = time.monotonic()
-    run = transfer(source, wrong, one_go=False, source_type="replica")
+    run = copied(source, wrong, one_go=False, source_type="replica")
     assert run.report.status == "failed"
     assert not run.report.needs_hand
     assert time.monotonic() - began < 20
@@ -287,21 +265,19 @@ def test_an_end_that_is_not_there_yet(server_factory: ServerFactory, end: str) -
             rf"{dialled} connected to again in [\d.]+ s, for up to 1 h without progress"
         )
 
-        async def steer(work: Transfer, run: Run) -> None:
+        one, other = (proxy, target) if end == "source" else (source, proxy)
+        with migrating(one, other, retry_for=3600.0) as run:
             # One published state has it all: which end, what failed, how often, and what is next.
-            await soon(lambda: "tries failed in" in work.progress.reason, "a second try")
-            told = work.progress
+            run.wait_for(lambda: "tries failed in" in run.progress.reason, "a second try")
+            told = run.progress
             assert told.phase is Phase.CONNECT
             assert re.search(words, told.reason), told
             assert told.retries >= 2
             assert (told.can_complete, told.lag_bytes) == (False, None)
-            await soon(lambda: work.progress.retries > told.retries, "a further try")
-            assert work.progress.phase is Phase.CONNECT
+            run.wait_for(lambda: run.progress.retries > told.retries, "a further try")
+            assert run.progress.phase is Phase.CONNECT
             proxy.refuse(False)
-            await finish(work, run, source)
-
-        one, other = (proxy, target) if end == "source" else (source, proxy)
-        run = online(one, other, steer, retry_for=3600.0)
+            finish(run, source)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("k") == b"v"
 
@@ -311,25 +287,21 @@ def test_a_source_that_lost_its_data_can_be_accepted(ends: tuple[Server, Server]
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def lose(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         source.kill()
-        await asyncio.to_thread(source.restart)
-        await phase(work, Phase.STOPPED)
-
-    run = online(source, target, lose, checkpoints=store)
+        source.restart()
+        run.reaches(Phase.STOPPED)
     assert run.report.needs_hand
     assert "--accept-source-loss" in run.report.errors[0]
     source.client().set("only", "1")
-    again = online(source, target, checkpoints=store, timeout=60)
+    again = migrated(source, target, checkpoints=store, timeout=60)
     assert again.report.status == "stopped"
     assert target.client().get("key:0") == b"0"
     accept(store)
 
-    async def go_on(work: Transfer, run: Run) -> None:
-        await finish(work, run, source)
-
-    last = online(source, target, go_on, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as last:
+        finish(last, source)
     assert last.report.status == "done", (last.report.errors, last.events)
     assert any("this was accepted" in event for event in last.events)
     assert target.client().keys() == [b"only"]

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 
 import pytest
+import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.model.progress import Phase
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.transfer import Transfer
 from engine.transfer.ttl_guard import TtlGuard
 from tests.support.comparison import assert_settled
-from tests.support.online import YEAR_MS, assert_tidy, cut_over, in_sync, online, refused
+from tests.support.library import migrating
+from tests.support.own_keys import YEAR_MS, assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
+from tests.support.writers import writing
 
 
 @pytest.fixture
@@ -30,28 +30,12 @@ def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
     return server_factory(binary, "--repl-backlog-size", "64mb"), server_factory(binary)
 
 
-class Writer:
-    """Writes all the time, faster than what is written could be read again key by key."""
-
-    def __init__(self, server: Server) -> None:
-        self._client = server.client()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        n = 0
-        while not self._over.is_set():
-            pipe = self._client.pipeline(transaction=False)
-            for _ in range(200):
-                pipe.incr(f"n:{n % 5000}")
-                n += 1
-            pipe.execute()
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
+def count(client: redis.Redis, turn: int) -> None:
+    """Write all the time, faster than what is written could be read again key by key."""
+    pipe = client.pipeline(transaction=False)
+    for n in range(200 * turn, 200 * (turn + 1)):
+        pipe.incr(f"n:{n % 5000}")
+    pipe.execute()
 
 
 def follower_of(work: Transfer) -> Any:
@@ -84,40 +68,40 @@ def test_an_outage_after_a_refused_cut_over(
 
     # The pass that would be quick enough comes too late.
     monkeypatch.setattr(TtlGuard, "_lift_all", after_the_outage)
-    with Proxy(target.host, target.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await in_sync(work, source)
-            assert target.client().pttl("session:0") > 50 * YEAR_MS
-            await refused(work, run)
-            assert target.client().pttl("session:0") < 9000
-            assert released(work)
-            writer = Writer(source)
+    with (
+        Proxy(target.host, target.port) as proxy,
+        migrating(source, proxy, gate_in_sync=gate, timeout=90) as run,
+    ):
+        run.in_sync()
+        assert target.client().pttl("session:0") > 50 * YEAR_MS
+        run.refused()
+        assert target.client().pttl("session:0") < 9000
+        assert released(run.work)
+        with writing(count, server=source, pause=0.01):
             # So fast that the target is never near.
             monkeypatch.setattr(SyncMonitor, "near", lambda *_: False)
             proxy.refuse()
             proxy.cut_now()
             for n in range(50):
                 client.pexpire(f"session:{n}", 600_000)
-            await soon(lambda: target.client().keys("session:*") == [], "expiry there", 15)
+            run.wait_for(lambda: target.client().keys("session:*") == [], "expiry there", 15)
             away.set()
             proxy.refuse(False)
-            await soon(lambda: follower_of(work) and follower_of(work).trust.every_key, "suspicion")
+            run.wait_for(
+                lambda: follower_of(run.work) and follower_of(run.work).trust.every_key, "suspicion"
+            )
             # Its end, while writes go on.
-            await soon(
-                lambda: follower_of(work) and not follower_of(work).trust.every_key,
+            run.wait_for(
+                lambda: follower_of(run.work) and not follower_of(run.work).trust.every_key,
                 "the end of suspicion",
                 30,
             )
-            assert not released(work)
-            assert work.progress.phase is Phase.CATCH_UP
+            assert not released(run.work)
+            assert run.progress.phase is Phase.CATCH_UP
             monkeypatch.setattr(SyncMonitor, "near", near)
-            await soon(lambda: len(target.client().keys("session:*")) == 50, "sessions")
+            run.wait_for(lambda: len(target.client().keys("session:*")) == 50, "sessions")
             assert target.client().pttl("session:0") > 50 * YEAR_MS
-            await asyncio.to_thread(writer.stop)
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer, gate_in_sync=gate, timeout=90)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2, ttl_bound_ms=100)
     assert_tidy(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 from pathlib import Path
@@ -11,11 +10,10 @@ import pytest
 
 from benches.support.engines import Cli, Migration
 from benches.support.servers import Server
-from engine.transfer.transfer import Transfer
-from tests.support.comparison import OWN_PREFIX, assert_settled
-from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.comparison import assert_settled
+from tests.support.library import migrating
+from tests.support.own_keys import OWN_PREFIX, assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
 
 SEED = os.environ.get("ENGINE_SEED", "32")
 DATABASES = 4
@@ -60,12 +58,10 @@ def test_swapped_while_keys_are_dirty(ends: tuple[Server, Server]) -> None:
     source, target = ends
     rng = random.Random(f"swapped {SEED}")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.to_thread(churn, source, rng, 60)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=90)
+    with migrating(source, target, timeout=90) as run:
+        run.following()
+        churn(source, rng, 60)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert run.report.repaired_keys > 0

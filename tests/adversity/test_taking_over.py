@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.online_checkpoint import OnlineCheckpoint, position_key
 from engine.model.position import StreamPosition, TargetPosition
-from engine.model.progress import Phase
 from engine.targets.applier import Applied, Applier
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.promotion import Promotion
 from engine.transfer.target_claim import TargetClaim
-from engine.transfer.transfer import Transfer
 from engine.wire.psync import FullSync, PartialSync
 from tests.support.comparison import assert_settled
 from tests.support.followers import next_batch, source_of
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online
+from tests.support.library import Run, migrated, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known, offset_of
 from tests.support.traffic import Counters
-from tests.support.transfers import Run
 
 NAMES = ("redis-7.0", "valkey-9")
-Steer = Callable[[Transfer, Run], Awaitable[None]]
 
 
 @pytest.fixture(params=NAMES)
@@ -44,16 +41,14 @@ def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple
     return source, target
 
 
-def ending(source: Server, *before: Callable[[], None]) -> Steer:
+def ended(source: Server, target: Server, *before: Callable[[], None], **options: Any) -> Run:
     """Follow, do what is given, cut over."""
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, **options) as run:
+        run.following()
         for act in before:
-            await asyncio.to_thread(act)
-        await cut_over(work, run, source)
-
-    return steer
+            act()
+        run.cut_over()
+    return run
 
 
 def token_of(store: MemoryCheckpoint) -> str:
@@ -82,19 +77,17 @@ def test_killed_before_it_read_that_commands_had_failed(
             await asyncio.Event().wait()
         return result
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
+    with migrating(source, target, checkpoints=store) as run:
+        run.in_sync()
         # Whatever makes a command fail on the target alone.
         target.client().set("list", "no list")
         monkeypatch.setattr(Applier, "apply", applied_and_dead)
         source.client().rpush("list", "a", "b")
-        await soon(lambda: died, "the transaction")
+        run.wait_for(lambda: died, "the transaction")
         monkeypatch.setattr(Applier, "apply", apply)
-        work.stop()
-
-    online(source, target, steer, checkpoints=store)
+        run.stop()
     assert target.client().type("list") == b"string"
-    run = online(source, target, ending(source), checkpoints=store)
+    run = ended(source, target, checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert_settled(source, target, 2)
@@ -120,26 +113,22 @@ def test_killed_again_while_it_looks_through_the_last_transaction(
         seen.append(True)
         await asyncio.Event().wait()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
+    with migrating(source, target, checkpoints=store) as run:
+        run.in_sync()
         target.client().set("list", "no list")
         monkeypatch.setattr(Applier, "apply", applied_and_dead)
         source.client().rpush("list", "a", "b")
-        await soon(lambda: seen, "the transaction")
-        work.stop()
-
-    async def second(work: Transfer, run: Run) -> None:
-        await soon(lambda: len(seen) == 2, "a look")
-        work.stop()
-
-    online(source, target, steer, checkpoints=store)
+        run.wait_for(lambda: seen, "the transaction")
+        run.stop()
     monkeypatch.setattr(Applier, "apply", apply)
     monkeypatch.setattr(KeyResync, "keys_in", looks_and_dies)
     # What comes meanwhile must not hide what is in doubt.
     source.client().set("later", "x")
-    online(source, target, second, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as run:
+        run.wait_for(lambda: len(seen) == 2, "a look")
+        run.stop()
     monkeypatch.setattr(KeyResync, "keys_in", keys_in)
-    run = online(source, target, ending(source), checkpoints=store)
+    run = ended(source, target, checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert_settled(source, target, 2)
@@ -163,7 +152,7 @@ def test_the_source_goes_when_it_is_asked_for_the_keys_of_what_failed(
         monkeypatch.setattr(KeyResync, "keys_of", lost_once)
         source.client().rpush("list", "a", "b")
 
-    run = online(source, target, ending(source, mark_dirty))
+    run = ended(source, target, mark_dirty)
     assert lost
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
@@ -175,15 +164,13 @@ def test_killed_again_and_again_in_the_middle_of_writes(ends: tuple[Server, Serv
     source.client().config_set("repl-backlog-size", 16 << 20)
     store = MemoryCheckpoint()
 
-    async def die(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.sleep(0.15)
-        work.stop()
-
     with Counters(source) as counters:
         for _ in range(6):
-            online(source, target, die, checkpoints=store)
-        run = online(source, target, ending(source, counters.stop), checkpoints=store)
+            with migrating(source, target, checkpoints=store) as run:
+                run.following()
+                time.sleep(0.15)
+                run.stop()
+        run = ended(source, target, counters.stop, checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert counters.check(target) == []
@@ -226,11 +213,9 @@ def test_a_transaction_that_arrives_late(ends: tuple[Server, Server]) -> None:
     store = MemoryCheckpoint()
     late = target.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
-        work.stop()
-
-    online(source, target, steer, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as run:
+        run.in_sync()
+        run.stop()
     key = position_key(token_of(store))
     found = late.get(key)
     assert found is not None
@@ -248,7 +233,7 @@ def test_a_transaction_that_arrives_late(ends: tuple[Server, Server]) -> None:
         with pytest.raises(Exception, match="Watched variable changed"):
             pipe.execute()
 
-    run = online(source, target, ending(source, arrive), checkpoints=store)
+    run = ended(source, target, arrive, checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("counter") == b"1"
     assert_settled(source, target, 2)
@@ -261,26 +246,22 @@ def test_a_target_that_comes_back_with_the_claim_of_the_engine_before(
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
-        await asyncio.to_thread(target.client().save)
-        work.stop()
-
-    online(source, target, steer, checkpoints=store)
-
-    async def roll_back(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
-        source.client().incr("counter")
-        await soon(lambda: target.client().get("counter") == b"1", "the count")
-        await asyncio.to_thread(target.kill)
-        await asyncio.to_thread(target.restart)
-        # Nothing is being written, and the engine has not looked: the cut-over must.
-        while True:
-            work.complete()
-            await asyncio.sleep(0.3)
+    with migrating(source, target, checkpoints=store) as run:
+        run.in_sync()
+        target.client().save()
+        run.stop()
 
     # A gate that lets everything pass.
-    run = online(source, target, roll_back, checkpoints=store, gate_in_sync=None)
+    with migrating(source, target, checkpoints=store, gate_in_sync=None) as run:
+        run.in_sync()
+        source.client().incr("counter")
+        run.wait_for(lambda: target.client().get("counter") == b"1", "the count")
+        target.kill()
+        target.restart()
+        # Nothing is being written, and the engine has not looked: the cut-over must.
+        while not run.ended:
+            run.complete()
+            time.sleep(0.3)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert target.client().get("counter") == b"1"
@@ -325,7 +306,7 @@ def test_an_engine_that_sleeps_before_it_empties_the_target(
     store, owner = MemoryCheckpoint(), []  # type: ignore[var-annotated]
     first, second = Owned(store, owner), Owned(store, owner)
     first.take()
-    slept, runs = threading.Event(), []
+    slept = threading.Event()
     clear = TargetClaim.clear
 
     async def sleepy(self: TargetClaim, *args: Any) -> None:
@@ -341,38 +322,30 @@ def test_an_engine_that_sleeps_before_it_empties_the_target(
             pipe.set(f"new:{n}", b"x" * 100_000)
         pipe.execute()
 
-    async def lose(work: Transfer, run: Run) -> None:
-        await following(work)
+    with (
+        Proxy(source.host, source.port) as proxy,
+        migrating(proxy, target, checkpoints=first, timeout=60) as beaten,
+    ):
+        beaten.following()
         proxy.refuse()
         proxy.cut_now()
-        await asyncio.to_thread(write)
+        write()
         proxy.refuse(False)
-
-    def old() -> None:
-        runs.append(online(proxy, target, lose, checkpoints=first, timeout=60))
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        source.client().set("seen", "by the second")
-        await in_sync(work, source)
-        first.awake.set()
-        await asyncio.to_thread(thread.join)
-        # It has done what it does on its way out.
-        assert target.client().get("seen") == b"by the second"
-        if held_before:
-            assert target.client().getdel("users") == b"own"
-        await cut_over(work, run, source)
-
-    with Proxy(source.host, source.port) as proxy:
-        thread = threading.Thread(target=old)
-        thread.start()
         assert slept.wait(30)
         second.take()
-        run = online(source, target, steer, checkpoints=second, timeout=60)
-        first.awake.set()
-        thread.join()
-    assert runs[0].report.status == "failed"
-    assert "the claim is another's" in runs[0].report.errors[0]
+        with migrating(source, target, checkpoints=second, timeout=60) as run:
+            run.following()
+            source.client().set("seen", "by the second")
+            run.in_sync()
+            first.awake.set()
+            beaten.join()
+            # It has done what it does on its way out.
+            assert target.client().get("seen") == b"by the second"
+            if held_before:
+                assert target.client().getdel("users") == b"own"
+            run.cut_over()
+    assert beaten.report.status == "failed"
+    assert "the claim is another's" in beaten.report.errors[0]
     assert run.report.status == "done", (run.report.errors, run.events)
     # One by the first engine, which slept before its second; one by the other.
     assert run.report.full_syncs == 2
@@ -387,40 +360,24 @@ def test_values_of_a_snapshot_that_arrive_late(ends: tuple[Server, Server]) -> N
     first, second = Owned(store, owner), Owned(store, owner)
     first.take()
     source.client().mset({f"old:{n}": b"old" * 100 for n in range(20_000)})
-    stalled, runs = threading.Event(), []
-
-    async def stall(work: Transfer, run: Run) -> None:
-        await soon(lambda: work.progress.keys > 1000, "a part of the snapshot")
-        proxy.stall()
-        stalled.set()
-        await soon(lambda: work.progress.phase is Phase.FAILED, "its end", 50)
-
-    def old() -> None:
-        runs.append(online(source, proxy, stall, checkpoints=first, timeout=60, batch_bytes=20_000))
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.to_thread(
-            lambda: source.client().mset({f"old:{n}": "new" for n in range(20_000)})
-        )
-        await in_sync(work, source)
-        proxy.throttle(None)
-        proxy.stall(False)
-        await asyncio.to_thread(thread.join)
-        await asyncio.sleep(0.2)
-        await cut_over(work, run, source)
 
     with Proxy(target.host, target.port) as proxy:
         proxy.throttle(1_000_000)
-        thread = threading.Thread(target=old)
-        thread.start()
-        assert stalled.wait(30)
+        beaten = migrating(source, proxy, checkpoints=first, timeout=60, batch_bytes=20_000).start()
+        beaten.wait_for(lambda: beaten.progress.keys > 1000, "a part of the snapshot")
+        proxy.stall()
         second.take()
-        run = online(source, target, steer, checkpoints=second, timeout=60)
-        proxy.stall(False)
-        thread.join()
-    assert runs[0].report.status == "failed"
-    assert "the claim is another's" in runs[0].report.errors[0]
+        with migrating(source, target, checkpoints=second, timeout=60) as run:
+            run.following()
+            source.client().mset({f"old:{n}": "new" for n in range(20_000)})
+            run.in_sync()
+            proxy.throttle(None)
+            proxy.stall(False)
+            beaten.join()
+            time.sleep(0.2)
+            run.cut_over()
+    assert beaten.report.status == "failed"
+    assert "the claim is another's" in beaten.report.errors[0]
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert_tidy(target)
@@ -437,19 +394,17 @@ def test_killed_while_it_ends_by_force(
     async def killed(_: Promotion) -> None:
         raise LinkError("dead", fault="target")
 
-    async def force(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         monkeypatch.setattr(Promotion, "tidy_up", killed)
-        work.complete(force=True)
-
-    run = online(source, target, force, checkpoints=store)
+        run.complete(force=True)
     assert run.report.errors[0].startswith("aborted by force, not cut over: ")
     monkeypatch.setattr(Promotion, "tidy_up", tidy_up)
     target.client().set("users", "own")
     source.client().set("users", "not theirs")
     # And the source's backlog is gone, so that whoever went on would begin anew.
     source.client().set("long", b"x" * 100_000)
-    run = online(source, target, None, checkpoints=store)
+    run = migrated(source, target, checkpoints=store)
     assert run.report.status == "done"
     assert target.client().get("users") == b"own"
     assert target.client().get("long") is None

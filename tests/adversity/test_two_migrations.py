@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon, wait_for
+from benches.support.waiting import wait_for
 from engine.fleet.verification_gate import comparison_of, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
@@ -22,13 +20,12 @@ from engine.targets.applier import Applier, Unanswered
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence
 from engine.transfer.promotion import Promotion
-from engine.transfer.transfer import Transfer
 from engine.verify import verify
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online, phase
+from tests.support.library import Run, migrated, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Counters
-from tests.support.transfers import Run, transfer
 
 NAME = "redis-7.0"
 
@@ -40,33 +37,19 @@ def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
     return source, target
 
 
-def beside(run: Callable[[], Run]) -> tuple[threading.Thread, list[Run]]:
-    """A second migration of this process, on a loop of its own."""
-    runs: list[Run] = []
-    thread = threading.Thread(target=lambda: runs.append(run()))
-    thread.start()
-    return thread, runs
-
-
 @pytest.mark.parametrize("source_type", ["replica", "scan"])
 def test_a_second_one_is_refused(ends: tuple[Server, Server], source_type: str) -> None:
     """It writes nothing; the first one goes on, and each increment counts once."""
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        thread, runs = beside(
-            lambda: transfer(source, target, one_go=False, source_type=source_type)
-        )
-        await asyncio.to_thread(thread.join)
-        assert runs[0].report.status == "failed"
-        assert "is the target of another migration" in runs[0].report.errors[0]
-        assert "--take-over" in runs[0].report.errors[0]
-        await asyncio.to_thread(counters.stop)
-        await cut_over(work, run, source)
-
-    with Counters(source) as counters:
-        run = online(source, target, steer)
+    with Counters(source) as counters, migrating(source, target) as run:
+        run.following()
+        second = migrated(source, target, source_type=source_type)
+        assert second.report.status == "failed"
+        assert "is the target of another migration" in second.report.errors[0]
+        assert "--take-over" in second.report.errors[0]
+        counters.stop()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert counters.check(target) == []
@@ -81,33 +64,21 @@ def test_a_second_one_takes_over(ends: tuple[Server, Server], own: bool) -> None
     source, target = ends
     if own:
         target.client().set("own", "1")
-    first: list[Transfer] = []
-    there = threading.Event()
 
-    async def old(work: Transfer, run: Run) -> None:
-        first.append(work)
-        await following(work)
+    with Counters(source) as counters, migrating(source, target) as first:
+        first.following()
         source.client().set("deleted", "1")
-        await in_sync(work, source)
-        there.set()
-        await phase(work, Phase.FAILED)
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: first[0].progress.phase is Phase.FAILED, "the end of the first")
-        await asyncio.to_thread(counters.stop)
-        await cut_over(work, run, source)
-
-    with Counters(source) as counters:
-        thread, runs = beside(lambda: online(source, target, old))
-        assert there.wait(30)
+        first.in_sync()
         source.client().delete("deleted")
         at = Endpoint.parse(source.url), Endpoint.parse(target.url)
         both = comparison_of(*at, TransferSettings(), lambda: own)
-        run = online(source, target, steer, take_over=True, comparison=both)
-        thread.join()
-    assert runs[0].report.status == "failed"
-    assert "has taken the target over" in runs[0].report.errors[0]
+        with migrating(source, target, take_over=True, comparison=both) as run:
+            run.following()
+            first.reaches(Phase.FAILED)
+            counters.stop()
+            run.cut_over()
+    assert first.report.status == "failed"
+    assert "has taken the target over" in first.report.errors[0]
     assert run.report.status == "done", (run.report.errors, run.events)
     assert any("taken over from the migration" in event for event in run.events)
     assert counters.check(target) == []
@@ -125,11 +96,9 @@ def test_a_source_that_was_the_target_of_one_that_was_aborted(ends: tuple[Server
     source, target = ends
     source.client().set("startmigration:left", "v2 another engine")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+    with migrating(source, target) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_tidy(target)
     source.client().config_set("min-replicas-to-write", 0)
@@ -144,38 +113,24 @@ def test_a_scan_takes_over(ends: tuple[Server, Server], own: bool) -> None:
     source, target = ends
     if own:
         target.client().set("own", "1")
-    there, over = threading.Event(), threading.Event()
-
-    async def old(work: Transfer, run: Run) -> None:
-        await following(work)
-        there.set()
-        await asyncio.to_thread(over.wait)
-        source.client().set("later", "1")
-        await phase(work, Phase.FAILED)
-
-    thread, runs = beside(lambda: online(source, target, old))
-    assert there.wait(30)
-    try:
+    with migrating(source, target) as first:
+        first.following()
         source.client().set("meanwhile", "1")
         wait_for(lambda: target.client().get("meanwhile"), "the last write that it has brought")
 
-        async def steer(work: Transfer, run: Run) -> None:
-            await soon(lambda: work.progress.phase is Phase.COPIED, "the copy")
-            # While it holds the target: the other one finds it there.
-            over.set()
-            await asyncio.to_thread(thread.join)
-            source.client().delete("later")
-            work.complete()
-
         at = Endpoint.parse(source.url), Endpoint.parse(target.url)
         gate = verification_gate_of(*at, TransferSettings(), lambda: own)
-        run = online(source, target, steer, source_type="scan", take_over=True, gate=gate)
-    finally:
-        over.set()
-        thread.join()
+        with migrating(source, target, source_type="scan", take_over=True, gate=gate) as run:
+            run.wait_for(lambda: run.progress.phase is Phase.COPIED, "the copy")
+            # While it holds the target: the other one finds it there.
+            source.client().set("later", "1")
+            first.reaches(Phase.FAILED)
+            first.join()
+            source.client().delete("later")
+            run.complete()
     assert run.report.status == "done", (run.report.errors, run.events)
-    assert runs[0].report.status == "failed"
-    assert "has taken the target over" in runs[0].report.errors[0]
+    assert first.report.status == "failed"
+    assert "has taken the target over" in first.report.errors[0]
     if own:
         assert target.client().getdel("own") == b"1"
     assert_settled(source, target, 2)
@@ -186,38 +141,21 @@ def test_one_is_taken_over_in_its_snapshot(ends: tuple[Server, Server]) -> None:
     """What it has under way does not arrive in the target of the other one."""
     source, target = ends
     source.client().mset({f"old:{n}": b"old" * 100 for n in range(20_000)})
-    stalled = threading.Event()
-    first: list[Transfer] = []
-
-    async def old(work: Transfer, run: Run) -> None:
-        first.append(work)
-        await soon(lambda: work.progress.keys > 1000, "a part of the snapshot")
-        proxy.stall()
-        stalled.set()
-        await soon(lambda: work.progress.phase is Phase.FAILED, "its end", 50)
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.to_thread(
-            lambda: source.client().mset({f"old:{n}": "new" for n in range(20_000)})
-        )
-        await in_sync(work, source)
-        proxy.throttle(None)
-        proxy.stall(False)
-        await asyncio.to_thread(thread.join)
-        await cut_over(work, run, source)
-
     with Proxy(target.host, target.port) as proxy:
         proxy.throttle(1_000_000)
-        thread, runs = beside(
-            lambda: online(source, proxy, old, timeout=60, batch_bytes=20_000, retry_for=30.0)
-        )
-        assert stalled.wait(30)
-        run = online(source, target, steer, take_over=True, timeout=60)
-        proxy.stall(False)
-        thread.join()
-    assert runs[0].report.status == "failed"
-    assert "has taken the target over" in runs[0].report.errors[0]
+        first = migrating(source, proxy, timeout=60, batch_bytes=20_000, retry_for=30.0).start()
+        first.wait_for(lambda: first.progress.keys > 1000, "a part of the snapshot")
+        proxy.stall()
+        with migrating(source, target, take_over=True, timeout=60) as run:
+            run.following()
+            source.client().mset({f"old:{n}": "new" for n in range(20_000)})
+            run.in_sync()
+            proxy.throttle(None)
+            proxy.stall(False)
+            first.join()
+            run.cut_over()
+    assert first.report.status == "failed"
+    assert "has taken the target over" in first.report.errors[0]
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert_tidy(target)
@@ -231,27 +169,23 @@ def test_one_that_slept_through_a_whole_take_over(ends: tuple[Server, Server], o
         target.client().set("own", "1")
     store = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        work.stop()
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(source, target, stop, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.in_sync()
+        run.stop()
     assert run.report.status == "stopped", (run.report.errors, run.events)
     both = comparison_of(
         Endpoint.parse(source.url), Endpoint.parse(target.url), TransferSettings(), lambda: own
     )
-    run = online(source, target, steer, take_over=True, comparison=both)
+    with migrating(source, target, take_over=True, comparison=both) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     client = target.client()
     client.mset({"key:0": "newer", "of a user": "1"})
     before = {key: client.dump(key) for key in client.scan_iter(count=1000)}
 
-    run = online(source, target, None, checkpoints=store)
+    run = migrated(source, target, checkpoints=store)
     assert run.report.status == "stopped", (run.report.errors, run.events)
     assert "they may be others' by now" in run.report.errors[0]
     assert {key: client.dump(key) for key in client.scan_iter(count=1000)} == before
@@ -260,7 +194,9 @@ def test_one_that_slept_through_a_whole_take_over(ends: tuple[Server, Server], o
     # The operator empties it: then it may have everything anew.
     client.flushall()
     source.client().config_set("min-replicas-to-write", 0)
-    run = online(source, target, steer, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
 
@@ -275,18 +211,20 @@ def test_one_that_slept_in_its_cut_over(
     source, target = server_factory(known(name)), server_factory(known(NAME))
     source.client().mset({f"key:{n}": n for n in range(300)})
     slept: list[Run] = []
+    asleep: list[bool] = []
     began: list[bool] = []
     block_writes, close, promote = PauseFence.block_writes, PauseFence.close, Promotion.promote
 
     def other() -> None:
         slept.append(
-            online(
+            migrated(
                 source, target, one_go=True, until="cut-over", take_over=True, cut_over_timeout=10.0
             )
         )
 
     async def sleep() -> None:
-        if threading.current_thread() is threading.main_thread() and not slept:
+        if not asleep:
+            asleep.append(True)
             await asyncio.to_thread(other)
 
     async def sealing(self: PauseFence) -> None:
@@ -317,12 +255,10 @@ def test_one_that_slept_in_its_cut_over(
     monkeypatch.setattr(PauseFence, "close", closing)
     monkeypatch.setattr(Promotion, "promote", promoting)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        work.complete()
-
-    run = online(source, target, steer, timeout=90)
+    with migrating(source, target, timeout=90) as run:
+        run.following()
+        run.in_sync()
+        run.complete()
     assert slept[0].report.status == "done", (slept[0].report.errors, slept[0].events)
     assert run.report.status in ("failed", "stopped"), (run.report.errors, run.events)
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):

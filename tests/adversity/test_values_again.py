@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.sources import replica
-from engine.transfer.transfer import Transfer
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.library import migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
 
 MB = 1_000_000
 
@@ -41,11 +38,9 @@ def test_the_link_goes_once(ends: tuple[Server, Server], at: int) -> None:
     with Proxy(target.host, target.port) as proxy:
         proxy.cut_after(at, "up")
 
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer, stream_above=100_000, batch_bytes=50_000)
+        with migrating(source, proxy, stream_above=100_000, batch_bytes=50_000) as run:
+            run.following()
+            run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert run.report.reconnects >= 1
@@ -61,15 +56,13 @@ def test_the_link_goes_again_and_again(ends: tuple[Server, Server]) -> None:
         proxy.throttle(8 * MB)
         proxy.cut_after(1_500_000, "up")
 
-        async def steer(work: Transfer, run: Run) -> None:
+        with migrating(source, proxy, stream_above=100_000, batch_bytes=50_000) as run:
             for n, more in enumerate((700_000, 2 * MB, 2_900_000, 4 * MB), 1):
-                await soon(lambda: work.progress.reconnects >= n, "a new link")  # noqa: B023
+                run.wait_for(lambda: run.progress.reconnects >= n, "a new link")  # noqa: B023
                 proxy.cut_after(more, "up")
-            await soon(lambda: work.progress.full_syncs, "a snapshot")
-            await following(work)
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer, stream_above=100_000, batch_bytes=50_000)
+            run.wait_for(lambda: run.progress.full_syncs, "a snapshot")
+            run.following()
+            run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert run.report.reconnects >= 4
@@ -82,13 +75,11 @@ def test_a_target_that_is_out_of_memory_for_a_while(ends: tuple[Server, Server])
     limits = target.client()
     limits.config_set("maxmemory", 5 * MB)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await soon(lambda: work.progress.retries >= 3, "refusals")
-        await asyncio.to_thread(limits.config_set, "maxmemory", 0)
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, stream_above=100_000, batch_bytes=50_000)
+    with migrating(source, target, stream_above=100_000, batch_bytes=50_000) as run:
+        run.wait_for(lambda: run.progress.retries >= 3, "refusals")
+        limits.config_set("maxmemory", 0)
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert_settled(source, target, 2)
@@ -104,11 +95,9 @@ def test_a_value_that_is_too_long_to_be_kept(
     with Proxy(target.host, target.port) as proxy:
         proxy.cut_after(10 * MB, "up")
 
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer, stream_above=100_000, batch_bytes=50_000)
+        with migrating(source, proxy, stream_above=100_000, batch_bytes=50_000) as run:
+            run.following()
+            run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 2
     assert_settled(source, target, 2)

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ import pytest
 from benches.support.compare import assert_equal
 from benches.support.engines import Cli
 from benches.support.proxy import Proxy
-from benches.support.servers import START_SECONDS, Binary, Server, ServerError
+from benches.support.servers import Binary, Server, ServerError
+from benches.support.waiting import wait_for
 from engine._native import crc64
 from engine.cli.report_summary import as_text
 from engine.errors import InvalidParameterCombinationException
@@ -32,31 +32,15 @@ from engine.sources.aof_findings import AofSurvey
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.preflight import preflight
-from engine.transfer.transfer import Transfer
-from tests.integration.test_file_real import migrate
 from tests.reference import aof as reference
 from tests.reference.stream import command
+from tests.support.in_one_go import migrate
+from tests.support.library import Run, copied, copying
 from tests.support.servers import ServerFactory, known
 from tests.support.snapshots import fill, snapshot
-from tests.support.transfers import Run, transfer, until
 
 HOUR_MS = 3_600_000
 OPTIONS = ("--appendonly", "yes", "--appendfsync", "no", "--save", "")
-
-
-@pytest.fixture
-def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
-    runner = Cli(state_url, tmp_path)
-    yield runner
-    runner.close()
-
-
-def wait_until(what: object, seconds: float = START_SECONDS) -> None:
-    """Wait for something that a server does by itself."""
-    deadline = time.monotonic() + seconds
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def rewritten(server: Server) -> None:
@@ -69,7 +53,7 @@ def rewritten(server: Server) -> None:
         waits = told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"]
         return not waits and told["aof_last_bgrewrite_status"] == "ok"
 
-    wait_until(done)
+    wait_for(done, "the rewritten file")
 
 
 def written_by(server: Server, folder: Path) -> Path:
@@ -93,7 +77,7 @@ def loaded(factory: ServerFactory, binary: Binary, path: Path) -> Server:
     else:
         shutil.copy(path, folder / "appendonly.aof")
     again = factory(binary, *OPTIONS, "--dir", str(folder))
-    wait_until(lambda: not again.client().info("persistence")["loading"])
+    wait_for(lambda: not again.client().info("persistence")["loading"], "the data is loaded")
     return again
 
 
@@ -120,7 +104,7 @@ def write(server: Server) -> None:
     other.move("moved", 6)
     client.eval("redis.call('SET', KEYS[1], ARGV[1]) redis.call('INCR', KEYS[2])", 2, "s", "c", "v")
     client.incr("counter")
-    wait_until(lambda: not client.exists("over"))
+    wait_for(lambda: not client.exists("over"), "the end of a key")
 
 
 @pytest.mark.parametrize(
@@ -145,11 +129,11 @@ def test_the_target_is_what_a_server_that_loads_the_files_is(
     write(server)
     path = written_by(server, tmp_path / "copy")
     end = server_factory(known(target))
-    done = transfer(f"aof:{path}", end)
+    done = copied(f"aof:{path}", end)
     assert done.report.status == "done", done.report.errors
     assert done.report.left_out == done.report.doubts == ()
     assert done.report.source_type == "file"
-    assert done.progress[-1].applied_offset == done.progress[-1].source_offset
+    assert done.history[-1].applied_offset == done.history[-1].source_offset
     assert not end.client().keys("startmigration:*")
     assert end.client().get("counter") == b"2"
     assert HOUR_MS / 2 < end.client().pttl("session") <= HOUR_MS
@@ -201,7 +185,7 @@ def test_an_engine_that_is_killed_has_nothing_doubled(
         far.throttle(2e6)
         url = f"redis://{far.host}:{far.port}"
         process = cli.start("migrate", "--source", f"aof:{path}", "--target", url)
-        wait_until(lambda: position(target), 60)
+        wait_for(lambda: position(target), "a position on the target")
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         assert 0 < position(target) < len(data)
@@ -240,7 +224,7 @@ def test_a_link_that_is_cut_has_nothing_doubled(
                 cuts += 1
                 far.cut_now()
 
-        done = transfer(f"aof:{path}", far, on_progress=told)
+        done = copied(f"aof:{path}", far, on_progress=told)
     assert done.report.status == "done", done.report.errors
     assert cuts
     assert counted(target) == expected(commands)
@@ -265,7 +249,7 @@ def test_a_target_that_lost_everything_is_filled_anew(
 
     with Proxy(target.host, target.port) as far:
         far.throttle(4e6)
-        done = transfer(f"aof:{path}", far, on_progress=told, retry_for=60.0)
+        done = copied(f"aof:{path}", far, on_progress=told, retry_for=60.0)
     assert restarts
     assert done.report.status == "done", done.report.errors
     assert counted(target) == expected(commands)
@@ -281,18 +265,16 @@ def test_keys_that_are_not_ours_are_left_alone(
     target = server_factory(known("redis-7.0"))
     checkpoints = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].applied_offset)
-        work.stop()
-
     with Proxy(target.host, target.port) as far:
         far.throttle(1e6)
-        transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+        with copying(f"aof:{path}", far, checkpoints=checkpoints) as run:
+            run.wait_for(lambda: run.progress.applied_offset, "the first commands")
+            run.stop()
         client = target.client()
         assert client.exists(POSITION_KEY)
         client.flushall()
         client.set("own", 1)
-        done = transfer(f"aof:{path}", far, checkpoints=checkpoints)
+        done = copied(f"aof:{path}", far, checkpoints=checkpoints)
     assert "the target holds 1 keys" in done.report.errors[0]
     assert client.get("own") == b"1"
 
@@ -303,19 +285,17 @@ def test_other_files_begin_again(server_factory: ServerFactory, tmp_path: Path) 
     target = server_factory(known("redis-7.0"))
     checkpoints = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].applied_offset)
-        work.stop()
-
     with Proxy(target.host, target.port) as far:
         far.throttle(1e6)
-        done = transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+        with copying(f"aof:{path}", far, checkpoints=checkpoints) as done:
+            done.wait_for(lambda: done.progress.applied_offset, "the first commands")
+            done.stop()
         assert done.report.status == "stopped"
         assert target.client().dbsize() > 2
         # It was stopped in order: nothing is in doubt.
         assert done.report.doubts == ()
         path.write_bytes(command(b"INCR", b"u") + command(b"INCR", b"v"))
-        done = transfer(f"aof:{path}", far, checkpoints=checkpoints)
+        done = copied(f"aof:{path}", far, checkpoints=checkpoints)
     assert done.report.status == "done", done.report.errors
     assert any("these are other files than before" in line for line in done.events)
     assert set(target.client().keys("*")) == {b"u", b"v"}
@@ -332,19 +312,17 @@ def test_longer_files_than_before(
     target = server_factory(known("redis-7.0"))
     checkpoints = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].applied_offset)
-        work.stop()
-
     with Proxy(target.host, target.port) as far:
         far.throttle(1e6)
-        done = transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+        with copying(f"aof:{path}", far, checkpoints=checkpoints) as done:
+            done.wait_for(lambda: done.progress.applied_offset, "the first commands")
+            done.stop()
     assert done.report.status == "stopped"
     more = command(b"INCR", b"other")
     path.write_bytes(before + 7 * more if grown else more * (len(before) // len(more) + 9))
-    done = transfer(f"aof:{path}", target, checkpoints=checkpoints)
+    done = copied(f"aof:{path}", target, checkpoints=checkpoints)
     assert done.report.status == "done", done.report.errors
-    reasons = {progress.reason for progress in done.progress}
+    reasons = {progress.reason for progress in done.history}
     if grown:
         left = f"left out: {7 * len(more):,} bytes written since the migration began"
         assert [each for each in done.report.left_out if each.startswith(left)]
@@ -381,7 +359,7 @@ def test_a_file_that_is_written_to_in_place_stops_it(
                 file.seek(len(before) - len(ours))
                 file.write(ours.replace(b"n:", b"m:"))
 
-    done = transfer(f"aof:{path}", target, checkpoints=checkpoints, on_progress=told)
+    done = copied(f"aof:{path}", target, checkpoints=checkpoints, on_progress=told)
     assert done.report.status == "stopped"
     (error,) = done.report.errors
     assert f"{path} was changed while it was read: bytes 1,048,576 to 2,097,152" in error
@@ -389,7 +367,7 @@ def test_a_file_that_is_written_to_in_place_stops_it(
     assert 0 < position(target) < len(before) - len(ours)
     assert not target.client().keys("m:*")
     path.write_bytes(before)
-    done = transfer(f"aof:{path}", target, checkpoints=checkpoints)
+    done = copied(f"aof:{path}", target, checkpoints=checkpoints)
     assert done.report.status == "done", done.report.errors
     assert counted(target) == expected(commands)
 
@@ -422,13 +400,13 @@ def test_a_file_that_is_written_to_before_the_gate_keeps_it_shut(
             path.write_bytes(before.replace(b"1\r\n*", b"2\r\n*"))
 
     options = {"checkpoints": checkpoints, "gate_of_files": gate}
-    done = transfer(f"aof:{path}", target, on_progress=told, **options)
+    done = copied(f"aof:{path}", target, on_progress=told, **options)
     assert done.report.status == "stopped"
     assert (
         f"{path} was changed while it was read: bytes 0 to {len(before)}" in done.report.errors[0]
     )
     path.write_bytes(before)
-    done = transfer(f"aof:{path}", target, **options)
+    done = copied(f"aof:{path}", target, **options)
     assert done.report.status == "done", done.report.errors
     assert target.client().get("a") == b"1"
 
@@ -455,7 +433,7 @@ def test_a_file_that_was_another_for_the_second_reading(
                 path.rename(tmp_path / "before")
             path.write_bytes(others[how])
 
-    done = transfer(f"aof:{path}", target, on_progress=told)
+    done = copied(f"aof:{path}", target, on_progress=told)
     if how in ("longer", "put in its place"):
         # What was appended belongs to the next run; the file that was opened is still there.
         assert done.report.status == "done", done.report.errors
@@ -537,7 +515,7 @@ def test_a_damaged_exec_is_no_end_that_was_cut_off(
     if why:
         with pytest.raises(PreflightFault, match=re.escape(why)):
             migrate(state_url, f"aof:{folder}", target.url)
-        done = transfer(f"aof:{folder}", target)
+        done = copied(f"aof:{folder}", target)
         assert done.report.status == "failed"
         assert f"{path} is no sound append-only file" in done.report.errors[0]
         assert f"begins at byte {len(kept)} does not end" in done.report.errors[0]
@@ -583,7 +561,7 @@ def test_what_only_a_server_that_loads_takes(server_factory: ServerFactory, tmp_
     path = written_by(server, tmp_path / "copy")
     assert b"LIMIT" in b"".join(each.read_bytes() for each in path.glob("*/*.incr.aof"))
     target = server_factory(known("redis-7.0"))
-    done = transfer(f"aof:{path}", target)
+    done = copied(f"aof:{path}", target)
     assert done.report.status == "done", done.report.errors
     truth = loaded(server_factory, known("redis-7.0"), path)
     assert_equal(truth.url, target.url)
@@ -605,12 +583,12 @@ def test_a_target_with_import_mode_keeps_fields_to_the_end(
     path = tmp_path / "appendonly.aof"
     with_fields(path)
     target = server_factory(known("valkey-9"))
-    done = transfer(f"aof:{path}", target)
+    done = copied(f"aof:{path}", target)
     assert done.report.status == "done", done.report.errors
     assert done.report.doubts == ()
     client = target.client()
     assert client.config_get("import-mode") == {"import-mode": "no"}
-    wait_until(lambda: set(client.hgetall("h")) == {b"f", b"g"})
+    wait_for(lambda: set(client.hgetall("h")) == {b"f", b"g"}, "the end of a field")
 
 
 def expired_fields(server: Server, folder: Path) -> Path:
@@ -662,13 +640,13 @@ def test_fields_whose_ttl_has_passed_go_on_where_the_file_puts_them_off(
     server = server_factory(binary, *OPTIONS, "--enable-debug-command", "yes")
     path = expired_fields(server, tmp_path / "copy")
     truth = loaded(server_factory, binary, path).client()
-    wait_until(lambda: not truth.exists("over", "restored:over"))
+    wait_for(lambda: not truth.exists("over", "restored:over"), "the end of keys")
     target = server_factory(binary)
-    done = transfer(f"aof:{path}", target)
+    done = copied(f"aof:{path}", target)
     assert done.report.status == "done", done.report.errors
     assert done.report.doubts == ()
     client = target.client()
-    wait_until(lambda: client.hlen("large") == truth.hlen("large") == 2)
+    wait_for(lambda: client.hlen("large") == truth.hlen("large") == 2, "the end of fields")
     assert set(client.keys("*")) == set(truth.keys("*"))
     for key in (b"small", b"large", b"restored:small", b"restored:large"):
         found = truth.hgetall(key)
@@ -702,16 +680,14 @@ def test_an_engine_that_goes_on_sets_fields_of_the_one_before_it_back(
     target = server_factory(known("redis-8.0"))
     checkpoints = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].applied_offset)
-        work.stop()
-
     with Proxy(target.host, target.port) as far:
         far.throttle(2e6)
-        done = transfer(f"aof:{path}", far, checkpoints=checkpoints, meanwhile=stop)
+        with copying(f"aof:{path}", far, checkpoints=checkpoints) as done:
+            done.wait_for(lambda: done.progress.applied_offset, "the first commands")
+            done.stop()
         assert done.report.status == "stopped", done.report.errors
         far.throttle(None)
-        done = transfer(f"aof:{path}", far, checkpoints=checkpoints)
+        done = copied(f"aof:{path}", far, checkpoints=checkpoints)
     assert done.report.status == "done", done.report.errors
     client = target.client()
     assert client.dbsize() == 20_000
@@ -734,17 +710,11 @@ def test_a_field_whose_ttl_is_not_held_back_closes_the_gate(
     path.write_bytes(command(b"SET", b"a", b"1") + command(b"RESTORE", b"h", b"0", payload))
     target = server_factory(known("redis-8.0"))
 
-    async def complete(work: Transfer, run: Run) -> None:
-        await until(lambda: any("cut-over refused" in line for line in run.events))
-        await until(lambda: run.progress[-1].can_complete)
-        work.complete(skip_verification=True)
-
-    async def order(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].can_complete)
-        work.complete()
-        await complete(work, run)
-
-    done = transfer(f"aof:{path}", target, one_go=False, meanwhile=order)
+    with copying(f"aof:{path}", target, one_go=False) as done:
+        done.wait_for(lambda: done.progress.can_complete, "an open gate")
+        done.refused()
+        done.wait_for(lambda: done.progress.can_complete, "an open gate again")
+        done.complete(skip_verification=True)
     assert done.report.status == "done", done.report.errors
     (refused,) = [line for line in done.events if "cut-over refused" in line]
     assert "'h' (database 0)" in refused
@@ -770,7 +740,7 @@ def test_commands_by_other_names(server_factory: ServerFactory, tmp_path: Path) 
     path = tmp_path / "appendonly.aof"
     path.write_bytes(command(b"SET", b"a", b"1") + command(b"wipe") + command(b"SET", b"b", b"1"))
     target = server_factory(known("redis-7.0"))
-    done = transfer(f"aof:{path}", target, command_names=("source:FLUSHALL=wipe",))
+    done = copied(f"aof:{path}", target, command_names=("source:FLUSHALL=wipe",))
     assert done.report.status == "done", done.report.errors
     assert target.client().keys("*") == [b"b"]
 
@@ -793,23 +763,21 @@ def test_what_the_file_says_is_compared(server_factory: ServerFactory, tmp_path:
     def refusals(run: Run) -> list[str]:
         return [line for line in run.events if "cut-over refused" in line]
 
-    async def order(work: Transfer, run: Run) -> None:
+    gate = FilesVerificationGate(Endpoint.parse(target.url), TransferSettings(retry_for=10))
+    with copying(f"aof:{path}", target, one_go=False, gate_of_files=gate) as done:
         end = target.client()
         for key, wrong in (("set:7", "WRONG"), ("deleted:3", "WRONG"), ("set:8", None)):
-            await until(lambda: run.progress and run.progress[-1].can_complete)
-            before, ttl, count = end.get(key), end.pttl(key), len(refusals(run))
+            done.wait_for(lambda: done.progress.can_complete, "an open gate")
+            before, ttl, count = end.get(key), end.pttl(key), len(done.refusals)
             end.set(key, wrong) if wrong is not None else end.delete(key)
-            work.complete()
-            await until(lambda count=count: len(refusals(run)) > count)
+            done.complete()
+            done.wait_for(lambda count=count: len(done.refusals) > count, "a refusal")
             end.set(key, before, px=ttl) if before is not None else end.delete(key)
-            await until(lambda: run.progress[-1].can_complete)
-        work.complete()
-
-    gate = FilesVerificationGate(Endpoint.parse(target.url), TransferSettings(retry_for=10))
-    done = transfer(f"aof:{path}", target, one_go=False, meanwhile=order, gate_of_files=gate)
+            done.wait_for(lambda: done.progress.can_complete, "an open gate")
+        done.complete()
     assert done.report.status == "done", done.report.errors
     for line, words in zip(
-        refusals(done),
+        done.refusals,
         ("key set:7: TTL: none", "key deleted:3: on the target alone", "key set:8: missing"),
         strict=True,
     ):
@@ -855,7 +823,7 @@ def test_what_the_target_refuses_is_named_and_leaves_no_fragment(
         + command(b"SET", b"back", b"1")
     )
     target = server_factory(known("redis-7.0"))
-    done = transfer(f"aof:{path}", target)
+    done = copied(f"aof:{path}", target)
     assert done.report.status == "stopped"
     lost = {each.key: each.reason for each in done.report.not_carried}
     assert set(lost) == {"h", "copy", "fine"}
@@ -875,17 +843,15 @@ def test_an_abort_leaves_a_mark_and_take_over_begins_anew(
     path.write_bytes(command(b"INCR", b"a"))
     target = server_factory(known("redis-7.0"))
 
-    async def abort(work: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].can_complete)
-        work.complete(force=True)
-
-    done = transfer(f"aof:{path}", target, one_go=False, meanwhile=abort)
+    with copying(f"aof:{path}", target, one_go=False) as done:
+        done.wait_for(lambda: done.progress.can_complete, "an open gate")
+        done.complete(force=True)
     assert done.report.status == "stopped"
     assert target.client().exists(LEFT_KEY)
-    again = transfer(f"aof:{path}", target)
+    again = copied(f"aof:{path}", target)
     assert again.report.status == "failed"
     assert "the target holds 1 keys" in again.report.errors[0]
-    last = transfer(f"aof:{path}", target, take_over=True)
+    last = copied(f"aof:{path}", target, take_over=True)
     assert last.report.status == "done", last.report.errors
     assert target.client().get("a") == b"1"
     assert not target.client().keys("startmigration:*")
@@ -902,7 +868,7 @@ def test_what_leads_elsewhere_is_named(server_factory: ServerFactory, tmp_path: 
         + command(b"XCLAIM", b"s", b"g", b"c", b"0", b"1-1", b"TIME", ms, b"FORCE", b"JUSTID")
     )
     target = server_factory(known("redis-7.0"))
-    done = transfer(f"aof:{path}", target)
+    done = copied(f"aof:{path}", target)
     assert done.report.status == "done", done.report.errors
     told = " ".join(done.report.doubts)
     assert "'drawn' (database 0)" in told

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from benches.support.servers import Binary, Server
+from benches.support.waiting import wait_for
 from engine._native import TransactionResult, encode_command
 from tests.support.raw_replica import POSITION_KEY, Applier, batch_of
 from tests.support.servers import ServerFactory
@@ -254,10 +255,9 @@ def test_a_failing_disk(target, connect):
     (target.folder / "dump.rdb").mkdir()  # nothing can be renamed to that
     client.config_set("save", "3600 1")
     client.bgsave()
-    deadline = time.monotonic() + 60
-    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(
+        lambda: client.info("persistence")["rdb_last_bgsave_status"] != "ok", "a save that failed"
+    )
     refused(applier.apply(THREE), "MISCONF")
     assert nothing_was_applied(target)
 
@@ -293,10 +293,7 @@ def test_a_target_that_loads(binary, server_factory, connect):
     result = applier.apply(THREE)
     refused(result, "LOADING")
     assert result.guard_error.startswith("LOADING")
-    deadline = time.monotonic() + 60
-    while server.client().info("persistence")["loading"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not server.client().info("persistence")["loading"], "the data is loaded")
     assert nothing_was_applied(server)
     assert applier.apply(THREE).status == "applied"
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +20,14 @@ import redis
 
 from benches import datasets
 from benches.demo import preferred
-from benches.support import engines
 from benches.support.compare import assert_equal
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
-from engine.front.engine import Engine
-from tests.support.comparison import OWN_PREFIX
+from tests.support.command_line import GROUP, Cli, between, nodes, register
+from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
 
 SECONDS = 90.0
-GROUP = ("--replication-group-id", "prod")
-
-
-class Cli(engines.Cli):
-    """The same, with the one group of these tests."""
-
-    def group(self) -> dict[str, Any]:
-        """The group as describe-replication-groups tells it."""
-        told = self("describe-replication-groups", *GROUP, "--output", "json")
-        assert told.code == 0, told.err
-        group: dict[str, Any] = told.json["ReplicationGroups"][0]
-        return group
-
-    def wait_for(self, what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Describe the group until it is so: by the library, since a Python that starts for a verb
-        costs a third of a second of CPU."""
-        deadline = time.monotonic() + SECONDS
-        engine = Engine(self.state)
-        try:
-            while True:
-                told = engine.sync.describe_replication_groups(GROUP[1])
-                group: dict[str, Any] = told["ReplicationGroups"][0]
-                if what(group):
-                    return group
-                assert time.monotonic() < deadline, group
-                time.sleep(0.05)
-        finally:
-            engine.close()
-
-
-@pytest.fixture
-def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
-    runner = Cli(state_url, tmp_path)
-    yield runner
-    runner.close()
 
 
 @pytest.fixture
@@ -83,22 +47,6 @@ def two(server_factory: ServerFactory) -> tuple[Server, Server]:
     source, target = server_factory(), server_factory()
     source.client().mset({f"k{n}": "source" for n in range(100)})
     return source, target
-
-
-def address(server: Server) -> str:
-    return f"Address={server.host},Port={server.port}"
-
-
-def nodes(server: Server) -> tuple[str, str]:
-    return "--customer-node-endpoint-list", address(server)
-
-
-def between(source: Server, target: Server) -> tuple[str, ...]:
-    return "--source", source.url, "--target", target.url
-
-
-def register(cli: Cli, target: Server) -> None:
-    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
 
 
 # The verbs, as in AWS's story.

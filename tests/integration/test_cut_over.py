@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +16,9 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon, wait_for
-from engine.errors import LinkError, StateError
-from engine.model.checkpoint import Checkpoint
+from benches.support.waiting import wait_for
+from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence, Compared
@@ -30,22 +27,14 @@ from engine.transfer.cut_over_check import CutOverCheckResult, Reach, Settle
 from engine.transfer.fence import Fence
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.promotion import Promotion
-from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
-from tests.support.comparison import OWN_PREFIX, assert_settled
-from tests.support.online import (
-    assert_tidy,
-    cut_over,
-    following,
-    in_sync,
-    online,
-    phase,
-    refusals,
-    refused,
-)
+from tests.support.checkpoints import DiesAt, promoting
+from tests.support.comparison import assert_settled
+from tests.support.library import migrated, migrating
+from tests.support.own_keys import OWN_PREFIX, assert_tidy
 from tests.support.servers import ServerFactory, known, offset_of
 from tests.support.traffic import Counters
-from tests.support.transfers import Run
+from tests.support.writers import Clicks
 
 NAMES = ("redis-7.0", "valkey-8.1")
 
@@ -67,64 +56,26 @@ def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple
 def test_a_target_that_is_few_bytes_and_many_seconds_behind(server_factory: ServerFactory) -> None:
     """The rest could not be applied before the deadline of the cut-over: it does not begin."""
     source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
-    with Proxy(target.host, target.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            assert re.fullmatch(r"in sync: lag \d+ bytes(, [\d.]+ s)?", work.progress.reason)
-            proxy.throttle(20_000)
-            await asyncio.to_thread(source.client().set, "slow", os.urandom(300_000))
-            late = r"lag 300 kB, [\d.]+ s > 2 s"
-            await soon(lambda: re.fullmatch(late, work.progress.reason), "a closed gate", 12)
-            seen = work.progress
-            assert (seen.can_complete, seen.phase) == (False, Phase.FOLLOW)
-            assert (seen.lag_bytes or 0) >= 300_000
-            assert (seen.lag_seconds or 0) > 2
-            proxy.throttle(None)
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer, cut_over_timeout=4.0)
+    with (
+        Proxy(target.host, target.port) as proxy,
+        migrating(source, proxy, cut_over_timeout=4.0) as run,
+    ):
+        run.following()
+        run.in_sync()
+        assert re.fullmatch(r"in sync: lag \d+ bytes(, [\d.]+ s)?", run.progress.reason)
+        proxy.throttle(20_000)
+        source.client().set("slow", os.urandom(300_000))
+        late = r"lag 300 kB, [\d.]+ s > 2 s"
+        run.wait_for(lambda: re.fullmatch(late, run.progress.reason), "a closed gate", 12)
+        seen = run.progress
+        assert (seen.can_complete, seen.phase) == (False, Phase.FOLLOW)
+        assert (seen.lag_bytes or 0) >= 300_000
+        assert (seen.lag_seconds or 0) > 2
+        proxy.throttle(None)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
-    assert refusals(run) == []
+    assert run.refusals == []
     assert_settled(source, target, 1)
-
-
-class Clicks:
-    """Counts up with INCR: `acknowledged` is the last OK's number, `longest` the longest wait.
-
-    Ends when it is told `refusal`, which is empty before.
-    """
-
-    def __init__(self, server: Server) -> None:
-        self.acknowledged = 0
-        self.last = 0.0
-        self.longest = 0.0
-        self.refusal = ""
-        self._server = server
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        client = self._server.client(socket_timeout=20)
-        while not self._over.is_set():
-            try:
-                self.acknowledged = client.incr("clicks")
-            except redis.ResponseError as error:
-                self.refusal = str(error)
-                return
-            now = time.monotonic()
-            self.longest = max(self.longest, now - self.last if self.last else 0.0)
-            self.last = now
-
-    def __enter__(self) -> Clicks:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
 
 
 def test_a_cut_over_in_one_go_is_given_up_after_three_refusals(
@@ -139,11 +90,11 @@ def test_a_cut_over_in_one_go_is_given_up_after_three_refusals(
         asked.append(own_key)
         return CutOverCheckResult(False, "not yet")
 
-    run = online(source, target, one_go=True, gate_in_sync=gate)
+    run = migrated(source, target, one_go=True, gate_in_sync=gate)
     assert run.report.status == "stopped"
     assert run.report.errors[0].startswith("not yet")
     assert len(asked) == 3
-    assert refusals(run) == [
+    assert run.refusals == [
         "cut-over refused: not yet; it is repeated automatically",
         "cut-over refused: not yet; it is repeated automatically",
         "cut-over refused: not yet; it is not tried again",
@@ -154,13 +105,11 @@ def test_a_cut_over_in_one_go_is_given_up_after_three_refusals(
 def test_every_acknowledged_write_is_on_the_target(ends: tuple[Server, Server]) -> None:
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.sleep(0.3)
-        await cut_over(work, run, source)
-
     with Counters(source) as counters, Clicks(source) as clicks:
-        run = online(source, target, steer)
+        with migrating(source, target) as run:
+            run.following()
+            time.sleep(0.3)
+            run.cut_over()
         assert run.report.status == "done", run.report.errors
     # Whoever waited at the source was refused.
     assert "NOREPLICAS" in clicks.refusal
@@ -186,23 +135,21 @@ def test_a_cut_over_that_takes_too_long_is_undone(ends: tuple[Server, Server]) -
                 await asyncio.sleep(3)
             return CutOverCheckResult(True, "nothing was asked")
 
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            reason = await refused(work, run)
+        with migrating(source, proxy, cut_over_timeout=0.7, gate_in_sync=gate) as run:
+            run.following()
+            run.in_sync()
+            reason = run.refused()
             assert "the deadline of 0.7 s passed" in reason
             assert "while both ends were compared" in reason
             assert "--skip-verification cuts over without the comparison" in reason
-            assert work.progress.phase is Phase.FOLLOW
+            assert run.progress.phase is Phase.FOLLOW
             # Writers go on, and are followed again as soon as that is possible.
             before = clicks.acknowledged
-            await soon(lambda: clicks.acknowledged > before + 10, "writers that go on", 1)
+            run.wait_for(lambda: clicks.acknowledged > before + 10, "writers that go on", 1)
             proxy.stall(False)
-            offset = await asyncio.to_thread(offset_of, source)
-            await soon(lambda: (work.progress.applied_offset or 0) >= offset, "following goes on")
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer, cut_over_timeout=0.7, gate_in_sync=gate)
+            offset = offset_of(source)
+            run.wait_for(lambda: (run.progress.applied_offset or 0) >= offset, "following goes on")
+            run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
     assert len(gates) == 2
     assert clicks.longest < 2
@@ -226,22 +173,19 @@ def test_ends_that_differ_keep_the_gate_shut(ends: tuple[Server, Server]) -> Non
 
     losing = True
 
-    async def steer(work: Transfer, run: Run) -> None:
-        nonlocal losing
-        await following(work)
-        await in_sync(work, source)
-        reason = await refused(work, run)
+    urls = (Endpoint.parse(each.url) for each in (source, target))
+    comparison = Losing(*urls, TransferSettings(), lambda: False)
+    with migrating(source, target, comparison=comparison) as run:
+        run.following()
+        run.in_sync()
+        reason = run.refused()
         assert "1 keys differ, though they were read again: database 1, key key:0: miss" in reason
         assert "complete-migration --skip-verification" in reason
-        assert work.progress.phase is Phase.FOLLOW
+        assert run.progress.phase is Phase.FOLLOW
         # The source was let on.
         source.client(1, socket_timeout=2).set("key:0", "0")
         losing = False
-        await cut_over(work, run, source)
-
-    urls = (Endpoint.parse(each.url) for each in (source, target))
-    comparison = Losing(*urls, TransferSettings(), lambda: False)
-    run = online(source, target, steer, comparison=comparison)
+        run.cut_over()
     assert run.report.status == "done", run.report.errors
     assert_settled(source, target, 2)
     assert_tidy(target)
@@ -256,27 +200,25 @@ def test_a_cut_over_without_the_comparison(ends: tuple[Server, Server]) -> None:
         asked.append(own_key)
         return CutOverCheckResult(False, "1 of 9 keys differs.")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        reason = await refused(work, run)
-        assert "refused: 1 of 9 keys differs; complete-migration --skip-verification" in reason
-        # A word that leaves it out holds for one cut-over: the next one is compared again.
-        await in_sync(work, source)
-        work.complete(skip_verification=True)
-        work.complete()
-        await soon(lambda: len(refusals(run)) == 2, "a second refusal")
-        await in_sync(work, source)
-        work.complete(skip_verification=True)
-        await soon(lambda: work.progress.phase in ENDS, "an end")
-
     with Clicks(source) as clicks:
-        run = online(source, target, steer, gate_in_sync=gate)
+        with migrating(source, target, gate_in_sync=gate) as run:
+            run.following()
+            run.in_sync()
+            reason = run.refused()
+            assert "refused: 1 of 9 keys differs; complete-migration --skip-verification" in reason
+            # A word that leaves it out holds for one cut-over: the next one is compared again.
+            run.in_sync()
+            run.complete(skip_verification=True)
+            run.complete()
+            run.wait_for(lambda: len(run.refusals) == 2, "a second refusal")
+            run.in_sync()
+            run.complete(skip_verification=True)
+            run.wait_for(lambda: run.progress.phase in ENDS, "an end")
         assert run.report.status == "done", (run.report.errors, run.events)
     assert "NOREPLICAS" in clicks.refusal
     assert int(target.client().get("clicks")) == clicks.acknowledged > 0
     assert len(asked) == 2
-    assert run.progress[-1].reason == "cut over without the comparison, as asked"
+    assert run.history[-1].reason == "cut over without the comparison, as asked"
     assert_tidy(target)
 
 
@@ -284,18 +226,16 @@ def test_a_comparison_that_takes_too_long_can_be_left_out(ends: tuple[Server, Se
     """The cut-over was refused for ever, with an abort as the only way out."""
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        reason = await refused(work, run)
-        assert "the comparison behind the fence was not finished" in reason
-        assert "complete-migration --skip-verification cuts over" in reason
-        await in_sync(work, source)
-        work.complete(skip_verification=True)
-        await soon(lambda: work.progress.phase in ENDS, "an end")
-
     with Clicks(source) as clicks:
-        run = online(source, target, steer, check_seconds=1e-6)
+        with migrating(source, target, check_seconds=1e-6) as run:
+            run.following()
+            run.in_sync()
+            reason = run.refused()
+            assert "the comparison behind the fence was not finished" in reason
+            assert "complete-migration --skip-verification cuts over" in reason
+            run.in_sync()
+            run.complete(skip_verification=True)
+            run.wait_for(lambda: run.progress.phase in ENDS, "an end")
         assert run.report.status == "done", (run.report.errors, run.events)
     assert "NOREPLICAS" in clicks.refusal
     assert int(target.client().get("clicks")) == clicks.acknowledged > 0
@@ -307,13 +247,11 @@ def test_a_comparison_that_takes_too_long_can_be_left_out(ends: tuple[Server, Se
 def test_no_fence(ends: tuple[Server, Server]) -> None:
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, fence="none") as run:
+        run.following()
         source.client().set("late", "1")
-        await cut_over(work, run, source)
+        run.cut_over()
         source.client(socket_timeout=1).set("too late", "1")
-
-    run = online(source, target, steer, fence="none")
     assert run.report.status == "done", run.report.errors
     assert target.client().mget("late", "too late") == [b"1", None]
     assert_tidy(target)
@@ -327,20 +265,18 @@ def test_the_fence_of_a_hook(ends: tuple[Server, Server], tmp_path: Path) -> Non
         f"import json, sys\nopen({str(noted)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
     )
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        await refused(work, run)
-        source.client(1).set("key:0", "0")
-        await cut_over(work, run, source)
-
     looks = iter((CutOverCheckResult(False, "not yet"), CutOverCheckResult(True, "now")))
 
     async def gate(own_key: bytes) -> CutOverCheckResult:
         return next(looks)
 
     command = f"{sys.executable} -I {hook} --of me"
-    run = online(source, target, steer, fence="hook", fence_hook=command, gate_in_sync=gate)
+    with migrating(source, target, fence="hook", fence_hook=command, gate_in_sync=gate) as run:
+        run.following()
+        run.in_sync()
+        run.refused()
+        source.client(1).set("key:0", "0")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     words = [json.loads(line) for line in noted.read_text().splitlines()]
     assert words == [["--of", "me", each] for each in ("fence", "unfence", "fence", "done")]
@@ -351,22 +287,20 @@ def test_the_fence_of_a_hook(ends: tuple[Server, Server], tmp_path: Path) -> Non
 def test_a_hook_that_fails_is_a_refusal(ends: tuple[Server, Server]) -> None:
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        assert "ended with 1" in await refused(work, run)
-        assert work.progress.phase is Phase.FOLLOW
-        work.stop()
-
     hook = f"{sys.executable} -c raise(SystemExit(1))"
-    run = online(source, target, steer, fence="hook", fence_hook=hook)
+    with migrating(source, target, fence="hook", fence_hook=hook) as run:
+        run.following()
+        run.in_sync()
+        assert "ended with 1" in run.refused()
+        assert run.progress.phase is Phase.FOLLOW
+        run.stop()
     assert run.report.status == "stopped"
 
 
 @pytest.mark.parametrize("until", ["snapshot", "in-sync"])
 def test_ends_before_the_cut_over(ends: tuple[Server, Server], until: str) -> None:
     source, target = ends
-    run = online(source, target, one_go=True, until=until)
+    run = migrated(source, target, one_go=True, until=until)
     assert run.report.status == "done", run.report.errors
     assert run.report.fence_seconds is None
     source.client(socket_timeout=1).set("later", "1")
@@ -379,19 +313,16 @@ def test_ends_before_the_cut_over(ends: tuple[Server, Server], until: str) -> No
 def test_an_end_by_force(ends: tuple[Server, Server], when: Phase) -> None:
     source, target = ends
     with Proxy(source.host, source.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            if when is Phase.SNAPSHOT:
-                await soon(lambda: proxy.bytes_down > 100_000, "some of the snapshot")
-            else:
-                await following(work)
-                await asyncio.sleep(0.2)
-            work.complete(force=True)
-
         if when is Phase.SNAPSHOT:
             source.client().set("large", os.urandom(2_000_000))
             proxy.throttle(400_000)
-        run = online(proxy, target, steer)
+        with migrating(proxy, target) as run:
+            if when is Phase.SNAPSHOT:
+                run.wait_for(lambda: proxy.bytes_down > 100_000, "some of the snapshot")
+            else:
+                run.following()
+                time.sleep(0.2)
+            run.complete(force=True)
     assert run.report.status == "stopped"
     words = "of the snapshot" if when is Phase.SNAPSHOT else "0 bytes behind the source"
     assert words in run.report.errors[0]
@@ -406,13 +337,11 @@ def test_an_abort_leaves_the_source_open(ends: tuple[Server, Server]) -> None:
     """No fence, no drain, no write block: whoever aborts goes on at the source."""
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: clicks.acknowledged > 10, "writers")
-        work.complete(force=True)
-
     with Clicks(source) as clicks:
-        run = online(source, target, steer)
+        with migrating(source, target) as run:
+            run.following()
+            run.wait_for(lambda: clicks.acknowledged > 10, "writers")
+            run.complete(force=True)
         assert run.report.status == "stopped"
         assert run.report.errors[0].startswith("aborted by force, not cut over: ")
         before = clicks.acknowledged
@@ -437,17 +366,17 @@ def test_an_engine_that_dies_after_it_opened_the_target(
     async def die(self: FenceUpkeep | Promotion, fence: Fence | None = None) -> None:
         raise _DiedHere("died here")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        work.complete()
-        await phase(work, Phase.FAILED)
-
     with monkeypatch.context() as patched:
         # It does neither of what is done beside each other.
         patched.setattr(FenceUpkeep, "let_clients_go", die)
         patched.setattr(Promotion, "tidy_up", die)
-        run = online(source, target, steer, checkpoints=store, retry_for=1.0, cut_over_timeout=2.0)
+        with migrating(
+            source, target, checkpoints=store, retry_for=1.0, cut_over_timeout=2.0
+        ) as run:
+            run.following()
+            run.in_sync()
+            run.complete()
+            run.reaches(Phase.FAILED)
     assert run.report.status == "failed"
     assert [key for key in target.client().scan_iter() if key.startswith(OWN_PREFIX)]
     target.client(1).set("key:0", "the user's")
@@ -456,7 +385,7 @@ def test_an_engine_that_dies_after_it_opened_the_target(
         source.client(1).set("key:1", "nobody's")
     source.client().config_set("min-replicas-to-write", 0)
     source.client(1).set("key:1", "nobody's")
-    again = online(source, target, checkpoints=store)
+    again = migrated(source, target, checkpoints=store)
     assert again.report.status == "done", again.report.errors
     assert target.client(1).mget("key:0", "key:1") == [b"the user's", b"1"]
     assert source.client().info("stats")["sync_full"] == 1
@@ -466,28 +395,13 @@ def test_an_engine_that_dies_after_it_opened_the_target(
     assert_tidy(target)
 
 
-class _DiesBeforeTheOpening(MemoryCheckpoint):
-    """An engine that ends just when it would write down that it opens the target."""
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineCheckpoint) and checkpoint.position.promoting:
-            raise StateError("died here")
-        super().save(checkpoint)
-
-
 def test_an_engine_that_dies_behind_the_fence(
     ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The source was told to refuse writes, and the target is not open: the next engine takes that
     back, whether it goes on or is ended by force."""
     source, target = ends
-    store = _DiesBeforeTheOpening()
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        work.complete()
-        await phase(work, Phase.FAILED)
+    store = DiesAt(promoting)
 
     async def nothing(self: FenceUpkeep, *of: object, **more: object) -> None:
         pass
@@ -496,21 +410,18 @@ def test_an_engine_that_dies_behind_the_fence(
         # It tidies nothing up.
         for name in ("take_away", "remove"):
             patched.setattr(FenceUpkeep, name, nothing)
-        run = online(source, target, steer, checkpoints=store)
+        with migrating(source, target, checkpoints=store) as run:
+            run.following()
+            run.in_sync()
+            run.complete()
+            run.reaches(Phase.FAILED)
     assert run.report.status == "failed"
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         source.client().set("key", "1")
-    again = MemoryCheckpoint()
-    checkpoint = store.load()
-    assert checkpoint is not None
-    again.save(checkpoint)
-
-    async def go_on(work: Transfer, run: Run) -> None:
-        await following(work)
-        assert await asyncio.to_thread(source.client(socket_timeout=2).set, "key", "2")
-        await cut_over(work, run, source)
-
-    run = online(source, target, go_on, checkpoints=again)
+    with migrating(source, target, checkpoints=store.left()) as run:
+        run.following()
+        assert source.client(socket_timeout=2).set("key", "2")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
     assert source.client().info("stats")["sync_full"] == 1
@@ -534,9 +445,9 @@ def test_fields_whose_time_passes_behind_the_fence(
     ends = (Endpoint.parse(each.url) for each in (source, target))
     late = Late(*ends, TransferSettings(), lambda: False)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        nonlocal over
-        await following(work)
+    over = 0.0
+    with migrating(source, target, comparison=late) as run:
+        run.following()
         with client.pipeline(transaction=False) as pipe:
             for key, fields in (("lone", 1), ("wide", 700)):
                 names = [f"f{n}" for n in range(fields)]
@@ -546,10 +457,7 @@ def test_fields_whose_time_passes_behind_the_fence(
             pipe.execute_command("HPEXPIRE", "mixed", 1500, "FIELDS", 1, "f")
             pipe.execute()
         over = time.monotonic() + 1.5
-        await cut_over(work, run, source)
-
-    over = 0.0
-    run = online(source, target, steer, comparison=late)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().hgetall("mixed") == {b"lasts": b"y"}
     # Without its import mode the target comes round to them soon.

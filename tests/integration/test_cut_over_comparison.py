@@ -4,8 +4,6 @@ mended, what cannot be mended is named, and writers wait for none of it."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -15,7 +13,6 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
 from engine.model.progress import Phase
@@ -27,11 +24,11 @@ from engine.transfer.cut_over_check import Settle
 from engine.transfer.cut_over_comparison import CutOverComparison
 from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison, verify
-from tests.integration.test_roles import Clicks
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online, refused
+from tests.support.library import Run, migrated, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
+from tests.support.writers import Clicks, writing
 
 MIB = 1 << 20
 
@@ -79,14 +76,12 @@ class Between(Meddling):
 def moved(source: Server, target: Server, change: object, **options: object) -> Run:
     """A migration in sync, then `change`, then the word."""
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, **options) as run:
+        run.following()
+        run.in_sync()
         assert callable(change)
-        await asyncio.to_thread(change)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, **options)
+        change()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification is not None
     assert run.report.verification.ok
@@ -196,7 +191,7 @@ def test_counts_that_differ_behind_the_fence(change: str, server_factory: Server
     # Until it is over, nothing says that it was refused: the operator waits, or asks no more.
     led_back = [
         after
-        for before, after in pairwise(run.progress)
+        for before, after in pairwise(run.history)
         if before.phase is Phase.CUT_OVER and after.phase is Phase.FOLLOW
     ]
     assert [each.trying_again for each in led_back] == [True]
@@ -245,28 +240,16 @@ def test_what_changes_without_a_word_up_to_the_fence(
         client.xadd(key, {"f": "v"}, id="1-1")
         client.xgroup_create(key, "group", "0")
         client.xreadgroup("group", "reader", {key: ">"})
-    over = threading.Event()
 
-    def read() -> None:
-        reader = source.client()
-        with contextlib.suppress(redis.RedisError):
-            while not over.is_set():
-                reader.xreadgroup("group", "reader", {"jobs": "0"})
-                time.sleep(0.002)
+    def read(reader: redis.Redis, _: int) -> None:
+        reader.xreadgroup("group", "reader", {"jobs": "0"})
 
-    reading = threading.Thread(target=read)
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        reading.start()
-        await in_sync(work, source)
-        work.complete()
-
-    try:
-        run = online(source, target, steer, timeout=60)
-    finally:
-        over.set()
-        reading.join()
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        with writing(read, server=source, pause=0.002, until_refused=True):
+            run.in_sync()
+            run.complete()
+            run.join()
     assert run.report.status == "done", (run.report.errors, run.events)
     counts = [
         [
@@ -354,24 +337,21 @@ def test_strings_that_are_lengthened_without_a_word(
     client = source.client()
     client.mset({f"key:{n}": "x" * 20 for n in range(5_000)})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with Proxy(source.host, source.port) as proxy, migrating(proxy, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
         for n in range(5):
             failing = ("BITFIELD", f"key:{n}", "OVERFLOW", "FAIL", "INCRBY", "u2", 800, 9)
             assert client.execute_command(*failing) == [None]
         client.append("key:0", "END")
-        await in_sync(work, source)
+        run.in_sync()
         if then:
             client.config_resetstat()
         if then == "relink":
             proxy.cut_now()
-            await soon(lambda: work.progress.partial_syncs, "the link")
-            await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    with Proxy(source.host, source.port) as proxy:
-        run = online(proxy, target, steer, timeout=60)
+            run.wait_for(lambda: run.progress.partial_syncs, "the link")
+            run.in_sync()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification is not None
     assert run.report.verification.repaired == 5
@@ -389,11 +369,9 @@ def test_strings_that_are_lengthened_all_the_time(server_factory: ServerFactory)
     def lengthen() -> None:
         client.execute_command("BITFIELD", "key:9", "OVERFLOW", "FAIL", "INCRBY", "u2", 99, 9)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, comparison=Between(source, target, lengthen), timeout=60)
+    with migrating(source, target, comparison=Between(source, target, lengthen), timeout=60) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification is not None
     assert "BITFIELD, which was called 1 times since" in run.report.verification.reason
@@ -419,11 +397,9 @@ def test_a_source_that_cannot_be_read_and_its_delivery_counts(
         for _ in range(calls):
             client.xreadgroup("group", "reader", {"jobs": "0"})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, comparison=Between(source, target, read), timeout=60)
+    with migrating(source, target, comparison=Between(source, target, read), timeout=60) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification is not None
     named = "1 keys compared before alone, and may differ by now: database 0, key jobs"
@@ -541,18 +517,16 @@ def test_a_count_that_nothing_explains_is_never_in_sync(server_factory: ServerFa
 
     meddling._what = lose
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        reason = await refused(work, run)
+    with migrating(source, target, comparison=meddling) as run:
+        run.following()
+        run.in_sync()
+        reason = run.refused()
         assert "5,000 keys with a TTL on the source and 4,999 on the target" in reason
         assert "no name is at one end alone" in reason
         assert "--skip-verification" in reason
         assert meddling.looks == 3
         assert target.client().dbsize() < source.client().dbsize() + 3
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, comparison=meddling)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification is not None
     assert run.report.verification.ok
@@ -587,27 +561,18 @@ def test_keys_that_are_written_to_all_the_time(server_factory: ServerFactory) ->
     client.xadd("stream", {"f": "v"}, id="1-1")
     client.xgroup_create("stream", "group", "0")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        writing = asyncio.create_task(asyncio.to_thread(write))
-        await soon(lambda: client.get("n"), "writes")
-        await cut_over(work, run, source)
-        await writing
+    def write(writer: redis.Redis, turn: int) -> None:
+        pipe = writer.pipeline(transaction=False)
+        pipe.set("n", turn + 1)
+        pipe.xadd("stream", {"n": turn + 1})
+        pipe.xreadgroup("group", "reader", {"stream": ">"})
+        pipe.execute()
 
-    def write() -> None:
-        n = 0
-        while True:
-            n += 1
-            try:
-                pipe = client.pipeline(transaction=False)
-                pipe.set("n", n)
-                pipe.xadd("stream", {"n": n})
-                pipe.xreadgroup("group", "reader", {"stream": ">"})
-                pipe.execute()
-            except (redis.ResponseError, redis.ConnectionError):
-                return
-
-    run = online(source, target, steer)
+    with migrating(source, target) as run:
+        run.following()
+        with writing(write, server=source, until_refused=True):
+            run.wait_for(lambda: client.get("n"), "writes")
+            run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification.repaired == 0
     assert not any("tried again" in each for each in run.events)
@@ -650,17 +615,15 @@ def test_a_hyperloglog_in_other_bytes_is_no_difference(server_factory: ServerFac
     client.config_set("hll-sparse-max-bytes", 0)
     target.client().config_set("hll-sparse-max-bytes", 3000)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         client.pfadd("log", *range(100))
         client.pfcount("log")
         client.pfadd("other", *range(100))
-        await in_sync(work, source)
+        run.in_sync()
         assert client.get("log") != target.client().get("log")
         assert client.pfcount("log") == target.client().pfcount("log")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification.repaired == 0
     # And one that counts something else is one.
@@ -694,7 +657,7 @@ def test_until_in_sync_compares_as_well(server_factory: ServerFactory) -> None:
 
     ends = (Endpoint.parse(each.url) for each in (source, target))
     comparison = Late(*ends, TransferSettings(), lambda: False)
-    run = online(source, target, one_go=True, until="in-sync", comparison=comparison)
+    run = migrated(source, target, one_go=True, until="in-sync", comparison=comparison)
     assert run.report.status == "done", (run.report.errors, run.events)
     verification = run.report.verification
     assert verification is not None
@@ -712,21 +675,17 @@ def test_every_key_where_something_asks_for_it(server_factory: ServerFactory) ->
     pipe.execute()
     store = MemoryCheckpoint()
 
-    async def ask(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        check_of(work).require("all", "a script names no keys")
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.in_sync()
+        check_of(run.work).require("all", "a script names no keys")
         # As a value of which no stream says a word would be.
-        await asyncio.to_thread(target.client().set, "key:77", "other")
-        await soon(lambda: store.load().position.compare_all, "the state")
-        work.stop()
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    online(source, target, ask, checkpoints=store)
-    run = online(source, target, steer, checkpoints=store)
+        target.client().set("key:77", "other")
+        run.wait_for(lambda: store.load().position.compare_all, "the state")
+        run.stop()
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert "every key is compared before the cut-over: a script names no keys" in run.events
     assert run.report.verification.compared >= 2000
@@ -743,20 +702,17 @@ def test_a_target_that_stalls_meanwhile(server_factory: ServerFactory) -> None:
     source, target = servers(server_factory, "redis-7.0")
     source.client().set("key", "1")
     with Proxy(target.host, target.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            proxy.stall()
-            reason = await refused(work, run)
-            assert "both ends could not be compared: target" in reason
-            assert source.client(socket_timeout=1).set("key", "2")
-            proxy.stall(False)
-            await cut_over(work, run, source)
-
         ends = Endpoint.parse(source.url), Endpoint.parse(f"redis://{proxy.host}:{proxy.port}")
         settings = TransferSettings(cut_over_timeout=1.5)
         comparison = LiveComparison(*ends, settings, lambda: False)
-        run = online(source, proxy, steer, comparison=comparison)
+        with migrating(source, proxy, comparison=comparison) as run:
+            run.following()
+            run.in_sync()
+            proxy.stall()
+            reason = run.refused()
+            assert "both ends could not be compared: target" in reason
+            assert source.client(socket_timeout=1).set("key", "2")
+            proxy.stall(False)
+            run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"

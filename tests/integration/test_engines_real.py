@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from tests.support.comparison import assert_settled
 from tests.support.servers import ServerFactory
 
 SCAN = ("--source-type", "scan")
-
-
-@pytest.fixture
-def migration(state_url: str, tmp_path: Path) -> Iterator[Migration]:
-    migration = Migration(Cli(state_url, tmp_path), seed=1)
-    yield migration
-    migration.close()
 
 
 def test_a_migration_that_is_killed_again_and_again(

@@ -19,10 +19,8 @@ from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from engine.transfer import target_monitor
-from engine.transfer.transfer import Transfer
-from tests.support.online import following, in_sync, online, refused
+from tests.support.library import copied, migrating
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer
 
 KEYS = 5000
 # A batch that the server holds is memory too: a large one would be refused, and nothing evicted.
@@ -127,18 +125,16 @@ def test_evictions_are_looked_for_beside_the_comparison(
     source, target = ends
     monkeypatch.setattr(target_monitor, "LOOK_SECONDS", 1000.0)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target) as run:
+        run.following()
+        run.in_sync()
         evict(target)
-        assert work.progress.can_complete
-        reason = await refused(work, run, skip_verification=skip)
+        assert run.progress.can_complete
+        reason = run.refused(skip_verification=skip)
         assert reason.startswith("cut-over refused: the target has evicted")
-        assert work.progress.phase is Phase.FOLLOW
-        assert not work.progress.can_complete
-        work.complete(force=True)
-
-    run = online(source, target, steer)
+        assert run.progress.phase is Phase.FOLLOW
+        assert not run.progress.can_complete
+        run.complete(force=True)
     assert run.report.status == "stopped"
 
 
@@ -172,7 +168,7 @@ def test_it_is_not_done_before_the_cut_over_either(
     source, target = ends
     less_than_needed(target)
     for source_type in ("replica", "scan"):
-        run = transfer(source, target, source_type=source_type, until=until_, **SMALL)
+        run = copied(source, target, source_type=source_type, until=until_, **SMALL)
         assert run.report.status == "stopped"
         assert "the target has evicted" in run.report.errors[0]
         # The position stays, and is not the next one's.

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from benches.support.servers import Server
+from benches.support.waiting import SECONDS
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence
 from engine.transfer import extended_keys
 from engine.transfer.cut_over_check import Settle
-from engine.transfer.transfer import Transfer
 from engine.verify import LiveComparison
-from tests.support.comparison import OWN_PREFIX
-from tests.support.online import (
-    SECONDS,
-    YEAR_MS,
-    cut_over,
-    following,
-    in_sync,
-    online,
-    refused,
-)
+from tests.support.library import migrating
+from tests.support.own_keys import OWN_PREFIX, YEAR_MS
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
 
 KEYS = 20_000
 TIMED = 100
@@ -102,24 +94,22 @@ def test_the_target_is_not_walked_through(ends: tuple[Server, Server]) -> None:
     source, target = ends
     before: list[int] = []
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.to_thread(renew, source)
-        await in_sync(work, source)
-        for key in ("timed:0", "set", "renamed twice"):
-            assert target.client(1).pttl(key) > 50 * YEAR_MS
-        assert "the deadline of 1 s passed" in await refused(work, run)
-        comparison.late = False
-        await in_sync(work, source)
-        await asyncio.to_thread(source.client(1).set, "later", "1", ex=600)
-        await in_sync(work, source)
-        before.append(scans(target))
-        work.complete(skip_verification=True)
-        await asyncio.sleep(SECONDS)
-
     urls = (Endpoint.parse(each.url) for each in (source, target))
     comparison = Late(*urls, TransferSettings(), lambda: False)
-    run = online(source, target, steer, cut_over_timeout=1.0, comparison=comparison)
+    with migrating(source, target, cut_over_timeout=1.0, comparison=comparison) as run:
+        run.following()
+        renew(source)
+        run.in_sync()
+        for key in ("timed:0", "set", "renamed twice"):
+            assert target.client(1).pttl(key) > 50 * YEAR_MS
+        assert "the deadline of 1 s passed" in run.refused()
+        comparison.late = False
+        run.in_sync()
+        source.client(1).set("later", "1", ex=600)
+        run.in_sync()
+        before.append(scans(target))
+        run.complete(skip_verification=True)
+        time.sleep(SECONDS)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert scans(target) == before[0]
     assert_set_back(source, target)
@@ -136,17 +126,15 @@ def test_names_that_are_not_known(
         names = extended_keys.ExtendedNames
         monkeypatch.setattr(extended_keys, "ExtendedNames", lambda: names(names_most=TIMED // 2))
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.to_thread(renew, source)
+    with migrating(source, target) as run:
+        run.following()
+        renew(source)
         if why == "swapped":
-            await asyncio.to_thread(source.client().swapdb, 1, 2)
-            await asyncio.to_thread(source.client(1).set, "later", "1", ex=600)
-        await in_sync(work, source)
+            source.client().swapdb(1, 2)
+            source.client(1).set("later", "1", ex=600)
+        run.in_sync()
         before.append(scans(target))
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert scans(target) - before[0] >= KEYS // 1000
     assert_set_back(source, target)

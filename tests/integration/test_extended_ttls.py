@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -18,19 +17,18 @@ import redis
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
-from benches.support.waiting import soon
 from engine.errors import ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.transfer import extended_ttls
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
-from engine.transfer.transfer import Transfer
 from engine.wire.control_connection import admin
 from engine.wire.event_loop import run as run_loop
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online, phase, refused
+from tests.support.library import migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
+from tests.support.writers import writing
 
 HOUR_MS = 3_600_000
 
@@ -41,31 +39,10 @@ def ends(request: pytest.FixtureRequest, server_factory: ServerFactory) -> tuple
     return server_factory(known("redis-7.0")), server_factory(known(request.param))
 
 
-class Brief:
-    """Sets keys that live for 3 s, again and again, until the source refuses."""
-
-    def __init__(self, server: Server) -> None:
-        self._client = server.client(socket_timeout=20)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        n = 0
-        while not self._over.wait(0.01):
-            try:
-                self._client.set(f"brief:{n % 500}", n, px=3000)
-                self._client.rename(f"brief:{n % 500}", f"renamed:{n % 7}")
-            except redis.RedisError:
-                return
-            n += 1
-
-    def __enter__(self) -> Brief:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join(60)
+def brief(client: redis.Redis, turn: int) -> None:
+    """Set keys that live for 3 s."""
+    client.set(f"brief:{turn % 500}", turn, px=3000)
+    client.rename(f"brief:{turn % 500}", f"renamed:{turn % 7}")
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
@@ -84,28 +61,28 @@ def test_a_stall_behind_a_refused_cut_over(ends: tuple[Server, Server], at_once:
     async def gate(own_key: bytes) -> CutOverCheckResult:
         return next(looks)
 
-    with Proxy(target.host, target.port) as proxy, Brief(source):
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            assert "refused: not yet" in await refused(work, run)
+    with (
+        Proxy(target.host, target.port) as proxy,
+        writing(brief, server=source, pause=0.01, until_refused=True),
+    ):
+        began = time.monotonic()
+        # The target's own deadlines are 10 s away at the most when the stall ends.
+        with migrating(source, proxy, cut_over_timeout=3.0, gate_in_sync=gate) as run:
+            run.following()
+            run.in_sync()
+            assert "refused: not yet" in run.refused()
             if not at_once:
-                await in_sync(work, source)
+                run.in_sync()
                 assert target.client().pttl("far") > EXTEND_MS // 2
                 assert target.client().pttl("near") > EXTEND_MS // 2
             proxy.stall()
             client.persist("near")
             client.pexpire("nearer", HOUR_MS)
             client.persist("far")
-            await asyncio.sleep(max(began + 10 - time.monotonic(), 0))
+            time.sleep(max(began + 10 - time.monotonic(), 0))
             proxy.stall(False)
             client.set("key", "1")
-            await cut_over(work, run, source)
-
-        began = time.monotonic()
-        # The target's own deadlines are 10 s away at the most when the stall ends.
-        run = online(source, proxy, steer, cut_over_timeout=3.0, gate_in_sync=gate)
+            run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().mget("near", "nearer", "far") == [b"x"] * 3
     assert target.client().pttl("near") == -1
@@ -118,25 +95,22 @@ def test_a_target_that_stalls_while_deadlines_are_set_back(ends: tuple[Server, S
     client = source.client()
     client.set("key", "1", ex=600)
 
-    with Proxy(target.host, target.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            proxy.stall()
-            began = time.monotonic()
-            reason = await refused(work, run)
-            assert (
-                "TTLs that were extended on the target could not be restored within 1.5 s" in reason
-            )
-            assert time.monotonic() - began < 5
-            # Nobody was held up meanwhile.
-            assert source.client(socket_timeout=1).set("key", "2", ex=500)
-            proxy.stall(False)
-            await cut_over(work, run, source)
-
-        # Without the comparison before it, which would be refused for the stall first.
-        run = online(source, proxy, steer, cut_over_timeout=1.5, comparison=None)
+    # Without the comparison before it, which would be refused for the stall first.
+    with (
+        Proxy(target.host, target.port) as proxy,
+        migrating(source, proxy, cut_over_timeout=1.5, comparison=None) as run,
+    ):
+        run.following()
+        run.in_sync()
+        proxy.stall()
+        began = time.monotonic()
+        reason = run.refused()
+        assert "TTLs that were extended on the target could not be restored within 1.5 s" in reason
+        assert time.monotonic() - began < 5
+        # Nobody was held up meanwhile.
+        assert source.client(socket_timeout=1).set("key", "2", ex=500)
+        proxy.stall(False)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
     assert 0 < target.client().ttl("key") <= 500
@@ -149,28 +123,26 @@ def test_what_was_far_becomes_near(ends: tuple[Server, Server]) -> None:
     client.set("far", "x", px=61_000)
     client.set("farther", "x", px=HOUR_MS)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, extend_horizon=60.0) as run:
+        run.following()
+        run.in_sync()
         there = target.client()
         assert 0 < there.pttl("far") <= 61_000
-        await asyncio.sleep(2)
+        time.sleep(2)
         # As if it had gone on for so long: a quarter of the horizon is over.
-        checkpoint = work._way.lanes[0]._checkpoint  # type: ignore[union-attr]
+        checkpoint = run.work._way.lanes[0]._checkpoint  # type: ignore[union-attr]
         checkpoint.note(begun_at=time.time() - 20)
-        await soon(lambda: there.pttl("far") > EXTEND_MS // 2, "lifted")
+        run.wait_for(lambda: there.pttl("far") > EXTEND_MS // 2, "lifted")
         assert 0 < there.pttl("farther") <= HOUR_MS
-        await soon(lambda: checkpoint.mark.begun_at > time.time() - 20, "noted")
+        run.wait_for(lambda: checkpoint.mark.begun_at > time.time() - 20, "noted")
         # And once more, too late: what is named meanwhile is read again.
-        await in_sync(work, source)
+        run.in_sync()
         checkpoint.note(begun_at=time.time() - 50)
-        await phase(work, Phase.CATCH_UP)
-        await in_sync(work, source)
+        run.reaches(Phase.CATCH_UP)
+        run.in_sync()
         assert not checkpoint.mark.released
         assert checkpoint.mark.begun_at > time.time() - 20
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, extend_horizon=60.0)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert 0 < target.client().pttl("far") <= 60_000
     assert_tidy(target)
@@ -241,26 +213,22 @@ def test_ttls_that_count_from_a_time_that_is_gone(
     client = source.client()
     client.mset({"expire": 1, "persisted": 1, "renamed": 1})
 
-    with Proxy(source.host, source.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            proxy.refuse()
-            proxy.cut_now()
-            client.expire("expire", 600)
-            client.execute_command("SETEX", "setex", 600, 1)
-            client.set("set", 1, px=600_000)
-            client.expire("renamed", 600)
-            client.rename("renamed", "new")
-            client.expire("persisted", 600)
-            client.persist("persisted")
-            await asyncio.sleep(4)
-            proxy.refuse(False)
-            await soon(lambda: target.client().exists("setex"), "the stream goes on")
-            await following(work)
-            await cut_over(work, run, source)
-
-        run = online(proxy, target, steer)
+    with Proxy(source.host, source.port) as proxy, migrating(proxy, target) as run:
+        run.following()
+        proxy.refuse()
+        proxy.cut_now()
+        client.expire("expire", 600)
+        client.execute_command("SETEX", "setex", 600, 1)
+        client.set("set", 1, px=600_000)
+        client.expire("renamed", 600)
+        client.rename("renamed", "new")
+        client.expire("persisted", 600)
+        client.persist("persisted")
+        time.sleep(4)
+        proxy.refuse(False)
+        run.wait_for(lambda: target.client().exists("setex"), "the stream goes on")
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     for key in ("expire", "setex", "set", "new"):
         assert abs(client.pttl(key) - target.client().pttl(key)) < 1000, key
@@ -278,30 +246,26 @@ def test_relative_deadlines_behind_a_link_that_stood_still(
     client = source.client()
     client.mset({f"filler:{n}": "x" * 1000 for n in range(1000)})
 
-    with Proxy(source.host, source.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            for n in range(2):
-                client.execute_command("SETEX", f"before:{n}", 1000, "x")
-                await asyncio.sleep(0.5)
-                (proxy.stall_busiest if alone else proxy.stall)(True)
-                for part in range(6):
-                    name = f"{n}:{part}"
-                    client.execute_command("SETEX", f"setex:{name}", 1000, "x")
-                    client.set(f"set:{name}", "x", px=900_000)
-                    client.rename(f"set:{name}", f"renamed:{name}")
-                    client.set(f"expire:{name}", "x")
-                    client.expire(f"expire:{name}", 2000)
-                    client.expire(f"before:{n}", 500)
-                    # Up to a second before it flows again: what is later than that is seen.
-                    await asyncio.sleep(0.5 if part < 5 else 1.25)
-                (proxy.stall_busiest if alone else proxy.stall)(False)
-                await soon(lambda n=n: target.client().exists(f"expire:{n}:5"), "it flows again")
-                await following(work)
-            await cut_over(work, run, source)
-
-        run = online(proxy, target, steer)
+    with Proxy(source.host, source.port) as proxy, migrating(proxy, target) as run:
+        run.following()
+        for n in range(2):
+            client.execute_command("SETEX", f"before:{n}", 1000, "x")
+            time.sleep(0.5)
+            (proxy.stall_busiest if alone else proxy.stall)(True)
+            for part in range(6):
+                name = f"{n}:{part}"
+                client.execute_command("SETEX", f"setex:{name}", 1000, "x")
+                client.set(f"set:{name}", "x", px=900_000)
+                client.rename(f"set:{name}", f"renamed:{name}")
+                client.set(f"expire:{name}", "x")
+                client.expire(f"expire:{name}", 2000)
+                client.expire(f"before:{n}", 500)
+                # Up to a second before it flows again: what is later than that is seen.
+                time.sleep(0.5 if part < 5 else 1.25)
+            (proxy.stall_busiest if alone else proxy.stall)(False)
+            run.wait_for(lambda n=n: target.client().exists(f"expire:{n}:5"), "it flows again")
+            run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert any("arrives late" in event for event in run.events), run.events
     assert_same_ends(source, target)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
+from benches.support.waiting import soon, wait_for
 from engine._native import Sent
 from engine.errors import LinkError
 from engine.model.endpoint import Endpoint
@@ -28,10 +29,10 @@ from engine.targets.applier import Applier
 from engine.transfer.transfer import Transfer
 from engine.wire.event_loop import run
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.library import Run, copying, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.raw_replica import POSITION_KEY, batch_of
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer
 
 # One way. A portion of the stream is read after some milliseconds: dozens go within a round trip.
 DELAY = 0.1
@@ -65,66 +66,66 @@ def leaving(work: Transfer) -> bool:
     return follower is None or follower._left is None or follower._leaving is not None
 
 
-async def stall_line(work: Transfer, far: Proxy) -> None:
+def stall_line(run: Run, far: Proxy) -> None:
     """Let nothing through any more, as soon as nothing is under way."""
-    await soon(lambda: quick(work) and not under_way(work), "nothing is under way")
-    await asyncio.to_thread(far.stall)
+    run.wait_for(lambda: quick(run.work) and not under_way(run.work), "nothing is under way")
+    far.stall()
 
 
-async def write_while_stalled(work: Transfer, source: Server, far: Proxy, *writes: Write) -> None:
+def write_while_stalled(run: Run, source: Server, far: Proxy, *writes: Write) -> None:
     """Run `writes` on the source, each in a transaction of its own; the line lets none of them
     through until it is told to, unless something wants a look meanwhile."""
-    await stall_line(work, far)
+    stall_line(run, far)
     client, n = source.client(), 0
     for write in writes:
-        await asyncio.to_thread(write, client)
+        write(client)
         n += 1
-        await soon(lambda n=n: under_way(work) >= n or leaving(work), "it is sent")  # type: ignore[misc]
-        if under_way(work) < n:
-            await asyncio.to_thread(far.stall, False)
-            await stall_line(work, far)
+        run.wait_for(lambda n=n: under_way(run.work) >= n or leaving(run.work), "it is sent")  # type: ignore[misc]
+        if under_way(run.work) < n:
+            far.stall(False)
+            stall_line(run, far)
             n = 0
 
 
-async def sent(work: Transfer, source: Server, *writes: Write) -> int:
+def sent(run: Run, source: Server, *writes: Write) -> int:
     """Run `writes` on the source one after the other, each in a portion of its own; how many
     transactions were under way at the most."""
-    await soon(lambda: quick(work) and not under_way(work), "nothing is under way")
+    run.wait_for(lambda: quick(run.work) and not under_way(run.work), "nothing is under way")
     client, most = source.client(), 0
     for write in writes:
-        await asyncio.to_thread(write, client)
-        await asyncio.sleep(_PAUSE)
-        most = max(most, under_way(work))
+        write(client)
+        time.sleep(_PAUSE)
+        most = max(most, under_way(run.work))
     return most
 
 
-async def far_away(work: Transfer, far: Proxy, source: Server) -> None:
+def far_away(run: Run, far: Proxy, source: Server) -> None:
     """Follow, with the target far away from then on: the link is made anew to find out."""
-    await following(work)
-    applier = work._way.lanes[0]._follower.applier  # type: ignore[union-attr]
+    run.following()
+    applier = run.work._way.lanes[0]._follower.applier  # type: ignore[union-attr]
     before = applier.reconnects
     far.delay(DELAY)
     far.cut_now()
     source.client().set("far", 1)
     # A busy machine may have taken it for far before.
-    await soon(lambda: applier.reconnects > before and quick(work), "the target is known to be far")
-    await following(work)
+    run.wait_for(
+        lambda: applier.reconnects > before and quick(run.work), "the target is known to be far"
+    )
+    run.following()
 
 
 def moved(
     ends: tuple[Server, Server, Proxy],
-    steer: Callable[[Transfer, Server, Server, Proxy], Awaitable[None]],
+    steer: Callable[[Run, Server, Server, Proxy], None],
 ) -> Run:
     """A migration that `steer` does something to while the target is far; compared at its end."""
     source, target, far = ends
 
-    async def main(work: Transfer, run: Run) -> None:
-        await far_away(work, far, source)
-        await steer(work, source, target, far)
+    with migrating(source, far, retry_for=60.0) as run:
+        far_away(run, far, source)
+        steer(run, source, target, far)
         far.delay(0.0)
-        await cut_over(work, run, source)
-
-    run = online(source, far, main, retry_for=60.0)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_tidy(target)
     assert_settled(source, target, 5)
@@ -132,9 +133,9 @@ def moved(
 
 
 def test_several_are_under_way(ends: tuple[Server, Server, Proxy]) -> None:
-    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+    def steer(run: Run, source: Server, target: Server, far: Proxy) -> None:
         incr: Write = lambda client: client.incr("count")  # noqa: E731
-        await write_while_stalled(work, source, far, *[incr] * 40)
+        write_while_stalled(run, source, far, *[incr] * 40)
         far.stall(False)
 
     moved(ends, steer)
@@ -144,13 +145,13 @@ def test_several_are_under_way(ends: tuple[Server, Server, Proxy]) -> None:
 def test_a_command_that_fails_with_others_behind_it(ends: tuple[Server, Server, Proxy]) -> None:
     """What is derived of a key that the target has otherwise, while the failure is on its way."""
 
-    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
-        await sent(work, source, lambda client: client.rpush("list", "a", "b", "c"))
-        await soon(lambda: target.client().llen("list") == 3, "the list is there")
+    def steer(run: Run, source: Server, target: Server, far: Proxy) -> None:
+        sent(run, source, lambda client: client.rpush("list", "a", "b", "c"))
+        run.wait_for(lambda: target.client().llen("list") == 3, "the list is there")
         target.client().delete("list")
         target.client().set("list", "not a list")
-        await write_while_stalled(
-            work,
+        write_while_stalled(
+            run,
             source,
             far,
             lambda client: client.rpush("list", "d"),
@@ -162,8 +163,8 @@ def test_a_command_that_fails_with_others_behind_it(ends: tuple[Server, Server, 
             lambda client: client.rename("other", "another"),
         )
         far.stall(False)
-        await sent(
-            work,
+        sent(
+            run,
             source,
             lambda client: client.sort("list", store="sorted", alpha=True),
             lambda client: client.rename("another", "last"),
@@ -179,7 +180,7 @@ def test_one_is_refused_and_those_behind_it_applied(ends: tuple[Server, Server, 
     target = ends[1]
     memory = target.client()
 
-    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+    def steer(run: Run, source: Server, target: Server, far: Proxy) -> None:
         for turn in range(20):
             a, b, c = f"a:{turn}", f"b:{turn}", f"c:{turn}"
             writes: list[Write] = [
@@ -197,8 +198,8 @@ def test_one_is_refused_and_those_behind_it_applied(ends: tuple[Server, Server, 
                 lambda client, a=a: client.incr(a),
                 lambda client, c=c: client.rpush(c, "z"),
             ]
-            await sent(work, source, *writes)
-            if work.progress.repaired_keys:
+            sent(run, source, *writes)
+            if run.progress.repaired_keys:
                 return
 
     run = moved(ends, steer)
@@ -210,15 +211,15 @@ def test_one_is_refused_and_those_behind_it_applied(ends: tuple[Server, Server, 
 def test_all_are_refused_for_a_while(ends: tuple[Server, Server, Proxy]) -> None:
     """Then each is applied once, in its order, when the target takes it."""
 
-    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
-        await sent(work, source, lambda client: client.ping())
+    def steer(run: Run, source: Server, target: Server, far: Proxy) -> None:
+        sent(run, source, lambda client: client.ping())
         target.client().config_set("maxmemory", 1)
         incr: Write = lambda client: client.incr("count")  # noqa: E731
         push: Write = lambda client: client.rpush("list", client.incr("count"))  # noqa: E731
-        await write_while_stalled(work, source, far, *[incr, push] * 10)
+        write_while_stalled(run, source, far, *[incr, push] * 10)
         far.stall(False)
         # The first of them was refused by then.
-        await soon(lambda: "out of memory" in work.progress.reason, "the refusal")
+        run.wait_for(lambda: "out of memory" in run.progress.reason, "the refusal")
         target.client().config_set("maxmemory", 0)
 
     run = moved(ends, steer)
@@ -235,24 +236,19 @@ def pushes(turn: int, n: int) -> Write:
     return lambda client: client.rpush(f"list:{n % 3}", f"{turn}:{n}")
 
 
-async def cut_after(far: Proxy, seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    await asyncio.to_thread(far.cut_now)
-
-
 def test_links_cut_with_several_under_way(ends: tuple[Server, Server, Proxy]) -> None:
     chance = random.Random(11)
 
-    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+    def steer(run: Run, source: Server, target: Server, far: Proxy) -> None:
         most = 0
-        loop = asyncio.get_running_loop()
         for turn in range(3):
             writes: list[Write] = [
                 chance.choice([counts(turn, n), pushes(turn, n)]) for n in range(12)
             ]
-            cut = loop.create_task(cut_after(far, chance.uniform(0.02, 0.3)))
-            most = max(most, await sent(work, source, *writes))
-            await cut
+            cut = threading.Timer(chance.uniform(0.02, 0.3), far.cut_now)
+            cut.start()
+            most = max(most, sent(run, source, *writes))
+            cut.join()
         assert most > 1
 
     moved(ends, steer)
@@ -268,18 +264,16 @@ def test_a_user_who_may_not_end_connections_has_one_under_way(
     far.delay(0.02)
     seen: list[int] = []
 
-    async def main(work: Transfer, run: Run) -> None:
-        await following(work)
+    user = f"redis://mover:secret@{far.host}:{far.port}"
+    with copying(source, user, one_go=False, source_type="replica") as run:
+        run.following()
         incr: Write = lambda client: client.incr("count")  # noqa: E731
         for _ in range(10):
-            await asyncio.to_thread(incr, source.client())
-            await asyncio.sleep(_PAUSE)
-            seen.append(under_way(work))
-        assert not work._way.lanes[0]._follower.applier.several  # type: ignore[union-attr]
-        await cut_over(work, run, source)
-
-    user = f"redis://mover:secret@{far.host}:{far.port}"
-    run = transfer(source, user, meanwhile=main, one_go=False, source_type="replica")
+            incr(source.client())
+            time.sleep(_PAUSE)
+            seen.append(under_way(run.work))
+        assert not run.work._way.lanes[0]._follower.applier.several  # type: ignore[union-attr]
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert max(seen) <= 1
     assert_settled(source, target, 5)
@@ -292,19 +286,19 @@ def test_an_engine_that_lost_its_link_ends_what_was_under_way(
     the first link is held up, and let go once the next one has gone on."""
     target = ends[1]
 
-    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+    def steer(run: Run, source: Server, target: Server, far: Proxy) -> None:
         incr: Write = lambda client: client.incr("count")  # noqa: E731
-        await sent(work, source, *[incr] * 20)
-        applier = work._way.lanes[0]._follower.applier  # type: ignore[union-attr]
+        sent(run, source, *[incr] * 20)
+        applier = run.work._way.lanes[0]._follower.applier  # type: ignore[union-attr]
         first = applier.link.client
         assert first is not None
         # To the engine the link is lost; to the target it is not.
         assert applier.link.connection is not None
         applier.link.connection.fail(LinkError("lost", fault="target"))
-        await soon(lambda: applier.link.client not in (None, first), "a new link")
+        run.wait_for(lambda: applier.link.client not in (None, first), "a new link")
         ids = [int(each["id"]) for each in target.client().client_list()]
         assert first not in ids
-        await sent(work, source, *[incr] * 20)
+        sent(run, source, *[incr] * 20)
 
     moved(ends, steer)
     assert target.client().get("count") == b"40"
@@ -318,17 +312,15 @@ def test_a_target_that_is_emptied_with_several_under_way(
     source, target, far = ends
     source.client().mset({f"old:{n}": n for n in range(50)})
 
-    async def main(work: Transfer, run: Run) -> None:
-        await far_away(work, far, source)
+    with migrating(source, far, retry_for=60.0) as run:
+        far_away(run, far, source)
         incr: Write = lambda client: client.incr("count")  # noqa: E731
-        while under_way(work) < 2:
-            await asyncio.to_thread(far.stall, False)
-            await write_while_stalled(work, source, far, *[incr] * 5)
-        await asyncio.to_thread(target.client().flushall)
+        while under_way(run.work) < 2:
+            far.stall(False)
+            write_while_stalled(run, source, far, *[incr] * 5)
+        target.client().flushall()
         far.stall(False)
-        await soon(lambda: work.progress.phase in ENDS, "the end")
-
-    run = online(source, far, main, retry_for=60.0)
+        run.wait_for(lambda: run.progress.phase in ENDS, "the end")
     assert run.report.status == "stopped", (run.report, run.events)
     assert "has lost this migration's position" in run.report.errors[0]
 
@@ -342,29 +334,29 @@ def test_a_target_whose_data_went_back_with_several_under_way(
     older.client().config_set("repl-diskless-sync-delay", 0)
     target.client().config_set("repl-diskless-sync-delay", 0)
 
-    async def copied(server: Server, primary: Server) -> None:
+    def become_copy(server: Server, primary: Server) -> None:
         """`server` becomes a copy of `primary`, and a primary again."""
         client = server.client()
         client.replicaof(primary.host, primary.port)  # type: ignore[no-untyped-call]
-        await soon(lambda: client.info()["master_link_status"] == "up", "the copy")
+        wait_for(lambda: client.info()["master_link_status"] == "up", "the copy")
         client.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
 
-    async def steer(work: Transfer, source: Server, target: Server, far: Proxy) -> None:
+    def steer(run: Run, source: Server, target: Server, far: Proxy) -> None:
         incr: Write = lambda client: client.incr("count")  # noqa: E731
         put: Write = lambda client: client.set("lost", 1)  # noqa: E731
-        await sent(work, source, incr)
-        await soon(lambda: target.client().get("count") == b"1", "what was written")
-        await copied(older, target)
-        await sent(work, source, put)
-        await soon(lambda: target.client().exists("lost"), "what gets lost")
-        await soon(lambda: not under_way(work), "its answer")
-        while under_way(work) < 2:
-            await asyncio.to_thread(far.stall, False)
-            await write_while_stalled(work, source, far, *[incr] * 10)
-        await copied(target, older)
+        sent(run, source, incr)
+        run.wait_for(lambda: target.client().get("count") == b"1", "what was written")
+        become_copy(older, target)
+        sent(run, source, put)
+        run.wait_for(lambda: target.client().exists("lost"), "what gets lost")
+        run.wait_for(lambda: not under_way(run.work), "its answer")
+        while under_way(run.work) < 2:
+            far.stall(False)
+            write_while_stalled(run, source, far, *[incr] * 10)
+        become_copy(target, older)
         assert not target.client().exists("lost")
-        await asyncio.to_thread(far.stall, False)
-        await soon(lambda: work.progress.full_syncs == 2, "another full sync")
+        far.stall(False)
+        run.wait_for(lambda: run.progress.full_syncs == 2, "another full sync")
 
     moved(ends, steer)
     assert target.client().get("count") == ends[0].client().get("count")

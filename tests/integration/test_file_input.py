@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import zstandard
 
 from benches.support.engines import Cli
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.errors import InvalidParameterValueException
 from engine.front.engine import Engine
 from engine.model.credentials import Credentials
@@ -39,13 +40,6 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     ),
     "zstd, in Valkey's envelope": lambda data: b"VCS\1\2\0\1" + zstandard.compress(data),
 }
-
-
-@pytest.fixture
-def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
-    runner = Cli(state_url, tmp_path)
-    yield runner
-    runner.close()
 
 
 def piped(cli: Cli, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -302,11 +296,12 @@ def test_a_file_saved_while_slots_were_on_their_way_in(
     giver.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 9_999)
     taker.execute_command("CLUSTER", "ADDSLOTSRANGE", 10_000, 16_383)
     taker.execute_command("CLUSTER", "MEET", one.host, one.port)
-    wait_until(
+    wait_for(
         lambda: all(
             b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
             for client in (giver, taker)
-        )
+        ),
+        "a cluster of both",
     )
     names = [b"key:%d" % n for n in range(3000)]
     for client, ours in ((giver, range(10_000)), (taker, range(10_000, 16_384))):
@@ -322,8 +317,9 @@ def test_a_file_saved_while_slots_were_on_their_way_in(
     giver.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", 0, 9_999, "NODE", node)
     # It hides them from all but this.
     first = [slot for slot in map(key_slot, names) if slot < 10_000][:50]
-    wait_until(
-        lambda: any(taker.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in first)
+    wait_for(
+        lambda: any(taker.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in first),
+        "the first of the keys that move",
     )
     taker.save()
     assert taker.dbsize() == kept
@@ -335,10 +331,3 @@ def test_a_file_saved_while_slots_were_on_their_way_in(
     (line,) = report.left_out
     assert "keys of slots that were on their way in" in line
     assert int(line.split()[0].replace(",", "")) > 0
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

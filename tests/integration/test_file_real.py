@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from benches.support.compare import assert_equal, compare
 from benches.support.engines import Cli
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
+from benches.support.waiting import wait_for
 from engine.errors import (
     InvalidParameterCombinationException,
     InvalidParameterValueException,
@@ -35,19 +36,13 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.verify import Verification, verify_file
 from engine.wire.event_loop import run
+from tests.support.in_one_go import migrate
+from tests.support.library import copied
 from tests.support.servers import ServerFactory, known, url_of
 from tests.support.snapshots import Saved, fill, save, snapshot
-from tests.support.transfers import transfer
 from tests.unit.test_rdb_field import fill_edges
 
 HOUR_MS = 3_600_000
-
-
-@pytest.fixture
-def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
-    runner = Cli(state_url, tmp_path)
-    yield runner
-    runner.close()
 
 
 def written(folder: Path, data: bytes, name: str = "dump.rdb") -> str:
@@ -77,26 +72,6 @@ def saved_with_deadlines(server: Server) -> Saved:
         while client.exists(key[1]):
             time.sleep(0.05)
     return saved
-
-
-def migrate(state: str, source: str, target: str, **settings: Any) -> tuple[Report, list[str]]:
-    """Migrate in this process; the report and what was said."""
-    told: list[str] = []
-
-    async def main() -> Report:
-        engine = Engine(state, credentials=Credentials(()))
-        try:
-            return await engine.migrate(
-                Endpoint.parse(source),
-                Endpoint.parse(target),
-                settings=TransferSettings(**settings),
-                on_event=told.append,
-                on_progress=lambda progress: told.append(progress.reason),
-            )
-        finally:
-            engine.close()
-
-    return run(main()), told
 
 
 def test_every_server_s_file_into_every_other(
@@ -149,7 +124,7 @@ def test_every_encoding_s_edge_in_files_of_further_servers(
     source, target = (server_factory(known(name)) for name in names)
     fill_edges(source)
     source.client().save()
-    run = transfer(f"rdb:{source.folder}/dump.rdb", target, source_type="auto")
+    run = copied(f"rdb:{source.folder}/dump.rdb", target, source_type="auto")
     assert run.report.status == "done", run.report.errors
     assert_equal(source.url, target.url)
 
@@ -341,10 +316,7 @@ def test_links_that_break_and_runs_that_are_cut_off(
         proxy.throttle(4 << 20)
         arguments = ("--source", f"rdb:{source.folder}/dump.rdb", "--target", url_of(proxy))
         running = cli.start("migrate", *arguments)
-        deadline = time.monotonic() + 60
-        while not target.client().dbsize():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: target.client().dbsize(), "the first keys")
         running.kill()
         running.communicate()
         proxy.throttle(None)
@@ -445,7 +417,7 @@ def test_another_file_for_a_target_that_was_emptied_meanwhile(
         earlier = Checkpoint(ScanPosition("", 0, 0), "", file=mark)
         store.save(Checkpoint.from_dict(json.loads(json.dumps(earlier.to_dict()))))
         there.set("old:1", 1)
-        done = transfer(
+        done = copied(
             f"rdb:{source.folder}/dump.rdb", target, checkpoints=store, source_type="auto"
         )
         assert done.report.status == "stopped"
@@ -453,7 +425,7 @@ def test_another_file_for_a_target_that_was_emptied_meanwhile(
         assert store.load() == earlier
         assert there.dbsize() == 1
         there.flushall()
-        done = transfer(
+        done = copied(
             f"rdb:{source.folder}/dump.rdb", target, checkpoints=store, source_type="auto"
         )
         assert done.report.status == "done", done.report.errors
@@ -465,7 +437,7 @@ def test_another_file_for_a_target_that_was_emptied_meanwhile(
         assert kept.file is not None
         assert not kept.file.held_before
         assert kept.file.identity.endswith(f"-{Path(source.folder, 'dump.rdb').stat().st_size}")
-        done = transfer(
+        done = copied(
             f"rdb:{source.folder}/dump.rdb", target, checkpoints=store, source_type="auto"
         )
         assert done.report.status == "done", done.report.errors

@@ -45,7 +45,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from tests.support.online import assert_tidy
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import known
 
 ServerFactory = Callable[..., Server]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
+from benches.support.waiting import wait_for
 from engine.model.online_checkpoint import OnlineCheckpoint, position_key
 from engine.model.progress import Phase
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.transfer import Transfer
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, online, phase
+from tests.support.library import migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Counters
-from tests.support.transfers import Run
 
 NAMES = ("redis-7.0", "valkey-9")
 
@@ -47,18 +45,14 @@ def test_the_backlog_is_gone(ends: tuple[Server, Server], deleted: int) -> None:
         pipe.delete(*(f"key:{n}" for n in range(deleted)))
         pipe.execute()
 
-    with Proxy(source.host, source.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            proxy.refuse()
-            proxy.cut_now()
-            await asyncio.to_thread(write)
-            proxy.refuse(False)
-            await soon(lambda: work.progress.full_syncs == 2, "another full sync")
-            await cut_over(work, run, source)
-
-        run = online(proxy, target, steer)
+    with Proxy(source.host, source.port) as proxy, migrating(proxy, target) as run:
+        run.following()
+        proxy.refuse()
+        proxy.cut_now()
+        write()
+        proxy.refuse(False)
+        run.wait_for(lambda: run.progress.full_syncs == 2, "another full sync")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 2
     assert any("full sync again" in event for event in run.events)
@@ -75,16 +69,13 @@ def test_the_backlog_is_gone(ends: tuple[Server, Server], deleted: int) -> None:
 def test_the_target_loses_its_data(ends: tuple[Server, Server]) -> None:
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.sleep(0.2)
+    with Counters(source) as counters, migrating(source, target) as run:
+        run.following()
+        time.sleep(0.2)
         target.client().flushall()
-        await soon(lambda: work.progress.full_syncs == 2, "another full sync")
-        await asyncio.to_thread(counters.stop)
-        await cut_over(work, run, source)
-
-    with Counters(source) as counters:
-        run = online(source, target, steer)
+        run.wait_for(lambda: run.progress.full_syncs == 2, "another full sync")
+        counters.stop()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     lost = (
         "the target has lost this migration's data: dialling again, to ask the "
@@ -101,13 +92,11 @@ def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         source.kill()
-        await asyncio.to_thread(source.restart)
-        await phase(work, Phase.STOPPED)
-
-    run = online(source, target, steer, checkpoints=store)
+        source.restart()
+        run.reaches(Phase.STOPPED)
     assert run.report.status == "stopped"
     assert "the source has 0 keys left, and the target has 30" in run.report.errors[0]
     assert target.client().mget("key:0", "key:299") == [b"0", b"299"]
@@ -116,11 +105,9 @@ def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
     source.client().mset({f"key:{n}": n for n in range(300)})
     source.client(1).set("timed", "x", ex=3000)
 
-    async def go_on(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(source, target, go_on, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert_tidy(target)
@@ -131,19 +118,16 @@ def test_the_source_comes_back_empty_and_is_given_up(ends: tuple[Server, Server]
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         source.kill()
-        await asyncio.to_thread(source.restart)
-        await phase(work, Phase.STOPPED)
-
-    online(source, target, steer, checkpoints=store)
-
-    async def force(work: Transfer, run: Run) -> None:
-        work.complete(force=True)
+        source.restart()
+        run.reaches(Phase.STOPPED)
 
     # Forced before it has begun to look, as a worker is that finds the operator's word at once.
-    run = online(source, target, force, checkpoints=store)
+    run = migrating(source, target, checkpoints=store)
+    run.complete(force=True)
+    run.start().join()
     assert run.report.errors[0].startswith("aborted by force, not cut over: ")
     assert target.client().dbsize() == 301
     assert 0 < target.client(1).ttl("timed") <= 3000
@@ -155,41 +139,23 @@ def test_two_engines_with_one_token(ends: tuple[Server, Server]) -> None:
     source, target = ends
     source.client().config_set("repl-backlog-size", 16 << 20)
     stores = MemoryCheckpoint(), MemoryCheckpoint()
-    works: list[Transfer] = []
-    runs: list[Run] = []
 
-    async def end(work: Transfer, run: Run) -> None:
-        """Whichever is left over cuts over."""
-        await soon(
-            lambda: any(each.progress.phase is Phase.FAILED for each in works), "one to stop"
-        )
-        if work.progress.phase is Phase.FAILED:
-            return
-        # What the other one does on its way out would show now.
-        await asyncio.sleep(0.5)
-        await asyncio.to_thread(counters.stop)
-        await cut_over(work, run, source)
-
-    async def steer_second(work: Transfer, run: Run) -> None:
-        works.append(work)
-        await end(work, run)
-
-    def second() -> None:
-        runs.append(online(source, target, steer_second, checkpoints=stores[1]))
-
-    async def steer(work: Transfer, run: Run) -> None:
-        works.append(work)
-        await following(work)
+    with Counters(source) as counters, migrating(source, target, checkpoints=stores[0]) as first:
+        first.following()
         checkpoint = stores[0].load()
         assert checkpoint is not None
         stores[1].save(checkpoint)
-        thread.start()
-        await end(work, run)
-
-    thread = threading.Thread(target=second)
-    with Counters(source) as counters:
-        runs.append(online(source, target, steer, checkpoints=stores[0]))
-        thread.join()
+        with migrating(source, target, checkpoints=stores[1]) as second:
+            runs = [first, second]
+            wait_for(
+                lambda: any(each.progress.phase is Phase.FAILED for each in runs), "one to stop"
+            )
+            # What it does on its way out would show now.
+            time.sleep(0.5)
+            counters.stop()
+            # Whichever is left over cuts over.
+            (left,) = (each for each in runs if each.progress.phase is not Phase.FAILED)
+            left.cut_over()
     assert sorted(each.report.status for each in runs) == ["done", "failed"]
     (failed,) = (each for each in runs if each.report.status == "failed")
     assert "another engine moves the same migration on" in failed.report.errors[0]
@@ -204,8 +170,8 @@ def test_an_engine_whose_successor_has_opened_the_target(ends: tuple[Server, Ser
     source, target = ends
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         checkpoint = store.load()
         assert checkpoint is not None
         assert isinstance(checkpoint.position, OnlineCheckpoint)
@@ -214,9 +180,7 @@ def test_an_engine_whose_successor_has_opened_the_target(ends: tuple[Server, Ser
         target.client().delete(position_key(opened.token))
         target.client().set("key:0", "the user's")
         source.client().set("key:1", "nobody's")
-        await phase(work, Phase.FAILED)
-
-    run = online(source, target, steer, checkpoints=store)
+        run.reaches(Phase.FAILED)
     assert "another engine has promoted the target" in run.report.errors[0]
     assert target.client().mget("key:0", "key:1") == [b"the user's", b"1"]
     assert target.client().dbsize() == 300

@@ -6,19 +6,16 @@ which is in the wheels.
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 import redis
 
 from benches.support.fetch_servers import EXTRAS
 from benches.support.servers import Binary, binaries, extra_binaries
-from engine.transfer.transfer import Transfer
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, online
+from tests.support.library import copied, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Counters
-from tests.support.transfers import Run, transfer
 
 MIDDLE = "redis-6.2"
 OLD = ("redis-2.8", "redis-3.0", "redis-3.2", "redis-5.0")
@@ -87,14 +84,11 @@ def test_a_whole_migration(pair: tuple[str, str], server_factory: ServerFactory)
     fill(source.binary, client)
     counters = Counters(source)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.to_thread(change, client)
-        await asyncio.to_thread(counters.stop)
-        await cut_over(work, run, source)
-
-    with counters:
-        run = online(source, target, steer)
+    with counters, migrating(source, target) as run:
+        run.following()
+        change(client)
+        counters.stop()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
     if source.binary.version < (3, 0, 0):
@@ -110,7 +104,7 @@ def test_a_whole_migration(pair: tuple[str, str], server_factory: ServerFactory)
 def test_old_servers_are_scanned(name: str, server_factory: ServerFactory) -> None:
     source, target = server_factory(known(name)), server_factory(known(MIDDLE))
     fill(source.binary, source.client())
-    report = transfer(source, target).report
+    report = copied(source, target).report
     assert report.status == "done", report.errors
     assert report.not_carried == ()
     assert_settled(source, target, 0)

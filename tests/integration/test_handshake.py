@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -19,10 +17,11 @@ from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.sources.replica import BEAT
 from engine.wire.connection import Connection
-from engine.wire.dial import dial
 from engine.wire.info_command import ask_info
 from engine.wire.line_mode import LineReader
 from engine.wire.psync import FullSync, PartialSync, handshake
+from tests.support.handshakes import connected, shake
+from tests.support.replicas import until_in_step
 from tests.support.servers import ServerFactory, known
 
 ACK = encode_command("REPLCONF", "ACK", 0)
@@ -43,26 +42,6 @@ class Sink:
     def received(self, n: int, /) -> int:
         self.data += self._room[:n]
         return 0
-
-
-@contextlib.asynccontextmanager
-async def connected(server: Server | Proxy | Endpoint) -> AsyncIterator[Connection]:
-    if isinstance(server, Proxy):
-        endpoint = Endpoint.parse(f"redis://{server.host}:{server.port}")
-    else:
-        endpoint = server if isinstance(server, Endpoint) else Endpoint.parse(server.url)
-    connection = await dial(endpoint, fault="source", timeout=10)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-async def shake(
-    connection: Connection, position: StreamPosition | None = None, timeout: float = 20.0
-) -> FullSync | PartialSync:
-    info = await ask_info(connection)
-    return await handshake(connection, position, info=info, timeout=timeout)
 
 
 def take(connection: Connection) -> Sink:
@@ -260,7 +239,7 @@ async def test_after_a_failover_the_offsets_go_on(
     old, new = server_factory(binary), server_factory(binary)
     new.client().replicaof(old.host, str(old.port))
     client = old.client(single_connection_client=True)  # WAIT looks at what its connection wrote
-    await until_online(new)
+    await asyncio.to_thread(until_in_step, new)
     client.set("one", "1")
     assert client.wait(1, 20_000) == 1
     info = client.info("replication")
@@ -285,7 +264,7 @@ async def test_a_replica_as_the_source_and_one_without_its_primary(
 ) -> None:
     primary, replica = server_factory(binary), server_factory(binary)
     replica.client().replicaof(primary.host, str(primary.port))
-    await until_online(replica)
+    await asyncio.to_thread(until_in_step, replica)
     primary.client().set("key", "1")
     async with connected(replica) as connection:
         full = await shake(connection)
@@ -401,10 +380,3 @@ async def test_over_tls(server_factory: ServerFactory, tls_files: TlsFiles) -> N
         assert full.mark is not None
         await asyncio.sleep(0.2)
         assert b"key" in await until(take(connection), full.mark)
-
-
-async def until_online(replica: Server) -> None:
-    deadline = time.monotonic() + 60
-    while replica.client().info("replication").get("master_link_status") != "up":
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)

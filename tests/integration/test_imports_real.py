@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ServerFactory
-from tests.support.servers import known
+from tests.support.servers import ServerFactory, known
 
 _RUN = """
 import sys

@@ -5,19 +5,15 @@ cut-over of both.
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
-import redis
 
 from benches.support.servers import Server
 from benches.support.waiting import soon
 from engine.errors import EngineError, LinkError, StateError
 from engine.fleet.verification_gate import comparison_of
-from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint, position_key
 from engine.model.progress import Phase, Progress
@@ -30,41 +26,13 @@ from engine.transfer.overview import Overview
 from engine.transfer.promotion import Promotion
 from engine.wire import address_detours
 from engine.wire.event_loop import run
-from tests.support.comparison import OWN_PREFIX
-from tests.support.servers import ServerFactory, known, offset_of
+from tests.support.checkpoints import DiesAt, opened
+from tests.support.own_keys import OWN_PREFIX
+from tests.support.servers import ServerFactory, known, offset_of, refuses_writes
+from tests.support.writers import Clicks
 
 NAMES = ("", "b")
 KEYS = 300
-
-
-class Writer:
-    """Counts a key of its own up at a source, from a thread, until the source refuses it."""
-
-    def __init__(self, source: Server, key: str) -> None:
-        self.key = key
-        self.acknowledged = 0
-        self.refused_at = 0.0
-        self.refusal = ""
-        self._client = source.client(socket_timeout=30)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self.acknowledged = int(self._client.incr(self.key))
-            except redis.RedisError as error:
-                self.refused_at, self.refusal = time.monotonic(), str(error)
-                return
-            time.sleep(0.002)
-
-    def __enter__(self) -> Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
 
 class Lanes:
@@ -192,16 +160,7 @@ def taken(stores: Sequence[MemoryCheckpoint]) -> list[OnlineCheckpoint]:
     ]
 
 
-def blocked(source: Server) -> bool:
-    """Whether the source refuses writes."""
-    try:
-        source.client(socket_timeout=10).delete("probe")
-    except redis.ResponseError as error:
-        return "NOREPLICAS" in str(error)
-    return False
-
-
-def assert_moved(sources: Sequence[Server], target: Server, writers: Sequence[Writer]) -> None:
+def assert_moved(sources: Sequence[Server], target: Server, writers: Sequence[Clicks]) -> None:
     """Every acknowledged write is on the target, both sources refuse writes, and nothing of ours is
     left."""
     client = target.client()
@@ -209,7 +168,7 @@ def assert_moved(sources: Sequence[Server], target: Server, writers: Sequence[Wr
         assert client.mget(f"{at}:{number}" for number in range(KEYS)) == [
             str(number).encode() for number in range(KEYS)
         ]
-        assert blocked(source)
+        assert refuses_writes(source)
     for writer in writers:
         assert "NOREPLICAS" in writer.refusal
         assert int(client.get(writer.key)) == writer.acknowledged > 0
@@ -250,7 +209,10 @@ def test_two_lanes_are_cut_over_at_once(servers: tuple[list[Server], Server]) ->
         await told.in_sync(sources)
         told.overview.orders.word.set()
 
-    with Writer(sources[0], "0:clicks") as one, Writer(sources[1], "1:clicks") as other:
+    with (
+        Clicks(sources[0], key="0:clicks", pause=0.002) as one,
+        Clicks(sources[1], key="1:clicks", pause=0.002) as other,
+    ):
         writers = [one, other]
         told = migrate(sources, target, steer, stores)
     assert told.error is None, (told.error, told.events)
@@ -307,41 +269,33 @@ def test_a_promotion_that_fails_on_one_lane(
     assert_moved(sources, target, [])
 
 
-class _DiesAtTheCommit(MemoryCheckpoint):
-    """An engine that ends just when it would write down that this lane's target is open."""
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineCheckpoint) and checkpoint.position.opened:
-            raise StateError("died here")
-        super().save(checkpoint)
-
-
 def test_an_engine_that_dies_between_two_commits(servers: tuple[list[Server], Server]) -> None:
     """One lane's checkpoint says that its target is open, the other's does not yet: the next engine
     opens both, for what was written there since is nowhere else."""
     sources, target = servers
-    stores = [MemoryCheckpoint(), _DiesAtTheCommit()]
+    store = DiesAt(opened)
+    stores = [MemoryCheckpoint(), store]
 
     async def steer(told: Lanes) -> None:
         await told.in_sync(sources)
         told.overview.orders.word.set()
 
-    with Writer(sources[0], "0:clicks") as one, Writer(sources[1], "1:clicks") as other:
+    with (
+        Clicks(sources[0], key="0:clicks", pause=0.002) as one,
+        Clicks(sources[1], key="1:clicks", pause=0.002) as other,
+    ):
         told = migrate(sources, target, steer, stores)
         assert isinstance(told.error, StateError), (told.error, told.events)
         marks = taken(stores)
         assert [mark.opened for mark in marks] == [True, False]
         assert marks[1].promoting
         assert marks[1].timed
-        again = MemoryCheckpoint()
-        left = stores[1].load()
-        assert left is not None
-        again.save(left)
+        left = store.left()
 
         async def nothing(_: Lanes) -> None:
             pass
 
-        told = migrate(sources, target, nothing, [stores[0], again])
+        told = migrate(sources, target, nothing, [stores[0], left])
     assert told.error is None, (told.error, told.events)
     assert told.progress[-1].phase is Phase.DONE
     assert_moved(sources, target, [one, other])

@@ -9,22 +9,15 @@ import pytest
 
 from benches.support.engines import Cli
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.fleet.verification_gate import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.functions_and_scripts import library_name
 from engine.transfer.preflight import preflight
-from engine.transfer.transfer import Transfer
 from engine.wire import functions_and_indexes
-from tests.support.online import cut_over, following, in_sync, online
+from tests.support.functions import code
+from tests.support.library import Run, copied, migrating
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer
-
-
-def code(name: str, function: str, value: int = 1) -> str:
-    body = f"redis.register_function('{function}', function() return {value} end)"
-    return f"#!lua name={name}\n{body}"
 
 
 @pytest.fixture
@@ -45,23 +38,21 @@ def scanned(source: Server, target: Server, **options: object) -> Run:
     gate = verification_gate_of(
         Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False
     )
-    return transfer(source, target, gate=gate, **options)  # type: ignore[arg-type]
+    return copied(source, target, gate=gate, **options)  # type: ignore[arg-type]
 
 
 def test_one_that_the_target_refuses_keeps_the_gate_shut(ends: tuple[Server, Server]) -> None:
     source, target = ends
     in_the_way(target)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: "library mylib" in work.progress.reason, "its name")
-        assert not work.progress.can_complete
-        assert "Function f already exists" in work.progress.reason
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: "library mylib" in run.progress.reason, "its name")
+        assert not run.progress.can_complete
+        assert "Function f already exists" in run.progress.reason
         target.client().function_delete("older")
         # It is looked for again now and then, and loaded.
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=60)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.left_out == ()
     assert run.report.verification is not None
@@ -72,30 +63,26 @@ def test_one_that_the_target_refuses_keeps_the_gate_shut(ends: tuple[Server, Ser
 def test_one_that_the_target_alone_has(ends: tuple[Server, Server]) -> None:
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
         target.client().function_load(code("another", "g"))
-        work.complete()
-        await soon(lambda: "library another: on the target alone" in str(run.events), "its name")
-        await soon(lambda: not work.progress.can_complete, "a gate that is shut")
+        run.complete()
+        run.wait_for(lambda: "library another: on the target alone" in str(run.events), "its name")
+        run.wait_for(lambda: not run.progress.can_complete, "a gate that is shut")
         target.client().function_delete("another")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=60)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
 
 
 def test_an_older_one_is_replaced(ends: tuple[Server, Server]) -> None:
     source, target = ends
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target) as run:
+        run.following()
+        run.in_sync()
         target.client().function_load(code("mylib", "f", 7), replace=True)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().fcall("f", 0) == 1
 
@@ -195,13 +182,11 @@ def test_what_a_user_may_not_ask_is_said(ends: tuple[Server, Server]) -> None:
     client.xgroup_create("stream", "group", "0")
     client.xreadgroup("group", "reader", {"stream": ">"})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(f"redis://few:pw@{source.host}:{source.port}", target) as run:
+        run.following()
+        run.in_sync(source)
         client.xreadgroup("group", "reader", {"stream": "0"})
-        await cut_over(work, run, source)
-
-    run = online(f"redis://few:pw@{source.host}:{source.port}", target, steer)
+        run.cut_over(source)
     assert run.report.status == "done", (run.report.errors, run.events)
     verification = run.report.verification
     assert verification is not None
@@ -261,18 +246,16 @@ def test_one_that_the_target_alone_has_and_nobody_may_list(ends: tuple[Server, S
         "ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all", "-function|list"
     )
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, f"redis://few:pw@{target.host}:{target.port}", timeout=60) as run:
+        run.following()
+        run.in_sync()
         target.client().function_load(code("another", "g"))
-        work.complete()
+        run.complete()
         told = "function libraries: 1 on the source, 2 on the target"
-        await soon(lambda: told in str(run.events), "the numbers")
-        await soon(lambda: not work.progress.can_complete, "a gate that is shut")
+        run.wait_for(lambda: told in str(run.events), "the numbers")
+        run.wait_for(lambda: not run.progress.can_complete, "a gate that is shut")
         target.client().function_delete("another")
-        await cut_over(work, run, source)
-
-    run = online(source, f"redis://few:pw@{target.host}:{target.port}", steer, timeout=60)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
 
 
@@ -281,14 +264,12 @@ def test_a_library_that_cannot_be_listed_is_loaded_again(ends: tuple[Server, Ser
     client = target.client()
     client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all", "-function")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: "library mylib" in work.progress.reason, "its name")
-        await soon(lambda: not work.progress.can_complete, "a gate that is shut")
+    with migrating(source, f"redis://few:pw@{target.host}:{target.port}", timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: "library mylib" in run.progress.reason, "its name")
+        run.wait_for(lambda: not run.progress.can_complete, "a gate that is shut")
         client.execute_command("ACL", "SETUSER", "few", "+function|load")
-        await cut_over(work, run, source)
-
-    run = online(source, f"redis://few:pw@{target.host}:{target.port}", steer, timeout=60)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert client.fcall("f", 0) == 1
 
@@ -346,11 +327,9 @@ def test_a_command_of_the_stream_that_the_target_denies_is_named_with_its_rule(
     client.execute_command("ACL", "SETUSER", "few", "on", ">pw", "~*", "&*", "+@all")
     client.execute_command("ACL", "SETUSER", "few", "-function|delete")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, f"redis://few:pw@{target.host}:{target.port}") as run:
+        run.following()
         source.client().function_delete("mylib")
-
-    run = online(source, f"redis://few:pw@{target.host}:{target.port}", steer)
     (error,) = run.report.errors
     assert "the target does not let the user write that: NOPERM" in error
     assert error.endswith("On the target: ACL SETUSER few +function|delete.")

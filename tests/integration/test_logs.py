@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,6 @@ from tests.support.servers import ServerFactory
 
 SECRET = "hunter2-and-more"
 Line = dict[str, Any]
-
-
-@pytest.fixture
-def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
-    face = Cli(state_url, tmp_path)
-    yield face
-    face.close()
 
 
 def lines_of(path: Path) -> list[Line]:

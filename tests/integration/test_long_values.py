@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 
 from benches.support.servers import Server
-from benches.support.waiting import soon
-from engine.transfer.transfer import Transfer
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online
+from tests.support.library import migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
 
 MIB = 1 << 20
 
@@ -27,26 +25,24 @@ def test_one_is_named_and_carried_once_it_can_be(server_factory: ServerFactory) 
     source, target = pair(server_factory)
     client = source.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         client.set("long", os.urandom(2 * MIB))
         client.mset({"beside": "y", "with it": os.urandom(3 * MIB)})
         # Long as an argument, and short as the payload that it is read as.
         client.set("even", b"a" * (2 * MIB))
         client.set("behind", "z")
-        await soon(lambda: work.progress.not_carried == 2, "two keys refused")
-        await soon(lambda: target.client().get("beside") == b"y", "its neighbour")
+        run.wait_for(lambda: run.progress.not_carried == 2, "two keys refused")
+        run.wait_for(lambda: target.client().get("beside") == b"y", "its neighbour")
         assert target.client().get("behind") == b"z"
         assert target.client().strlen("even") == 2 * MIB
         assert not target.client().exists("long", "with it")
-        await soon(lambda: not work.progress.can_complete, "a closed gate")
-        assert work.progress.reconnects == 0
+        run.wait_for(lambda: not run.progress.can_complete, "a closed gate")
+        assert run.progress.reconnects == 0
         target.client().config_set("proto-max-bulk-len", 16 * MIB)
-        await soon(lambda: work.progress.not_carried == 0, "the limit to be seen")
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.wait_for(lambda: run.progress.not_carried == 0, "the limit to be seen")
+        run.in_sync()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert_settled(source, target, 1)
@@ -56,13 +52,11 @@ def test_one_is_named_and_carried_once_it_can_be(server_factory: ServerFactory) 
 def test_one_that_stays_too_long_is_in_the_report(server_factory: ServerFactory) -> None:
     source, target = pair(server_factory)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         source.client().set("long", os.urandom(2 * MIB))
-        await soon(lambda: work.progress.not_carried == 1, "a key refused")
-        work.complete(force=True)
-
-    run = online(source, target, steer)
+        run.wait_for(lambda: run.progress.not_carried == 1, "a key refused")
+        run.complete(force=True)
     ((named),) = run.report.not_carried
     assert (named.db, named.key) == (0, "long")
     assert "takes no more than 1,048,576 (proto-max-bulk-len)" in named.reason

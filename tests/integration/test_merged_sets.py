@@ -9,8 +9,8 @@ import pytest
 
 from benches.support.servers import Server
 from tests.reference.stream import command
+from tests.support.library import Run, copied
 from tests.support.servers import known
-from tests.support.transfers import Run, transfer
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_sets_leave_what_each_of_them_leaves(
     target.client().flushall()
     target.client().config_resetstat()
     held = written(tmp_path / "appendonly.aof")
-    run = transfer(f"aof:{tmp_path}/appendonly.aof", target)
+    run = copied(f"aof:{tmp_path}/appendonly.aof", target)
     assert_arrived(run, target, held)
     assert run.report.commands == 5000 + 455 + 200 + 2
     assert called(target, "mset") > 400
@@ -76,9 +76,7 @@ def test_a_user_who_may_not_mset(
     client.config_resetstat()
     client.execute_command("ACL", "SETUSER", "mover", "on", ">pw", "~*", "&*", "+@all", "-mset")
     held = written(tmp_path / "appendonly.aof")
-    run = transfer(
-        f"aof:{tmp_path}/appendonly.aof", f"redis://mover:pw@{target.host}:{target.port}"
-    )
+    run = copied(f"aof:{tmp_path}/appendonly.aof", f"redis://mover:pw@{target.host}:{target.port}")
     assert_arrived(run, target, held)
     assert called(target, "mset") == 0
     assert called(target, "set") > 5000

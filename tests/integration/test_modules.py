@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,16 @@ import pytest
 from benches.support.engines import Cli
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
+from benches.support.waiting import wait_for
 from engine.fleet.verification_gate import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.preflight import Check, preflight
-from engine.transfer.transfer import Transfer
 from engine.verify.full_comparison import verify
 from engine.wire.search_indexes import UNNAMED, UNTOLD
-from tests.support.online import cut_over, following, in_sync, online
+from tests.support.library import Run, copied, migrating
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer
 
 STACK, GRAPHS = "redis-stack-7.4", "falkordb-8.2"
 
@@ -53,17 +50,15 @@ def test_counters_of_a_time_series_keep_the_times_of_the_source(
         ts.create(key)
     ts.incrby("up", 1)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for at in range(20):
             ts.incrby("up", at)
             ts.decrby("down", at)
             ts.incrby("late", 1, timestamp=1000 + at)
-        await in_sync(work, source)
+        run.in_sync()
         ts.incrby("new", 7)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
     for key in ("up", "down", "late", "new"):
@@ -134,18 +129,16 @@ def test_compaction_rules_stay_where_a_series_is_read_again(
     names = with_rules(source)
     client = source.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for step in range(10):
             client.ts().incrby("raw", step)
         for name in names[:-1]:
-            await soon(lambda: samples(target, name) == samples(source, name), name)  # noqa: B023
+            run.wait_for(lambda: samples(target, name) == samples(source, name), name)  # noqa: B023
         last = client.ts().get("raw")[0]
         for at in range(30):
             client.ts().add("raw", last + 5_000 + at, at)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
     for name in names:
@@ -199,7 +192,7 @@ def test_no_value_of_a_module_is_sent_to_a_target_without_it(
     MSET (their length) and the probe of the preflight are no part of it."""
     source, target = server_factory(known(STACK)), server_factory(known(name))
     names = filled(source)
-    run = transfer(source, target, if_exists="replace")
+    run = copied(source, target, if_exists="replace")
     assert {each.key for each in run.report.not_carried} == names
     reasons = {each.key: each.reason for each in run.report.not_carried}
     if name == "redis-7.0":
@@ -218,17 +211,15 @@ def test_nor_is_one_that_comes_by_the_stream_or_is_read_again(
     client = source.client()
     names = filled(source) | {"json:new", "json:copy"}
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         client.json().set("json:1", "$", {"changed": True})
         client.json().set("json:new", "$", {"changed": True})
         client.restore("json:copy", 0, client.dump("json:1"))
         client.set("plain:new", 1)
-        await soon(lambda: target.client().exists("plain:new"), "the last write")
-        await soon(lambda: "55 keys were not migrated" in work.progress.reason, "all of them")
-        work.stop()
-
-    run = online(source, target, steer)
+        run.wait_for(lambda: target.client().exists("plain:new"), "the last write")
+        run.wait_for(lambda: "55 keys were not migrated" in run.progress.reason, "all of them")
+        run.stop()
     assert {each.key for each in run.report.not_carried} == names
     assert {each.reason for each in run.report.not_carried} == {
         LACKS.format(kind) for kind in ("ReJSON-RL", "MBbloom--", "TSDB-TYPE")
@@ -241,7 +232,7 @@ def test_a_file_with_values_of_modules(server_factory: ServerFactory) -> None:
     names = filled(source)
     source.client().save()
     path = str(source.folder / "dump.rdb")
-    run = transfer(f"rdb:{path}", target, source_type="auto")
+    run = copied(f"rdb:{path}", target, source_type="auto")
     assert {each.key for each in run.report.not_carried} == names
     assert restores(target) == 1
     checks = asyncio.run(
@@ -266,7 +257,7 @@ def test_nor_is_one_of_an_append_only_file(server_factory: ServerFactory) -> Non
     client.ts().add("series", 1, 1)
     client.set("plain", 1)
     source.stop()
-    run = transfer(f"aof:{source.folder / 'appendonlydir'}", target)
+    run = copied(f"aof:{source.folder / 'appendonlydir'}", target)
     assert run.report.status == "stopped", run.report
     command = "{} is a command of a module, which the target does not have"
     assert {each.key: each.reason for each in run.report.not_carried} == {
@@ -287,20 +278,17 @@ def test_nor_is_one_that_comes_with_another_full_sync(server_factory: ServerFact
     client.set("first", 1)
     names: set[str] = set()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with Proxy(source.host, source.port) as link, migrating(link, target, retry_for=60.0) as run:
+        run.following()
         link.refuse()
         link.cut_now()
         names.update(filled(source))
         # Longer than the backlog.
         client.set("plain:last", bytes(100_000))
         link.refuse(False)
-        await soon(lambda: target.client().exists("plain:last"), "the other snapshot")
-        await soon(lambda: work.progress.not_carried == len(names), "all of them")
-        work.stop()
-
-    with Proxy(source.host, source.port) as link:
-        run = online(link, target, steer, retry_for=60.0)
+        run.wait_for(lambda: target.client().exists("plain:last"), "the other snapshot")
+        run.wait_for(lambda: run.progress.not_carried == len(names), "all of them")
+        run.stop()
     assert run.report.full_syncs == 2, run.events
     assert {each.key for each in run.report.not_carried} == names
     assert restores(target) == 2  # plain:long and plain:last
@@ -327,13 +315,11 @@ def test_a_module_that_is_loaded_meanwhile_has_its_values_carried(
     source.client().set("plain", 1)
     (path,) = [each for each in stack.options if each.endswith("rejson.so")]
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: "1 key was not migrated" in work.progress.reason, "its name")
+    with migrating(source, target) as run:
+        run.following()
+        run.wait_for(lambda: "1 key was not migrated" in run.progress.reason, "its name")
         target.client().execute_command("MODULE", "LOAD", path)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
     assert target.client().json().get("json") == {"a": 1}
@@ -357,10 +343,10 @@ def test_a_graph_that_is_there_is_replaced(server_factory: ServerFactory) -> Non
     source, target = server_factory(known(GRAPHS)), server_factory(known(GRAPHS))
     query(source, "graph", "UNWIND range(1, 500) AS i CREATE (:N {i: i})")
     for _ in range(2):
-        run = transfer(source, target, if_exists="replace")
+        run = copied(source, target, if_exists="replace")
         assert run.report.status == "done", run.report.errors
         assert query(target, "graph", COUNT) == [[500]]
-    kept = transfer(source, target, if_exists="skip")
+    kept = copied(source, target, if_exists="skip")
     assert kept.report.status == "done", kept.report.errors
     assert query(target, "graph", COUNT) == [[500]]
 
@@ -415,7 +401,7 @@ def test_parts_of_a_graph_are_refused_though_it_could_not_be_counted(
     rules = "on", "nopass", "~*", "&*", "+@all", "-graph.ro_query"
     source.client().execute_command("ACL", "SETUSER", "mover", *rules)
     url = source.url.replace("redis://", "redis://mover:any@")
-    run = transfer(url, target, source_type="replica")
+    run = copied(url, target, source_type="replica")
     assert run.report.status == "failed"
     (error,) = run.report.errors
     assert "the snapshot has large graphs in parts: {graph}graph_" in error, error
@@ -428,7 +414,7 @@ def test_a_graph_that_a_snapshot_has_in_parts_is_scanned(server_factory: ServerF
     found = checked(source, target, "following")
     assert found.outcome == "warn"
     assert "graph (database 0, 101 nodes and edges)" in found.figure
-    run = transfer(source, target, source_type="auto")
+    run = copied(source, target, source_type="auto")
     assert run.report.status == "done", run.report.errors
     assert run.report.source_type == "scan"
     (event,) = [each for each in run.events if "in parts" in each]
@@ -468,7 +454,7 @@ def test_a_file_that_has_a_graph_in_parts_is_refused(
         return
     # A target without the module gets neither the graph nor its parts, which are named.
     bare = server_factory(known("redis-8.2"))
-    run = transfer(f"{kind}:{path}", bare, source_type="auto")
+    run = copied(f"{kind}:{path}", bare, source_type="auto")
     lacking = {each.reason for each in run.report.not_carried}
     assert lacking == {LACKS.format("graphdata"), LACKS.format("graphmeta")}
     assert bare.client().get("plain") == b"1"
@@ -484,10 +470,11 @@ def with_notes(server: Server, *graphs: str) -> None:
     client = server.client()
     for graph in graphs:
         query(server, graph, "CREATE (:N)")
-    deadline = time.monotonic() + 20
-    while not all(client.exists(f"telemetry{{{graph}}}") for graph in graphs):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(
+        lambda: all(client.exists(f"telemetry{{{graph}}}") for graph in graphs),
+        "the telemetry of all graphs",
+        20,
+    )
     client.xadd("telemetry{mine}", {"Received": "at"})
     client.set("telemetry{text}", "Received at")
 
@@ -534,19 +521,17 @@ def test_notes_of_queries_are_each_servers_own_by_replica(server_factory: Server
     client.set("plain", 1)
     with_notes(source, "g")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         query(source, "g", "CREATE (:N)")
         query(source, "later", "CREATE (:N)")
-        await soon(lambda: target.client().exists("telemetry{later}"), "the target's own")
-        await soon(lambda: client.exists("telemetry{later}"), "the source's own")
+        run.wait_for(lambda: target.client().exists("telemetry{later}"), "the target's own")
+        run.wait_for(lambda: client.exists("telemetry{later}"), "the source's own")
         client.copy("telemetry{g}", "archive")
         client.xgroup_create("telemetry{g}", "readers", 0)
         client.xgroup_create("telemetry{later}", "readers", 0)
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.in_sync()
+        run.cut_over()
     assert_left_out(run, "g")
     assert target.client().dump("archive") == client.dump("archive")
     theirs = target.client().xrange("telemetry{later}")
@@ -575,7 +560,7 @@ def test_notes_of_queries_are_each_servers_own_in_an_append_only_file(
         client.copy("telemetry{g}", "archive")
     client.incr("plain")
     source.stop()
-    run = transfer(f"aof:{source.folder / 'appendonlydir'}", target)
+    run = copied(f"aof:{source.folder / 'appendonlydir'}", target)
     there = target.client()
     (line,) = [each for each in run.report.left_out if "telemetry{g} (database 0)" in each]
     assert "mine" not in line
@@ -598,10 +583,11 @@ def busy(server: Server) -> bool:
 def rewritten(server: Server) -> None:
     """It has written its append-only file anew: what it holds by now is in the snapshot."""
     server.client().bgrewriteaof()
-    deadline = time.monotonic() + 20
-    while server.client().info("persistence")["aof_rewrites"] < 1 or busy(server):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(
+        lambda: server.client().info("persistence")["aof_rewrites"] and not busy(server),
+        "a rewritten file",
+        20,
+    )
 
 
 def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerFactory) -> None:
@@ -612,10 +598,7 @@ def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerF
     for _ in range(30):
         query(source, "g", f"RETURN '{'x' * 2000}'")
     at_least = 31
-    deadline = time.monotonic() + 20
-    while source.client().xlen("telemetry{g}") < at_least:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: source.client().xlen("telemetry{g}") >= at_least, "samples", 20)
     source.client().config_set("rdbcompression", "no")
     source.client().save()
     ends = Endpoint.parse(f"rdb:{source.folder / 'dump.rdb'}"), Endpoint.parse(target.url)
@@ -623,7 +606,7 @@ def test_notes_of_queries_are_each_servers_own_in_a_file(server_factory: ServerF
     (found,) = [each for each in checks if each.name == "modules"]
     assert "not migrated and not compared" in found.figure
     gate = verification_gate_of(*ends, TransferSettings(), lambda: False)
-    run = transfer(
+    run = copied(
         f"rdb:{source.folder / 'dump.rdb'}",
         target,
         source_type="auto",
@@ -708,11 +691,12 @@ def assert_indexed(source: Server, target: Server) -> None:
         assert told(target, index) == told(source, index)
     dumps = [end.client().execute_command("FT.SYNDUMP", "people") for end in (source, target)]
     assert dumps[0] == dumps[1]
-    deadline = time.monotonic() + 20
     # The target fills its index in the background.
-    while found_by_search(target) != found_by_search(source):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(
+        lambda: found_by_search(target) == found_by_search(source),
+        "the same found by search on both ends",
+        20,
+    )
     assert found_by_search(source) == 15
 
 
@@ -722,7 +706,7 @@ def scanned(source: Server, target: Server, **options: Any) -> Run:
     gate = verification_gate_of(
         Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: False
     )
-    return transfer(source, target, gate=gate, **options)
+    return copied(source, target, gate=gate, **options)
 
 
 def test_search_indexes_are_carried_by_scan(stacks: tuple[Server, Server]) -> None:
@@ -744,8 +728,8 @@ def test_search_indexes_are_carried_and_followed(stacks: tuple[Server, Server]) 
     source, target = stacks
     with_indexes(source)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         client = source.client()
         client.execute_command("FT.CREATE", "later", "PREFIX", 1, "x:", "SCHEMA", "f", "TEXT")
         client.execute_command("FT.ALTER", "people", "SCHEMA", "ADD", "more", "TEXT")
@@ -753,15 +737,13 @@ def test_search_indexes_are_carried_and_followed(stacks: tuple[Server, Server]) 
         client.execute_command("FT.DICTDEL", "words", "two")
         client.execute_command("FT.DICTADD", "new", "term")
         client.execute_command("FT.ALIASUPDATE", "papers", "people")
-        await in_sync(work, source)
+        run.in_sync()
         # Somebody takes some away: they are made again before the cut-over.
         there = target.client()
         there.execute_command("FT.DROPINDEX", "docs")
         there.execute_command("FT.ALIASDEL", "humans")
         there.execute_command("FT.DICTDEL", "others", "one")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_indexed(source, target)
     assert told(target, "later") == told(source, "later")
@@ -801,14 +783,12 @@ def test_a_dictionary_that_comes_with_the_stream_is_named(server_factory: Server
     source, target = server_factory(known(STACK)), server_factory(known("redis-7.0"))
     source.client().set("key", "value")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         source.client().execute_command("FT.DICTADD", "words", "term")
-        await soon(lambda: "search dictionary words" in work.progress.reason, "its name")
-        assert not work.progress.can_complete
-        work.stop()
-
-    online(source, target, steer)
+        run.wait_for(lambda: "search dictionary words" in run.progress.reason, "its name")
+        assert not run.progress.can_complete
+        run.stop()
 
 
 def test_dictionaries_of_a_file_are_carried_and_its_indexes_named(
@@ -827,7 +807,7 @@ def test_dictionaries_of_a_file_are_carried_and_its_indexes_named(
     assert "search indexes: 2 in the file" in found.figure
     assert "migrate from that one, or create them on the target" in found.figure
     assert "without the indexes the cut-over is refused" in found.remedy
-    run = transfer(path, target, source_type="auto")
+    run = copied(path, target, source_type="auto")
     assert run.report.status == "stopped", run.report
     assert "search indexes: 2 in the file" in run.report.errors[0]
     dictionaries = [set(source.client().execute_command("FT.DICTDUMP", each)) for each in NAMES[2:]]
@@ -836,7 +816,7 @@ def test_dictionaries_of_a_file_are_carried_and_its_indexes_named(
     ] == dictionaries
     for index in (INDEX, PLAIN_INDEX):
         target.client().execute_command(*index.split())
-    run = transfer(path, target, source_type="auto", if_exists="replace")
+    run = copied(path, target, source_type="auto", if_exists="replace")
     assert run.report.status == "done", run.report.errors
 
 
@@ -851,10 +831,9 @@ def test_an_append_only_file_that_is_taken_up_again_still_lacks_them(
     with_indexes(source)
     source.client().function_load(LIBRARY)
     source.client().bgrewriteaof()
-    deadline = time.monotonic() + 20
-    while not list(source.folder.glob("appendonlydir/*.2.base.rdb")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(
+        lambda: list(source.folder.glob("appendonlydir/*.2.base.rdb")), "the second base file", 20
+    )
     rules = "on", "nopass", "~*", "&*", "+@all", "-function|load"
     target.client().execute_command("ACL", "SETUSER", "mover", *rules)
     url = target.url.replace("redis://", "redis://mover:any@")
@@ -862,7 +841,7 @@ def test_an_append_only_file_that_is_taken_up_again_still_lacks_them(
 
     def run() -> Run:
         path = f"aof:{source.folder / 'appendonlydir'}"
-        return transfer(path, url, source_type="auto", checkpoints=checkpoints)
+        return copied(path, url, source_type="auto", checkpoints=checkpoints)
 
     for _ in range(2):
         found = run()
@@ -939,16 +918,14 @@ def test_values_of_modules_are_compared_by_their_dump(stacks: tuple[Server, Serv
         client.execute_command("TDIGEST.ADD", "digest", n / 7)
         client.execute_command("TOPK.ADD", "top", n % 9)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for command, _ in CHANGES.values():
             client.execute_command(*command)
-        await in_sync(work, source)
+        run.in_sync()
         for _, command in CHANGES.values():
             target.client().execute_command(*command)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     proof = run.report.verification
     assert run.report.status == "done", (run.report.errors, run.events)
     assert proof is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import threading
 import time
@@ -12,29 +11,21 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, all_pairs, pair_id
-from benches.support.waiting import soon
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server_capabilities import ServerCapabilities, known_types
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.transfer import Transfer
-from tests.adversity.test_follow import not_alike
 from tests.support.comparison import assert_settled, settle
-from tests.support.online import (
-    assert_tidy,
-    cut_over,
-    following,
-    importing,
-    in_sync,
-    online,
-    phase,
-    refused,
-)
+from tests.support.library import copied, migrated, migrating
+from tests.support.own_keys import assert_tidy, importing
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Counters, Traffic
-from tests.support.transfers import Run, transfer
 
 RATE = 2500.0
+
+
+# It would take the counters with it.
+WITHOUT: tuple[str, ...] = ("flushall",)
 
 
 def knows_values(source: Binary, target: Binary) -> bool:
@@ -53,7 +44,7 @@ def test_everything_is_carried_under_traffic(
 ) -> None:
     """A target that knows every type; not every command, if it is the older one."""
     source, target = server_factory(pair[0]), server_factory(pair[1])
-    without = not_alike(*pair)
+    without = WITHOUT
     if target.binary.version < (6, 2, 0) <= source.binary.version:
         # There an empty source leaves the destination as it was.
         without += ("georadius", "georadiusbymember")
@@ -61,15 +52,12 @@ def test_everything_is_carried_under_traffic(
     Traffic(source, "before", **{**options, "rate": None}, limit=2000).start().join()
     traffic = Traffic(source, "meanwhile", **options)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.sleep(0.8)
-        await soon(lambda: traffic.commands > 500, "traffic")
-        await asyncio.to_thread(traffic.stop)
-        await cut_over(work, run, source)
-
-    with traffic:
-        run = online(source, target, steer)
+    with traffic, migrating(source, target) as run:
+        run.following()
+        time.sleep(0.8)
+        run.wait_for(lambda: traffic.commands > 500, "traffic")
+        traffic.stop()
+        run.cut_over()
     report = run.report
     assert report.status == "done", (report.errors, run.events)
     assert (report.full_syncs, report.partial_syncs) == (1, 0)
@@ -85,20 +73,18 @@ def test_what_the_target_does_not_know_is_named(
 ) -> None:
     """Values of newer types stay behind, each with its reason, and the cut-over does not come."""
     source, target = server_factory(pair[0]), server_factory(pair[1])
-    Traffic(source, "before", without=not_alike(*pair), limit=2000).start().join()
+    Traffic(source, "before", without=WITHOUT, limit=2000).start().join()
     counters = Counters(source)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         # Not before: their list's value would be of a type that some targets do not know.
         counters.start()
-        await asyncio.sleep(0.2)
-        await asyncio.to_thread(counters.stop)
-        assert "keys were not migrated" in await refused(work, run)
-        assert work.progress.phase is Phase.FOLLOW
-        work.complete(force=True)
-
-    run = online(source, target, steer)
+        time.sleep(0.2)
+        counters.stop()
+        assert "keys were not migrated" in run.refused()
+        assert run.progress.phase is Phase.FOLLOW
+        run.complete(force=True)
     report = run.report
     assert report.status == "stopped"
     assert report.errors[0].startswith("aborted by force, not cut over: ")
@@ -175,14 +161,12 @@ def test_commands_that_the_target_does_not_know(
             pipe.execute_command(*command)
         pipe.execute()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for _ in range(5):
-            await asyncio.to_thread(write)
-            await asyncio.sleep(0.05)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+            write()
+            time.sleep(0.05)
+        run.cut_over()
     assert run.report.status == "done", run.report.errors
     assert run.report.repaired_keys >= repaired
     assert run.report.not_carried == ()
@@ -218,22 +202,22 @@ def test_a_deadline_that_is_extended_while_the_target_is_away(
         client.expire("session", 1000)
         client.rename("renamed", "found")
 
-    with Proxy(target.host, target.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            extending = asyncio.create_task(asyncio.to_thread(extend))
-            await following(work)
-            proxy.stall()
-            await asyncio.sleep(2)
-            assert client.exists("session")
-            seen.append(importing(target))
-            proxy.stall(False)
-            await asyncio.sleep(0.5)
-            over.set()
-            await extending
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer, **({"gate_in_sync": None} if naive else {}))
+    with (
+        Proxy(target.host, target.port) as proxy,
+        migrating(source, proxy, **({"gate_in_sync": None} if naive else {})) as run,
+    ):
+        extending = threading.Thread(target=extend)
+        extending.start()
+        run.following()
+        proxy.stall()
+        time.sleep(2)
+        assert client.exists("session")
+        seen.append(importing(target))
+        proxy.stall(False)
+        time.sleep(0.5)
+        over.set()
+        extending.join()
+        run.cut_over()
     assert run.report.status == "done", run.report.errors
     there = target.client().exists("session")
     if naive:
@@ -264,7 +248,7 @@ def test_auto_scans_where_it_cannot_follow(server_factory: ServerFactory, how: s
         url = f"redis://mover:pw@{source.host}:{source.port}"
     if how == "match":
         options["match"] = "key:*"
-    run = transfer(url, target, source_type="auto", **options)
+    run = copied(url, target, source_type="auto", **options)
     assert run.report.status == "done", run.report.errors
     assert run.report.source_type == "scan"
     assert target.client().dbsize() == (50 if how == "match" else 100)
@@ -292,31 +276,25 @@ def test_compression_is_off_for_the_snapshot_alone(server_factory: ServerFactory
     with Proxy(target.host, target.port) as proxy:
         proxy.throttle(200_000)
 
-        async def cancel(work: Transfer, run: Run) -> None:
-            await phase(work, Phase.SNAPSHOT)
+        with migrating(source, proxy, checkpoints=store, tune_source=True) as run:
+            run.reaches(Phase.SNAPSHOT)
             assert compression() == "no"
-            work.stop()
-
-        run = online(source, proxy, cancel, checkpoints=store, tune_source=True)
+            run.stop()
         assert run.report.status == "stopped"
         assert compression() == "yes"
 
-        async def killed(work: Transfer, run: Run) -> None:
-            await phase(work, Phase.SNAPSHOT)
+        with migrating(source, proxy, checkpoints=store, tune_source=True) as run:
+            run.reaches(Phase.SNAPSHOT)
             assert compression() == "no"
             # As an engine leaves it that was killed: it tidies nothing up.
-            work._way.lanes[0]._tuning.untune = _nothing  # type: ignore[union-attr, method-assign]
-            work.stop()
-
-        online(source, proxy, killed, checkpoints=store, tune_source=True)
+            run.work._way.lanes[0]._tuning.untune = _nothing  # type: ignore[union-attr, method-assign]
+            run.stop()
         assert compression() == "no"
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store, tune_source=True) as run:
+        run.following()
         assert compression() == "yes"
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, checkpoints=store, tune_source=True)
+        run.cut_over()
     assert run.report.status == "done", run.report.errors
     assert_settled(source, target, 2)
     assert_tidy(target)
@@ -330,9 +308,9 @@ def test_a_lone_write_need_not_wait_for_the_next_one(
     source, target = server_factory(binary, *options), server_factory(binary)
     source.client().set("first", 1)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        follower = work._way.lanes[0]._follower  # type: ignore[union-attr]
+    with migrating(source, target) as run:
+        run.following()
+        follower = run.work._way.lanes[0]._follower  # type: ignore[union-attr]
         assert follower is not None
         trust = follower.trust
         members = ("every_key", "ttls", "field_ttls", "field_counts", "none")
@@ -341,15 +319,13 @@ def test_a_lone_write_need_not_wait_for_the_next_one(
                 setattr(trust, member, True)
                 trust.plain = False
             source.client().set(f"lone:{turn}", turn)
-            await soon(
-                lambda turn=turn: target.client().get(f"lone:{turn}") == str(turn).encode(),  # type: ignore[misc]
+            run.wait_for(
+                lambda turn=turn: target.client().get(f"lone:{turn}") == str(turn).encode(),
                 member,
                 5.0,
             )
             trust._keep_up()
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
 
@@ -368,17 +344,14 @@ def test_the_report_has_the_most_that_waited(server_factory: ServerFactory) -> N
                 pipe.set(f"key:{n}", "x" * 100_000)
             pipe.execute()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with Proxy(target.host, target.port) as proxy, migrating(source, proxy) as run:
+        run.following()
         proxy.stall()
-        await asyncio.to_thread(write)
-        await soon(lambda: work.progress.spool_bytes > 8 << 20, "bytes that wait")
+        write()
+        run.wait_for(lambda: run.progress.spool_bytes > 8 << 20, "bytes that wait")
         proxy.stall(False)
-        await cut_over(work, run, source)
-        assert work.progress.spool_bytes == 0
-
-    with Proxy(target.host, target.port) as proxy:
-        run = online(source, proxy, steer)
+        run.cut_over()
+        assert run.progress.spool_bytes == 0
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.spool_bytes > 8 << 20
 
@@ -392,27 +365,24 @@ def test_a_field_that_passed_before_the_command_that_kept_its_deadline(
     client = source.client()
     client.hset("hash", mapping={"f": 1, "lasts": 1})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with Proxy(target.host, target.port) as proxy, migrating(source, proxy) as run:
+        run.following()
         client.execute_command("HPEXPIRE", "hash", 2500, "FIELDS", 1, "f")
         over = time.monotonic() + 2.5
-        await in_sync(work, source)
+        run.in_sync()
         proxy.stall()
-        await asyncio.sleep(over - time.monotonic() - 1.2)
+        time.sleep(over - time.monotonic() - 1.2)
         client.hincrby("hash", "f", 5)
         # The source is busy, and tells of no field's end: as behind a pause.
-        await asyncio.to_thread(client.execute_command, "CLIENT", "PAUSE", 5000, "WRITE")
-        await asyncio.sleep(over - time.monotonic() + 0.5)
+        client.execute_command("CLIENT", "PAUSE", 5000, "WRITE")
+        time.sleep(over - time.monotonic() + 0.5)
         proxy.stall(False)
-        await in_sync(work, source)
-        await asyncio.sleep(1)
+        run.in_sync()
+        time.sleep(1)
         there = target.client().hgetall("hash")
         assert there == client.hgetall("hash") == {b"lasts": b"1"}
         client.execute_command("CLIENT", "UNPAUSE")
-        await cut_over(work, run, source)
-
-    with Proxy(target.host, target.port) as proxy:
-        run = online(source, proxy, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_tidy(target)
 
@@ -438,18 +408,16 @@ def test_a_search_for_places_that_finds_others_on_the_target(
                 pipe.execute_command(name, "places", *circle, *(word.format(n) for word in store))
             return pipe.execute()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         search(source, "GEORADIUS", "STORE", "found:{}")
         client.execute_command("GEORADIUSBYMEMBER", "places", "m1", 9000, "km", "STOREDIST", "near")
         client.zunionstore("all", [f"found:{n}" for n in range(len(circles))])
-        await soon(
-            lambda: work.progress.repaired_keys >= len(circles) and not work.progress.held_keys,
+        run.wait_for(
+            lambda: run.progress.repaired_keys >= len(circles) and not run.progress.held_keys,
             "what was stored is read from the source",
         )
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target)
     # Else this has shown nothing.
@@ -478,8 +446,8 @@ def test_commands_that_have_other_names(names: str, server_factory: ServerFactor
     client = source.client()
     client.mset({f"key:{n}": n for n in range(500)})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, command_names=RENAMED) as run:
+        run.following()
         client.execute_command("wipe")
         client.execute_command("push", "list", "a", "b")
         client.execute_command("PuSh", "list", "c")
@@ -488,9 +456,7 @@ def test_commands_that_have_other_names(names: str, server_factory: ServerFactor
         pipe.rename("old", "new")
         pipe.execute_command("push", "list", "d")
         pipe.execute()
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, command_names=RENAMED)
+        run.cut_over()
     assert run.report.status == "done", run.report.errors
     assert not run.report.not_carried
     there = target.client()
@@ -522,15 +488,15 @@ def test_psync_under_another_name(server_factory: ServerFactory) -> None:
     source, target = server_factory(binary), server_factory(binary)
     source.client().set("a", 1)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with (
+        Renaming(source.host, source.port) as link,
+        migrating(link, target, command_names=("source:PSYNC=psy",)) as run,
+    ):
+        run.following()
         source.client().incr("a")
         link.cut_now()
         source.client().incr("a")
-        await cut_over(work, run, source)
-
-    with Renaming(source.host, source.port) as link:
-        run = online(link, target, steer, command_names=("source:PSYNC=psy",))
+        run.cut_over(source)
     assert run.report.status == "done", run.report.errors
     assert run.report.partial_syncs
     assert target.client().get("a") == b"3"
@@ -541,9 +507,9 @@ def test_a_server_that_takes_another_name_for_sync(server_factory: ServerFactory
     source = server_factory(known("redis-7.0"), "--rename-command", "PSYNC", "psy")
     target = server_factory(known("redis-7.0"))
     source.client().set("a", 1)
-    run = online(source, target, command_names=("source:PSYNC=psy",))
+    run = migrated(source, target, command_names=("source:PSYNC=psy",))
     assert "takes PSYNC for SYNC under another name" in run.report.errors[0]
-    run = transfer(source, target, source_type="auto", command_names=("source:PSYNC=psy",))
+    run = copied(source, target, source_type="auto", command_names=("source:PSYNC=psy",))
     assert run.report.status == "done", run.report.errors
     assert run.report.source_type == "scan"
     assert target.client().get("a") == b"1"

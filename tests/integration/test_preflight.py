@@ -6,7 +6,6 @@ import ast
 import asyncio
 import contextlib
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from engine.transfer.checks.permission_keys import example
 from engine.transfer.checks.probe_write import judge_clocks, skew
 from engine.transfer.preflight import Check, Preflight, preflight
 from engine.verify import verify
-from tests.integration.test_file_real import migrate
+from tests.support.in_one_go import migrate
+from tests.support.library import Run, copied
+from tests.support.replicas import until_in_step
 from tests.support.servers import ServerFactory, known
 from tests.support.snapshots import fill
-from tests.support.transfers import Run, transfer
 
 PERMISSIONS = Path(__file__).parents[2] / "docs" / "permissions.md"
 SECRET = "not-to-be-seen-anywhere"
@@ -364,7 +364,7 @@ async def test_rights_that_are_needed_later(
 
 
 def move(source: str, target: str, **settings: Any) -> Run:
-    return transfer(source, target, **{"source_type": "auto", **settings})
+    return copied(source, target, **{"source_type": "auto", **settings})
 
 
 @pytest.mark.parametrize("missing", ["psync", "replconf"])
@@ -558,7 +558,7 @@ async def test_keys_that_a_user_may_touch(server: str, server_factory: ServerFac
         assert named(result, name).outcome == "pass", named(result, name)
     assert target.client().dbsize() == 0
     warns(result, "other-migration", "GET on this key", "ACL SETUSER few ~startmigration:*")
-    run = await asyncio.to_thread(transfer, *ends, match="app:*")
+    run = await asyncio.to_thread(copied, *ends, match="app:*")
     assert run.report.status == "done", run.report.errors
     found = target.client().mget([f"app:{n}" for n in range(300)])
     assert found == [str(n).encode() for n in range(300)]
@@ -623,12 +623,12 @@ async def test_a_user_of_a_server_without_users(server_factory: ServerFactory) -
     url = f"redis://%s:{SECRET}@{source.host}:{source.port}"
     result = await look(url % "default", target)
     assert result.ok, result.failures
-    run = await asyncio.to_thread(transfer, url % "default", target)
+    run = await asyncio.to_thread(copied, url % "default", target)
     assert run.report.status == "done", run.report.errors
     assert target.client().get("a") == b"1"
     target.client().flushall()
     fails(await look(url % "joe", target), "source-auth", "has no users", "'joe'")
-    run = await asyncio.to_thread(transfer, url % "joe", target, retry_for=2.0)
+    run = await asyncio.to_thread(copied, url % "joe", target, retry_for=2.0)
     assert "has no users" in run.report.errors[0]
 
 
@@ -771,7 +771,7 @@ async def test_ends_of_one_replication(binary: Binary, server_factory: ServerFac
     primary = server_factory(binary)
     replica = server_factory(binary)
     replica.client().replicaof(primary.host, primary.port)
-    _wait_for_link(replica)
+    until_in_step(replica)
     result = await look(primary, replica)
     fails(result, "different-servers", "replica of the source")
     fails(result, "target-role", "REPLICAOF NO ONE", str(primary.port))
@@ -868,14 +868,6 @@ def test_every_check_has_its_name_in_the_table() -> None:
                     }
     # "auth" and "answer" are told with the end's name before them.
     assert found - {"auth", "answer"} == CHECKS
-
-
-def _wait_for_link(replica: Server) -> None:
-    for _ in range(200):
-        if replica.client().info("replication")["master_link_status"] == "up":
-            return
-        time.sleep(0.05)
-    raise AssertionError("the replica did not get its link")
 
 
 async def test_cluster_mode(binary: Binary, server_factory: ServerFactory) -> None:
@@ -1050,7 +1042,7 @@ async def test_scripts_that_the_source_would_not_refuse(server_factory: ServerFa
     assert all(each.name != name for each in result.checks)
     # A replica's scripts are run at its primary.
     replica.client().replicaof(source.host, source.port)
-    _wait_for_link(replica)
+    until_in_step(replica)
     warns(await look(replica, target), name, *words)
     source.stop()
     warns(await look(replica, target), name, "how many it has run is not known", "--fence hook")

@@ -27,9 +27,11 @@ from engine.model.position import StreamPosition
 from engine.sources import replica
 from engine.sources.replica import ReplicaSource
 from engine.wire.psync import FullSync, PartialSync
-from tests.integration.test_handshake import connected, shake, until_online
-from tests.support.followers import Replay, become_replica, next_batch, source_of, writing
+from tests.support.followers import Replay, become_replica, next_batch, source_of
+from tests.support.handshakes import connected, shake
+from tests.support.replicas import until_in_step
 from tests.support.servers import ServerFactory, offset_of
+from tests.support.writers import writing
 
 MIB = 1 << 20
 CUT_OFF = "overcoming of output buffer limits"
@@ -159,7 +161,7 @@ async def test_a_replica_is_followed_in_its_primarys_database(
         server_factory(binary),
     )
     server.client().replicaof(primary.host, str(primary.port))
-    await until_online(server)
+    await asyncio.to_thread(until_in_step, server)
     set_and_wait(primary, "before", 1, db=7)
     replay = Replay(target)
     async with source_of(server) as source:
@@ -173,7 +175,7 @@ async def test_a_replica_is_followed_in_its_primarys_database(
 async def test_a_failover_of_the_source(binary: Binary, server_factory: ServerFactory) -> None:
     old, new, target = server_factory(binary), server_factory(binary), server_factory(binary)
     new.client().replicaof(old.host, str(old.port))
-    await until_online(new)
+    await asyncio.to_thread(until_in_step, new)
     replay = Replay(target)
     async with source_of(old) as source:
         await become_replica(source, replay)

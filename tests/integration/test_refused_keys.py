@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 
 import pytest
 
 from benches.support.servers import Server, binaries
-from benches.support.waiting import soon
 from engine.transfer import key_resync
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.transfer import Transfer
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online
+from tests.support.library import Run, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known, offset_of
-from tests.support.transfers import Run
 
 
 @pytest.fixture
@@ -40,10 +37,10 @@ def refuse(source: Server, key: str) -> None:
     client.execute_command("HPEXPIRE", key, 10_000_000, "FIELDS", 1, "f")
 
 
-async def refused_first(work: Transfer, count: int = 1) -> None:
-    await following(work)
-    await soon(lambda: work.progress.not_carried == count, f"{count} keys refused")
-    assert not work.progress.can_complete
+def refused_first(run: Run, count: int = 1) -> None:
+    run.following()
+    run.wait_for(lambda: run.progress.not_carried == count, f"{count} keys refused")
+    assert not run.progress.can_complete
 
 
 @pytest.mark.parametrize(
@@ -56,8 +53,8 @@ def test_one_that_goes_lets_the_cut_over_come(ends: tuple[Server, Server], how: 
         refuse(source, "freed before")
         client.execute_command("HPERSIST", "freed before", "FIELDS", 1, "f")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await refused_first(work)
+    with migrating(source, target, timeout=60) as run:
+        refused_first(run)
         if how == "deleted":
             client.delete("refused")
         elif how == "overwritten":
@@ -73,12 +70,10 @@ def test_one_that_goes_lets_the_cut_over_come(ends: tuple[Server, Server], how: 
             client.flushall()
         else:
             client.rename("refused", "elsewhere")
-            await soon(lambda: work.progress.not_carried == 1, "the new name")
+            run.wait_for(lambda: run.progress.not_carried == 1, "the new name")
             client.delete("elsewhere")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
     assert_settled(source, target, 2)
@@ -91,20 +86,18 @@ def test_what_reads_one_is_read_as_well(ends: tuple[Server, Server]) -> None:
     client = source.client()
     client.set("victim", "old")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await refused_first(work)
+    with migrating(source, target, timeout=60) as run:
+        refused_first(run)
         client.copy("refused", "victim", replace=True)
         # The copy is refused too; what the target has under that name is not the source's.
-        await soon(lambda: work.progress.not_carried == 2, "the copy")
+        run.wait_for(lambda: run.progress.not_carried == 2, "the copy")
         # Then both become what the target knows.
         client.delete("refused")
         client.execute_command("HPERSIST", "victim", "FIELDS", 1, "f")
         client.rename("victim", "winner")
         client.set("winner", "new")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
 
@@ -122,24 +115,22 @@ def test_a_set_that_is_made_of_one(server_factory: ServerFactory) -> None:
     members = [os.urandom(1000) for _ in range(1500)]
     client.sadd("long", *members)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await refused_first(work)
+    with migrating(source, target, timeout=60) as run:
+        refused_first(run)
         client.sinterstore("made", "long", "long")
         client.srem("made", *members[10:])
         client.delete("long")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert source.client().scard("made") == 10
     assert_settled(source, target, 2)
 
 
-async def applied(work: Transfer, source: Server) -> None:
+def applied(run: Run, source: Server) -> None:
     """Wait until everything that is written by now has reached the target, or was left out."""
-    offset = await asyncio.to_thread(offset_of, source)
-    await soon(lambda: (work.progress.applied_offset or 0) >= offset, "applied")
+    offset = offset_of(source)
+    run.wait_for(lambda: (run.progress.applied_offset or 0) >= offset, "applied")
 
 
 def test_what_is_written_to_one_makes_no_fragment(ends: tuple[Server, Server]) -> None:
@@ -147,33 +138,29 @@ def test_what_is_written_to_one_makes_no_fragment(ends: tuple[Server, Server]) -
     source, target = ends
     client, store = source.client(), MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await refused_first(work)
+    with migrating(source, target, checkpoints=store) as run:
+        refused_first(run)
         client.hset("refused", "h", "more")
         client.pexpire("refused", 10_000_000)
         pipe = client.pipeline(transaction=True)
         pipe.set("beside", "x").hincrby("refused", "n", 3).set("behind", "y")
         pipe.execute()
-        await applied(work, source)
+        applied(run, source)
         assert not target.client().exists("refused")
         assert target.client().mget("beside", "behind") == [b"x", b"y"]
-        work.stop()
-
-    async def steer(work: Transfer, run: Run) -> None:
+        run.stop()
+    with migrating(source, target, checkpoints=store, timeout=60) as run:
         # The next engine knows of it before the first command.
         client.hset("refused", "i", "more")
-        await refused_first(work)
+        refused_first(run)
         client.hset("refused", "j", "more")
-        await applied(work, source)
+        applied(run, source)
         assert not target.client().exists("refused")
         # What takes its place at the source is of a type that the target knows.
         client.delete("refused")
         client.hset("refused", "l", "the last")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    online(source, target, stop, checkpoints=store)
-    run = online(source, target, steer, checkpoints=store, timeout=60)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert target.client().hgetall("refused") == {b"l": b"the last"}
@@ -190,24 +177,22 @@ def test_commands_of_several_keys_leave_no_fragment_either(
     client.sadd("long", "m")
     client.sadd("other", "a", "b")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await refused_first(work)
+    with migrating(source, target, timeout=60) as run:
+        refused_first(run)
         client.smove("other", "long", "a")
         client.smove("long", "other", "m")
         client.smove("other", "third", "m")
         client.sunionstore("fourth", "third", "long", "other")
         client.spop("fourth", 1490)
-        await applied(work, source)
+        applied(run, source)
         there = target.client()
-        await soon(lambda: there.smembers("third") == {b"m"}, "what came out of the long one")
-        await soon(lambda: there.smembers("other") == {b"b"}, "what went into the long one")
-        await soon(lambda: there.scard("fourth") == client.scard("fourth"), "what was made of it")
+        run.wait_for(lambda: there.smembers("third") == {b"m"}, "what came out of the long one")
+        run.wait_for(lambda: there.smembers("other") == {b"b"}, "what went into the long one")
+        run.wait_for(lambda: there.scard("fourth") == client.scard("fourth"), "what was made of it")
         assert not there.exists("long")
         client.delete("long")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
 
@@ -216,20 +201,16 @@ def test_the_next_engine_watches_it_on(ends: tuple[Server, Server]) -> None:
     source, target = ends
     client, store = source.client(), MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await refused_first(work)
+    with migrating(source, target, checkpoints=store) as run:
+        refused_first(run)
         refuse(source, "later")
-        await soon(lambda: work.progress.not_carried == 2, "another one")
-        work.stop()
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await refused_first(work, 2)
+        run.wait_for(lambda: run.progress.not_carried == 2, "another one")
+        run.stop()
+    with migrating(source, target, checkpoints=store, timeout=60) as run:
+        refused_first(run, 2)
         client.delete("refused", "later")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    online(source, target, stop, checkpoints=store)
-    run = online(source, target, steer, checkpoints=store, timeout=60)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert_settled(source, target, 2)
@@ -241,27 +222,23 @@ def test_one_that_was_mended_behind_the_books(ends: tuple[Server, Server]) -> No
     source, target = ends
     client, store = source.client(), MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await refused_first(work)
-        await asyncio.sleep(2.5)
+    checkpoint: list = []  # type: ignore[type-arg]
+    with migrating(source, target, checkpoints=store) as run:
+        refused_first(run)
+        time.sleep(2.5)
         before = store.load()
         client.set("refused", "a string")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await in_sync(work, source)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.in_sync()
         checkpoint.append(before)
-        work.stop()
-
-    checkpoint: list = []  # type: ignore[type-arg]
-    online(source, target, stop, checkpoints=store)
+        run.stop()
     assert len(checkpoint[0].not_carried) == 1
     store.save(checkpoint[0])
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, checkpoints=store)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
 
@@ -277,15 +254,13 @@ def test_more_than_are_kept_track_of(
     for n in range(5):
         refuse(source, f"more:{n}")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await refused_first(work, 6)
+    with migrating(source, target) as run:
+        refused_first(run, 6)
         source.client().flushall()
-        await soon(lambda: work.progress.not_carried == 3, "those that are named")
-        assert not work.progress.can_complete
-        assert "too many to be kept track of" in work.progress.reason
-        work.stop()
-
-    run = online(source, target, steer)
+        run.wait_for(lambda: run.progress.not_carried == 3, "those that are named")
+        assert not run.progress.can_complete
+        assert "too many to be kept track of" in run.progress.reason
+        run.stop()
     assert run.report.not_carried_total == 3
 
 
@@ -293,23 +268,21 @@ def test_one_that_is_written_to_all_the_time_is_seldom_read(ends: tuple[Server, 
     source, target = ends
     client = source.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await refused_first(work)
+    def asked() -> bool:
+        return "cmdstat_dump" in client.info("commandstats")
+
+    with migrating(source, target, timeout=60) as run:
+        refused_first(run)
         before = int(client.info("commandstats")["cmdstat_dump"]["calls"]) if asked() else 0
         began = time.monotonic()
         for n in range(300):
             client.hset("refused", "g", n)
-            await asyncio.sleep(0.005)
+            time.sleep(0.005)
         after = int(client.info("commandstats")["cmdstat_dump"]["calls"])
         # Once a second, and at either end of it.
         assert 1 <= after - before <= time.monotonic() - began + 3
         client.delete("refused")
-        await soon(lambda: work.progress.not_carried == 0, "nothing refused")
-        await cut_over(work, run, source)
-
-    def asked() -> bool:
-        return "cmdstat_dump" in client.info("commandstats")
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)

@@ -15,14 +15,9 @@ import pytest
 import redis
 
 from benches.support.proxy import Proxy
-from benches.support.servers import Server
-from benches.support.waiting import soon
-from engine.errors import StateError
-from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
-from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.transfer import fence_in_checkpoint, role_monitor
@@ -30,76 +25,28 @@ from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence, fence_of
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.promotion import Promotion
-from engine.transfer.transfer import Transfer
 from engine.transfer.unblock_source import unblock
 from engine.verify import LiveComparison
 from engine.wire.control_connection import admin
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online, phase, refused
-from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
+from tests.support.checkpoints import DiesAt, promoting
+from tests.support.library import Run, migrated, migrating
+from tests.support.own_keys import assert_tidy
+from tests.support.replicas import in_step, make_replica, until_in_step
+from tests.support.servers import ServerFactory, known, write_block_of
+from tests.support.writers import Clicks
 
 BACKLOG = ("--repl-backlog-size", "16mb", "--repl-ping-replica-period", "1")
 NAMES = ("redis-7.0", "valkey-9")
 
 
-class Clicks:
-    """Counts up with INCR at a server until it is refused: `acknowledged` is the last OK's number.
-
-    Replicas refuse writes too: it goes on at the next of `servers` then, as a client that was told
-    of the failover.
-    """
-
-    def __init__(self, *servers: Server) -> None:
-        self.acknowledged = 0
-        self.refusal = ""
-        self._servers = list(servers)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        client = self._servers.pop(0).client(socket_timeout=30)
-        while not self._over.is_set():
-            try:
-                self.acknowledged = client.incr("clicks")
-            except redis.ReadOnlyError:
-                client = self._servers.pop(0).client(socket_timeout=30)
-            except redis.ResponseError as error:
-                self.refusal = str(error)
-                return
-            except redis.ConnectionError:
-                return
-
-    def __enter__(self) -> Clicks:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-
-
-def replica_of(replica: Server, primary: Server) -> None:
-    """Make it one, and wait until it is in step."""
-    replica.client().execute_command("REPLICAOF", primary.host, primary.port)
-
-
-def in_step(replica: Server) -> bool:
-    return replica.client().info("replication")["master_link_status"] == "up"
-
-
-def write_block_of(server: Server) -> int:
-    return int(next(iter(server.client().config_get("min-replicas-to-write").values())))
-
-
-async def completed(work: Transfer, run: Run) -> None:
+def completed(run: Run) -> None:
     """Give the word as soon as the gate is open, and wait for the end."""
-    await soon(lambda: work.progress.can_complete, "an open gate", 40)
-    work.complete()
+    run.wait_for(lambda: run.progress.can_complete, "an open gate", 40)
+    run.complete()
     try:
-        await soon(lambda: work.progress.phase is Phase.DONE, "the end", 40)
+        run.wait_for(lambda: run.progress.phase is Phase.DONE, "the end", 40)
     except AssertionError:
-        raise AssertionError(f"no end: {work.progress.reason}, {run.events}") from None
+        raise AssertionError(f"no end: {run.progress.reason}, {run.events}") from None
 
 
 @pytest.mark.parametrize("hops", [1, 2])
@@ -111,15 +58,13 @@ def test_a_replica_as_the_source(name: str, hops: int, server_factory: ServerFac
     head, source = chain[0], chain[-1]
     head.client().mset({f"key:{n}": n for n in range(200)})
     for above, below in itertools.pairwise(chain):
-        replica_of(below, above)
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await completed(work, run)
+        make_replica(below, above)
 
     with Clicks(head) as clicks:
-        asyncio.run(soon(lambda: all(map(in_step, chain[1:])), "replicas in step"))
-        run = online(source, target, steer, timeout=60)
+        until_in_step(*chain[1:])
+        with migrating(source, target, timeout=60) as run:
+            run.following()
+            completed(run)
         assert run.report.status == "done", (run.report.errors, run.events)
     assert "NOREPLICAS" in clicks.refusal
     assert int(target.client().get("clicks")) == clicks.acknowledged > 0
@@ -138,32 +83,32 @@ def test_a_failover_while_following(name: str, server_factory: ServerFactory) ->
     source, promoted = (server_factory(known(name), *BACKLOG) for _ in range(2))
     target = server_factory(known("redis-7.0" if name.startswith("redis") else name))
     source.client().mset({f"key:{n}": n for n in range(200)})
-    replica_of(promoted, source)
+    make_replica(promoted, source)
     shut: list[str] = []
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(promoted), "a replica in step")
-        await in_sync(work, source)
-        await soon(lambda: clicks.acknowledged > 100, "writes")
-        # As Sentinel does, but with nothing lost: writes are held off for the moment.
-        source.client().execute_command("CLIENT", "PAUSE", 5000, "WRITE")
-        offset = source.client().info("replication")["master_repl_offset"]
-        await soon(
-            lambda: promoted.client().info("replication")["master_repl_offset"] >= offset, "all"
-        )
-        promoted.client().execute_command("REPLICAOF", "NO", "ONE")
-        source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
-        source.client().execute_command("CLIENT", "UNPAUSE")
-        await soon(lambda: not work.progress.can_complete, "a closed gate")
-        shut.append(work.progress.reason)
-        before = clicks.acknowledged
-        await soon(lambda: clicks.acknowledged > before + 100, "writes at the new primary")
-        await soon(lambda: any("is a replica of" in event for event in run.events), "an event")
-        await completed(work, run)
-
     with Clicks(source, promoted) as clicks:
-        run = online(source, target, steer, timeout=60)
+        with migrating(source, target, timeout=60) as run:
+            run.following()
+            run.wait_for(lambda: in_step(promoted), "a replica in step")
+            run.in_sync()
+            run.wait_for(lambda: clicks.acknowledged > 100, "writes")
+            # As Sentinel does, but with nothing lost: writes are held off for the moment.
+            source.client().execute_command("CLIENT", "PAUSE", 5000, "WRITE")
+            offset = source.client().info("replication")["master_repl_offset"]
+            run.wait_for(
+                lambda: promoted.client().info("replication")["master_repl_offset"] >= offset, "all"
+            )
+            promoted.client().execute_command("REPLICAOF", "NO", "ONE")
+            source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
+            source.client().execute_command("CLIENT", "UNPAUSE")
+            run.wait_for(lambda: not run.progress.can_complete, "a closed gate")
+            shut.append(run.progress.reason)
+            before = clicks.acknowledged
+            run.wait_for(lambda: clicks.acknowledged > before + 100, "writes at the new primary")
+            run.wait_for(
+                lambda: any("is a replica of" in event for event in run.events), "an event"
+            )
+            completed(run)
         assert run.report.status == "done", (run.report.errors, run.events)
     assert "NOREPLICAS" in clicks.refusal
     assert int(target.client().get("clicks")) == clicks.acknowledged
@@ -178,7 +123,7 @@ def test_a_failover_between_the_last_look_and_the_fence(
     """The role in the fence's own MULTI counts: the cut-over is undone, and comes off later."""
     source, promoted, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
     source.client().set("key", 1)
-    replica_of(promoted, source)
+    make_replica(promoted, source)
     prepare = PauseFence.prepare
     prepared: list[str] = []
 
@@ -191,18 +136,16 @@ def test_a_failover_between_the_last_look_and_the_fence(
 
     monkeypatch.setattr(PauseFence, "prepare", fail_over)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(promoted), "a replica in step")
-        await in_sync(work, source)
-        reason = await refused(work, run)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: in_step(promoted), "a replica in step")
+        run.in_sync()
+        reason = run.refused()
         assert f"is a replica of 127.0.0.1:{promoted.port} by now" in reason
         # Nothing is left of it there.
         assert write_block_of(source) == write_block_of(promoted) == 0
-        assert await asyncio.to_thread(promoted.client(socket_timeout=5).set, "key", "2")
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+        assert promoted.client(socket_timeout=5).set("key", "2")
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
     assert write_block_of(promoted) == 65535
@@ -221,7 +164,7 @@ def test_a_failover_behind_the_fence(
     source, promoted = (server_factory(known(name), *BACKLOG[:2]) for _ in range(2))
     target = server_factory(known("redis-7.0"))
     source.client().set("key", 1)
-    replica_of(promoted, source)
+    make_replica(promoted, source)
     struck: list[str] = []
 
     def fail_over() -> None:
@@ -249,22 +192,20 @@ def test_a_failover_behind_the_fence(
     monkeypatch.setattr(PauseFence, "block_writes", sealed)
     monkeypatch.setattr(Promotion, "promote", promoting)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(promoted), "a replica in step")
-        told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.replication.replicas, "the replica")
-        await in_sync(work, source)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: in_step(promoted), "a replica in step")
+        told = run.work._way.lanes[0]._source  # type: ignore[union-attr]
+        run.wait_for(lambda: told.replication.replicas, "the replica")
+        run.in_sync()
         if when == "promoting":
-            work.complete()
-            return
-        reason = await refused(work, run)
-        assert "took writes" in reason or "a replica of" in reason or "beside" in reason, reason
-        if when == "detached":
-            source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+            run.complete()
+        else:
+            reason = run.refused()
+            assert "took writes" in reason or "a replica of" in reason or "beside" in reason, reason
+            if when == "detached":
+                source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
+            completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert struck
     if when == "promoting":
@@ -284,7 +225,7 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
     own, or its name leading to the other one: neither is the server that was followed."""
     source, promoted, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
     source.client().set("key", 1)
-    replica_of(promoted, source)
+    make_replica(promoted, source)
     store = MemoryCheckpoint()
     promote = Promotion.promote
 
@@ -294,25 +235,23 @@ def test_a_source_that_dies_at_the_opening_and_the_next_engine(
         promoted.client().set("key", 2)
         await promote(self, *args, **options)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(promoted), "a replica in step")
-        told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.replication.replicas, "the replica")
-        await in_sync(work, source)
-        work.complete()
-
     with Proxy(source.host, source.port) as name:
         with monkeypatch.context() as patch:
             patch.setattr(Promotion, "promote", promoting)
             patch.setattr(fence_in_checkpoint, "_FINISH_SECONDS", 0.1)
-            run = online(name, target, steer, checkpoints=store, timeout=60)
+            with migrating(name, target, checkpoints=store, timeout=60) as run:
+                run.following()
+                run.wait_for(lambda: in_step(promoted), "a replica in step")
+                told = run.work._way.lanes[0]._source  # type: ignore[union-attr]
+                run.wait_for(lambda: told.replication.replicas, "the replica")
+                run.in_sync()
+                run.complete()
         assert run.report.status == "stopped", (run.report.errors, run.events)
         if then == "back":
             source.restart()
         else:
             name.lead_to(promoted.host, promoted.port)
-        run = online(name, target, checkpoints=store, timeout=60)
+        run = migrated(name, target, checkpoints=store, timeout=60)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert "what its new primary takes is on that server alone" in run.report.lost_writes
     assert any("failed over while the target was opened" in each for each in run.events)
@@ -322,17 +261,15 @@ def test_a_replica_that_dies_as_the_source(server_factory: ServerFactory) -> Non
     """Its primary goes on with the stream, and is followed."""
     head, source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
     head.client().set("key", 1)
-    replica_of(source, head)
+    make_replica(source, head)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: work.progress.can_complete, "an open gate")
-        await asyncio.to_thread(source.kill)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "an open gate")
+        source.kill()
         head.client().set("key", 2)
-        await soon(lambda: any("goes on with its stream" in e for e in run.events), "the primary")
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: any("goes on with its stream" in e for e in run.events), "the primary")
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert run.report.sealed_at.endswith(f":{head.port}")
@@ -347,43 +284,42 @@ def test_a_source_that_dies_and_is_succeeded(name: str, server_factory: ServerFa
     source, promoted, bystander = (server_factory(known(name), *BACKLOG) for _ in range(3))
     target = server_factory(known("redis-7.0" if name.startswith("redis") else name))
     source.client().mset({f"key:{n}": n for n in range(200)})
-    replica_of(promoted, source)
-    replica_of(bystander, source)
+    make_replica(promoted, source)
+    make_replica(bystander, source)
     store = MemoryCheckpoint()
     nodes = (f"127.0.0.1:{bystander.port}=detached",)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(promoted) and in_step(bystander), "replicas in step")
+    with migrating(source, target, checkpoints=store, source_nodes=nodes, timeout=90) as run:
+        run.following()
+        run.wait_for(lambda: in_step(promoted) and in_step(bystander), "replicas in step")
         # It knows the source's history as well, but parted from it before.
         bystander.client().execute_command("REPLICAOF", "NO", "ONE")
         bystander.client().set("key:0", "another")
         source.client().set("last", 1)
-        await in_sync(work, source)
-        await soon(lambda: promoted.client().get("last") == b"1", "the replica's copy")
-        told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(
+        run.in_sync()
+        run.wait_for(lambda: promoted.client().get("last") == b"1", "the replica's copy")
+        told = run.work._way.lanes[0]._source  # type: ignore[union-attr]
+        run.wait_for(
             lambda: told.replication.replicas == (f"127.0.0.1:{promoted.port}",), "the replicas"
         )
-        await asyncio.to_thread(source.kill)
+        source.kill()
         promoted.client().execute_command("REPLICAOF", "NO", "ONE")
-        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        run.wait_for(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
         with Clicks(promoted) as clicks:
-            await soon(lambda: clicks.acknowledged > 100, "writes")
-        await soon(lambda: work.progress.can_complete, f"an open gate: {run.events}", 40)
-        await asyncio.to_thread(source.restart)
-        await soon(lambda: "answers again as a primary" in work.progress.reason, "the reason")
-        assert not work.progress.can_complete
-        replica_of(source, promoted)
-        await soon(lambda: work.progress.can_complete, f"an open gate again: {run.events}", 40)
-        work.stop()
-
-    run = online(source, target, steer, checkpoints=store, source_nodes=nodes, timeout=90)
+            run.wait_for(lambda: clicks.acknowledged > 100, "writes")
+        run.wait_for(lambda: run.progress.can_complete, f"an open gate: {run.events}", 40)
+        source.restart()
+        run.wait_for(lambda: "answers again as a primary" in run.progress.reason, "the reason")
+        assert not run.progress.can_complete
+        make_replica(source, promoted)
+        run.wait_for(lambda: run.progress.can_complete, f"an open gate again: {run.events}", 40)
+        run.stop()
     assert run.report.status == "stopped", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
 
     with Clicks(promoted) as clicks:
-        run = online(source, target, completed, checkpoints=store, source_nodes=nodes, timeout=90)
+        with migrating(source, target, checkpoints=store, source_nodes=nodes, timeout=90) as run:
+            completed(run)
         assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert int(target.client().get("clicks")) == clicks.acknowledged
@@ -403,28 +339,26 @@ def test_a_replica_that_is_promoted_beside_a_living_source(
     source.client().set("clicks", 10)
     promoted.client().execute_command("SLAVEOF", source.host, source.port)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(promoted), "the replica in step")
-        told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: in_step(promoted), "the replica in step")
+        told = run.work._way.lanes[0]._source  # type: ignore[union-attr]
+        run.wait_for(
             lambda: told.replication.replicas == (f"127.0.0.1:{promoted.port}",), "the replica"
         )
-        await soon(lambda: work.progress.can_complete, "an open gate")
+        run.wait_for(lambda: run.progress.can_complete, "an open gate")
         promoted.client().execute_command("SLAVEOF", "NO", "ONE")
         promoted.client().incr("clicks")
-        await soon(lambda: "a primary beside" in work.progress.reason, "the reason")
-        assert f"127.0.0.1:{promoted.port}" in work.progress.reason
-        assert not work.progress.can_complete
-        assert "a primary beside" in await refused(work, run)
+        run.wait_for(lambda: "a primary beside" in run.progress.reason, "the reason")
+        assert f"127.0.0.1:{promoted.port}" in run.progress.reason
+        assert not run.progress.can_complete
+        assert "a primary beside" in run.refused()
         # The failover comes to its end.
         source.client().execute_command("SLAVEOF", promoted.host, promoted.port)
         if name == "redis-3.2":  # a chain's offsets are not one stream's there
-            work.stop()
-            return
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+            run.stop()
+        else:
+            completed(run)
     assert any("is a primary now: what is written there" in each for each in run.events)
     if name != "redis-3.2":
         assert run.report.status == "done", (run.report.errors, run.events)
@@ -440,31 +374,29 @@ def test_two_replicas_that_are_promoted_when_the_source_dies(
     source, one, two, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(4))
     source.client().set("clicks", 10)
     for replica in (one, two):
-        replica_of(replica, source)
+        make_replica(replica, source)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(one) and in_step(two), "replicas in step")
-        told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: len(told.replication.replicas) == 2, "the replicas")
-        await soon(lambda: work.progress.can_complete, "an open gate")
-        await asyncio.to_thread(source.kill)
+    with migrating(source, target, timeout=90) as run:
+        run.following()
+        run.wait_for(lambda: in_step(one) and in_step(two), "replicas in step")
+        told = run.work._way.lanes[0]._source  # type: ignore[union-attr]
+        run.wait_for(lambda: len(told.replication.replicas) == 2, "the replicas")
+        run.wait_for(lambda: run.progress.can_complete, "an open gate")
+        source.kill()
         for replica in (one, two):
             replica.client().execute_command("REPLICAOF", "NO", "ONE")
-        await soon(lambda: any("more than one of" in e for e in run.events), "both")
+        run.wait_for(lambda: any("more than one of" in e for e in run.events), "both")
         assert not any("goes on with its stream" in e for e in run.events)
-        replica_of(two, one)
-        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
-        await soon(lambda: work.progress.can_complete, f"an open gate: {run.events}", 40)
+        make_replica(two, one)
+        run.wait_for(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        run.wait_for(lambda: run.progress.can_complete, f"an open gate: {run.events}", 40)
         two.client().execute_command("REPLICAOF", "NO", "ONE")
         two.client().incr("clicks")
-        await soon(lambda: "a primary beside" in work.progress.reason, "the reason")
-        assert "a primary beside" in await refused(work, run)
-        replica_of(two, one)
+        run.wait_for(lambda: "a primary beside" in run.progress.reason, "the reason")
+        assert "a primary beside" in run.refused()
+        make_replica(two, one)
         one.client().incr("clicks")
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=90)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert run.report.sealed_at == f"127.0.0.1:{one.port}"
@@ -477,7 +409,7 @@ def test_a_replica_that_is_promoted_at_the_fence(
     """Between the last look and the fence."""
     source, promoted, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
     source.client().set("clicks", 10)
-    replica_of(promoted, source)
+    make_replica(promoted, source)
 
     class Late(LiveComparison):
         async def choose(self, first: Iterable[DbKey], then: Iterable[DbKey]) -> None:
@@ -485,21 +417,19 @@ def test_a_replica_that_is_promoted_at_the_fence(
             promoted.client().execute_command("REPLICAOF", "NO", "ONE")
             promoted.client().incr("clicks")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(promoted), "the replica in step")
-        told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.replication.replicas, "the replica")
-        await soon(lambda: work.progress.can_complete, "an open gate")
-        monkeypatch.setattr(role_monitor, "_LOOK_SECONDS", 3600.0)
-        await asyncio.sleep(1.5)  # the look that has begun
-        assert "a primary beside" in await refused(work, run)
-        source.client().set("key", 1)  # it takes writes again
-        work.stop()
-
     ends = (Endpoint.parse(each.url) for each in (source, target))
     late = Late(*ends, TransferSettings(), lambda: False)
-    run = online(source, target, steer, comparison=late, timeout=60)
+    with migrating(source, target, comparison=late, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: in_step(promoted), "the replica in step")
+        told = run.work._way.lanes[0]._source  # type: ignore[union-attr]
+        run.wait_for(lambda: told.replication.replicas, "the replica")
+        run.wait_for(lambda: run.progress.can_complete, "an open gate")
+        monkeypatch.setattr(role_monitor, "_LOOK_SECONDS", 3600.0)
+        time.sleep(1.5)  # the look that has begun
+        assert "a primary beside" in run.refused()
+        source.client().set("key", 1)  # it takes writes again
+        run.stop()
     assert run.report.status == "stopped", (run.report.errors, run.events)
 
 
@@ -510,38 +440,34 @@ def test_a_source_that_died_while_no_engine_ran(server_factory: ServerFactory) -
         server_factory(known("redis-7.0"), *BACKLOG) for _ in range(4)
     )
     source.client().mset({f"key:{n}": n for n in range(200)})
-    replica_of(promoted, source)
-    replica_of(other, source)
+    make_replica(promoted, source)
+    make_replica(other, source)
     store = MemoryCheckpoint()
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         source.client().set("last", 1)
-        await in_sync(work, source)
-        await soon(lambda: in_step(promoted) and in_step(other), "replicas in step")
+        run.in_sync()
+        run.wait_for(lambda: in_step(promoted) and in_step(other), "replicas in step")
         for server in (promoted, other):
-            await soon(lambda: server.client().get("last") == b"1", "the replica's copy")  # noqa: B023
-        work.stop()
-
-    run = online(source, target, stop, checkpoints=store)
+            run.wait_for(lambda: server.client().get("last") == b"1", "the replica's copy")  # noqa: B023
+        run.stop()
     assert run.report.status == "stopped", (run.report.errors, run.events)
     source.kill()
     for server in (promoted, other):
         server.client().execute_command("REPLICAOF", "NO", "ONE")
     promoted.client().incr("clicks")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await soon(lambda: any("more than one of" in each for each in run.events), "a refusal")
-        assert not any("goes on with its stream" in each for each in run.events)
-        replica_of(other, promoted)
-        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
-        promoted.client().incr("clicks")
-        await completed(work, run)
-
     nodes = tuple(f"{server.host}:{server.port}" for server in (other, promoted))
-    run = online(
-        source, target, steer, checkpoints=store, source_nodes=nodes, timeout=90, retry_for=60.0
-    )
+    with migrating(
+        source, target, checkpoints=store, source_nodes=nodes, timeout=90, retry_for=60.0
+    ) as run:
+        run.wait_for(lambda: any("more than one of" in each for each in run.events), "a refusal")
+        assert not any("goes on with its stream" in each for each in run.events)
+        make_replica(other, promoted)
+        run.wait_for(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        promoted.client().incr("clicks")
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert run.report.sealed_at == f"127.0.0.1:{promoted.port}"
@@ -560,38 +486,38 @@ def test_a_source_that_takes_the_writes_again(
     options = ("--repl-backlog-size", "16mb", *quiet)
     source, other, target = (server_factory(known("redis-7.0"), *options) for _ in range(3))
     source.client().mset({f"key:{n}": n for n in range(200)})
-    replica_of(other, source)
+    make_replica(other, source)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: in_step(other), "a replica in step")
-        told = work._way.lanes[0]._source  # type: ignore[union-attr]
-        await soon(lambda: told.replication.replicas == (f"127.0.0.1:{other.port}",), "the replica")
+    with migrating(source, target, timeout=90) as run:
+        run.following()
+        run.wait_for(lambda: in_step(other), "a replica in step")
+        told = run.work._way.lanes[0]._source  # type: ignore[union-attr]
+        run.wait_for(
+            lambda: told.replication.replicas == (f"127.0.0.1:{other.port}",), "the replica"
+        )
         # 1. The failover.
-        await asyncio.to_thread(source.kill)
+        source.kill()
         other.client().execute_command("REPLICAOF", "NO", "ONE")
-        await soon(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
+        run.wait_for(lambda: any("goes on with its stream" in e for e in run.events), "a successor")
         other.client().set("key:0", "B")
-        await asyncio.to_thread(source.restart)
-        replica_of(source, other)
-        await soon(lambda: in_step(source), "the former source in step")
-        await soon(lambda: work.progress.can_complete, f"an open gate: {run.events}", 40)
+        source.restart()
+        make_replica(source, other)
+        run.wait_for(lambda: in_step(source), "the former source in step")
+        run.wait_for(lambda: run.progress.can_complete, f"an open gate: {run.events}", 40)
         # 2. And back.
         source.client().execute_command("REPLICAOF", "NO", "ONE")
-        replica_of(other, source)
-        await soon(lambda: in_step(other), "the replica in step")
+        make_replica(other, source)
+        run.wait_for(lambda: in_step(other), "the replica in step")
         source.client().set("key:1", "A")
         taken = f"writes are taken by 127.0.0.1:{source.port}"
-        await soon(lambda: taken in run.events, f"who takes the writes: {run.events}", 40)
-        await in_sync(work, other)
+        run.wait_for(lambda: taken in run.events, f"who takes the writes: {run.events}", 40)
+        run.in_sync(other)
         if comes_back == "succeeds":
-            await asyncio.to_thread(other.kill)
-            await soon(
+            other.kill()
+            run.wait_for(
                 lambda: sum("goes on with its stream" in e for e in run.events) == 2, "the source"
             )
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=90)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().mget("key:0", "key:1") == [b"B", b"A"]
     assert run.report.sealed_at.endswith(f":{source.port}")
@@ -609,13 +535,11 @@ def test_old_sources_refuse_writes_after_the_cut_over(
     before = dict(source.client().config_get("min-*"))
     source.client().mset({f"key:{n}": n for n in range(200)})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: clicks.acknowledged > 100, "writes")
-        await cut_over(work, run, source)
-
     with Clicks(source) as clicks:
-        run = online(source, target, steer, timeout=60)
+        with migrating(source, target, timeout=60) as run:
+            run.following()
+            run.wait_for(lambda: clicks.acknowledged > 100, "writes")
+            run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
     assert "NOREPLICAS" in clicks.refusal
     assert int(target.client().get("clicks")) == clicks.acknowledged
@@ -656,16 +580,14 @@ def test_transactions_that_were_begun_before_the_fence(
                 client.execute_command("EXEC")
                 acknowledged[number] += 1
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: min(acknowledged) > 10, "transactions")
-        await cut_over(work, run, source)
-
     threads = [threading.Thread(target=transact, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     try:
-        run = online(source, target, steer, timeout=60)
+        with migrating(source, target, timeout=60) as run:
+            run.following()
+            run.wait_for(lambda: min(acknowledged) > 10, "transactions")
+            run.cut_over()
         # It answers once the pause has run out: what it held would have been run by then.
         assert redis.Redis(port=source.port, socket_timeout=60, protocol=2).ping()
     finally:
@@ -719,18 +641,16 @@ def test_a_primary_that_cannot_be_reached(server_factory: ServerFactory) -> None
     head.client().config_set("requirepass", "secret")
     source.client().config_set("masterauth", "secret")
     head.client(password="secret").set("key", 1)
-    replica_of(source, head)
+    make_replica(source, head)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: "which cannot be asked" in work.progress.reason, "the reason")
-        assert f"127.0.0.1:{head.port}" in work.progress.reason
-        assert not work.progress.can_complete
-        assert "which cannot be asked" in await refused(work, run)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: "which cannot be asked" in run.progress.reason, "the reason")
+        assert f"127.0.0.1:{head.port}" in run.progress.reason
+        assert not run.progress.can_complete
+        assert "which cannot be asked" in run.refused()
         head.client(password="secret").config_set("requirepass", "")
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"1"
 
@@ -739,21 +659,19 @@ def test_a_primary_that_falls_silent(server_factory: ServerFactory) -> None:
     """The source, its replica, still takes its link for up: the gate is closed all the same."""
     head, source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
     head.client().set("key", 1)
-    replica_of(source, head)
+    make_replica(source, head)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: work.progress.can_complete, "an open gate")
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "an open gate")
         head.freeze()
         try:
-            await soon(lambda: "has not answered for 2 s" in work.progress.reason, "a reason")
-            assert not work.progress.can_complete
+            run.wait_for(lambda: "has not answered for 2 s" in run.progress.reason, "a reason")
+            assert not run.progress.can_complete
         finally:
             head.thaw()
-        await soon(lambda: work.progress.can_complete, "an open gate again", 40)
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: run.progress.can_complete, "an open gate again", 40)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"1"
 
@@ -770,15 +688,13 @@ def test_the_operators_own_fence_at_a_replica(
     head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     target = server_factory(known("redis-7.0"))
     head.client().set("key", 1)
-    replica_of(source, head)
+    make_replica(source, head)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: source.client().get("key") == b"1", "the replica's copy")
+    with migrating(source, target, timeout=60, **settings) as run:
+        run.following()
+        run.wait_for(lambda: source.client().get("key") == b"1", "the replica's copy")
         head.kill()
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60, **settings)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"1"
     assert run.report.verification is not None
@@ -796,19 +712,17 @@ def test_the_role_is_looked_at_each_second(server_factory: ServerFactory) -> Non
     def asked() -> int:
         return int(client.info("commandstats")["cmdstat_info"]["calls"])
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
         rates: list[float] = []
         while not rates or (max(rates) < 1.0 and len(rates) < 8):
             before, began = asked(), time.monotonic()
-            await asyncio.sleep(3.0)
+            time.sleep(3.0)
             # One of them was ours.
             rates.append((asked() - before - 1) / (time.monotonic() - began))
         assert max(rates) >= 1.0, rates
-        work.stop()
-
-    run = online(source, target, steer, timeout=60)
+        run.stop()
     assert run.report.status == "stopped", (run.report.errors, run.events)
 
 
@@ -826,26 +740,24 @@ def test_what_a_primary_changes_without_a_word(
         client.xadd(key, {"f": "v"}, id="1-1")
         client.xgroup_create(key, "group", "0")
         client.xreadgroup("group", "reader", {key: ">"})
-    replica_of(source, head)
-    asyncio.run(soon(lambda: in_step(source), "the replica in step"))
+    make_replica(source, head)
+    until_in_step(source)
     client.xreadgroup("group", "reader", {"jobs": "0"})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        reason = await refused(work, run)
+    if word == "in-sync":
+        run = migrated(source, target, one_go=True, until="in-sync", timeout=60)
+        assert run.report.status != "done"
+        return
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
+        reason = run.refused()
         assert "1 keys differ" in reason
         assert "key jobs" in reason
         assert f"compared with 127.0.0.1:{head.port}" in reason
         assert "name the primary as the source" in reason
         client.delete("jobs")
-        await completed(work, run)
-
-    if word == "in-sync":
-        run = online(source, target, one_go=True, until="in-sync", timeout=60)
-        assert run.report.status != "done"
-        return
-    run = online(source, target, steer, timeout=60)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().xpending("quiet", "group")["pending"] == 1
     assert not target.client().exists("jobs")
@@ -857,31 +769,20 @@ def test_two_primaries(server_factory: ServerFactory) -> None:
     head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     target = server_factory(known("redis-7.0"))
     head.client().set("key", 1)
-    replica_of(source, head)
+    make_replica(source, head)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: work.progress.can_complete, "an open gate")
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "an open gate")
         source.client().execute_command("REPLICAOF", "NO", "ONE")
         head.client().set("key", 2)
-        await soon(lambda: "is still one too" in work.progress.reason, "the reason")
-        assert not work.progress.can_complete
+        run.wait_for(lambda: "is still one too" in run.progress.reason, "the reason")
+        assert not run.progress.can_complete
         assert any("is a primary now" in event for event in run.events)
-        replica_of(source, head)
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+        make_replica(source, head)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
-
-
-class _DiesBehindTheWriteBlock(MemoryCheckpoint):
-    """An engine that ends just when it would write down that the target is being opened."""
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        if isinstance(checkpoint.position, OnlineCheckpoint) and checkpoint.position.promoting:
-            raise StateError("died here")
-        super().save(checkpoint)
 
 
 def test_a_fence_that_a_crash_has_left_at_the_primary(
@@ -891,14 +792,8 @@ def test_a_fence_that_a_crash_has_left_at_the_primary(
     head, source = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     target = server_factory(known("redis-7.0"))
     head.client().set("key", 1)
-    replica_of(source, head)
-    store = _DiesBehindTheWriteBlock()
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: work.progress.can_complete, "an open gate")
-        work.complete()
-        await phase(work, Phase.FAILED)
+    make_replica(source, head)
+    store = DiesAt(promoting)
 
     async def nothing(self: FenceUpkeep, *of: object, **more: object) -> None:
         pass
@@ -906,20 +801,17 @@ def test_a_fence_that_a_crash_has_left_at_the_primary(
     with monkeypatch.context() as patched:
         for name in ("take_away", "remove"):
             patched.setattr(FenceUpkeep, name, nothing)
-        online(source, target, steer, checkpoints=store)
+        with migrating(source, target, checkpoints=store) as run:
+            run.following()
+            run.wait_for(lambda: run.progress.can_complete, "an open gate")
+            run.complete()
+            run.reaches(Phase.FAILED)
     assert write_block_of(head) == 65535
-    again = MemoryCheckpoint()
-    checkpoint = store.load()
-    assert checkpoint is not None
-    again.save(checkpoint)
-
-    async def go_on(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store.left()) as run:
+        run.following()
         assert write_block_of(head) == 0
-        assert await asyncio.to_thread(head.client(socket_timeout=5).set, "key", "2")
-        await completed(work, run)
-
-    run = online(source, target, go_on, checkpoints=again)
+        assert head.client(socket_timeout=5).set("key", "2")
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
     assert write_block_of(head) == 65535
@@ -936,22 +828,20 @@ def test_a_target_that_is_made_a_replica(server_factory: ServerFactory) -> None:
     target.client().config_set("replica-read-only", "no")
     source.client().set("key", 1)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
         # At a port of nobody: it becomes a replica, and keeps its data.
         target.client().execute_command("REPLICAOF", "127.0.0.1", 1)
-        await soon(lambda: "is a replica of" in work.progress.reason, "the reason")
-        assert not work.progress.can_complete
+        run.wait_for(lambda: "is a replica of" in run.progress.reason, "the reason")
+        assert not run.progress.can_complete
         # It is the target that is waited for: nothing is said of the source's link.
-        assert (work.progress.link, work.progress.lag_bytes) == ("", None)
+        assert (run.progress.link, run.progress.lag_bytes) == ("", None)
         source.client().set("key", 2)
         assert target.client().get("key") == b"1"
         assert any("nothing is written to it" in event for event in run.events)
         target.client().execute_command("REPLICAOF", "NO", "ONE")
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("key") == b"2"
 
@@ -961,7 +851,7 @@ def test_one_server_under_two_addresses(way: str, server_factory: ServerFactory)
     source = server_factory(known("redis-7.0"))
     source.client().set("n", 1)
     with Proxy(source.host, source.port) as proxy:
-        run = online(source, proxy, one_go=True, source_type=way)
+        run = migrated(source, proxy, one_go=True, source_type=way)
     assert run.report.status == "failed"
     assert "the source is its own target" in run.report.errors[0]
     assert source.client().keys() == [b"n"]
@@ -971,8 +861,8 @@ def test_one_server_under_two_addresses(way: str, server_factory: ServerFactory)
 def test_a_source_that_is_a_replica_of_the_target(way: str, server_factory: ServerFactory) -> None:
     target, source = (server_factory(known("redis-7.0")) for _ in range(2))
     target.client().set("n", 1)
-    replica_of(source, target)
-    run = online(source, target, one_go=True, source_type=way)
+    make_replica(source, target)
+    run = migrated(source, target, one_go=True, source_type=way)
     assert run.report.status == "failed"
     assert "the source is a replica of the target" in run.report.errors[0]
     assert target.client().keys() == [b"n"]
@@ -983,14 +873,12 @@ def test_a_source_that_becomes_a_replica_of_the_target(server_factory: ServerFac
     source, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(2))
     source.client().set("n", 1)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
         source.client().execute_command("REPLICAOF", target.host, target.port)
         target.client().incr("n")
-        await soon(lambda: work.progress.phase is Phase.STOPPED, f"a stop: {run.events}")
-
-    run = online(source, target, steer, timeout=60)
+        run.wait_for(lambda: run.progress.phase is Phase.STOPPED, f"a stop: {run.events}")
     assert run.report.status == "stopped"
     assert "replica of the target" in run.report.errors[0]
     assert target.client().get("n") == b"2"
@@ -1004,19 +892,17 @@ def test_a_source_address_that_leads_to_the_target(to: str, server_factory: Serv
     there = target if to == "the target" else server_factory(known("redis-7.0"))
     store = MemoryCheckpoint()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        if there is not target:
-            replica_of(there, target)
-            await soon(lambda: in_step(there), "the replica in step")
-        name.lead_to(there.host, there.port)
-        name.cut_now()
-        target.client().incr("probe")
-        await phase(work, Phase.STOPPED)
-
     with Proxy(source.host, source.port) as name:
-        run = online(name, target, steer, checkpoints=store, timeout=60)
+        with migrating(name, target, checkpoints=store, timeout=60) as run:
+            run.following()
+            run.in_sync()
+            if there is not target:
+                make_replica(there, target)
+                run.wait_for(lambda: in_step(there), "the replica in step")
+            name.lead_to(there.host, there.port)
+            name.cut_now()
+            target.client().incr("probe")
+            run.reaches(Phase.STOPPED)
         assert run.report.status == "stopped", (run.report.errors, run.events)
         words = "own target" if there is target else "replica of the target"
         assert words in run.report.errors[0], run.report.errors
@@ -1025,7 +911,8 @@ def test_a_source_address_that_leads_to_the_target(to: str, server_factory: Serv
         target.client().delete("probe")
         name.lead_to(source.host, source.port)
         source.client().set("later", 1)
-        run = online(name, target, completed, checkpoints=store, timeout=60)
+        with migrating(name, target, checkpoints=store, timeout=60) as run:
+            completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
     assert target.client().mget("key:7", "later") == [b"7", b"1"]
@@ -1052,19 +939,17 @@ def test_a_target_that_is_made_a_replica_at_the_opening(
 
     monkeypatch.setattr(Promotion, "promote", promoting)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        reason = await refused(work, run)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
+        reason = run.refused()
         assert "is a replica of" in reason or "READONLY" in reason, reason
-        await soon(lambda: write_block_of(source) == 0, "the write block is gone")
-        assert await asyncio.to_thread(source.client(socket_timeout=20).set, "key", "2")
-        assert not work.progress.can_complete
+        run.wait_for(lambda: write_block_of(source) == 0, "the write block is gone")
+        assert source.client(socket_timeout=20).set("key", "2")
+        assert not run.progress.can_complete
         assert target.client().mget("key", "startmigration:position") == [b"1", struck[0]]
         target.client().execute_command("REPLICAOF", "NO", "ONE")
-        await completed(work, run)
-
-    run = online(source, target, steer, timeout=60)
+        completed(run)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert struck
     assert target.client().get("key") == b"2"

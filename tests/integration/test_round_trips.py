@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import threading
 import time
 
 import pytest
@@ -12,12 +9,11 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.model.progress import ENDS, Phase, Progress
-from engine.transfer.transfer import Transfer
-from tests.support.online import assert_tidy, following, in_sync, online
+from tests.support.library import migrated, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
+from tests.support.writers import writing
 
 ROUND_TRIP = 0.3
 # Behind the fence: the fence, two transactions (one is under way when the fence goes up), one in
@@ -41,24 +37,12 @@ def round_trips(source: Server, target: Server, databases: int) -> float:
     clients = [source.client(db) for db in range(databases)]
     for client in clients:
         client.mset({f"key:{n}": n for n in range(50)})
-    over = threading.Event()
 
-    def write() -> None:
-        """Until it is refused: a transaction is under way when the fence goes up, and in every
-        database is a key that is due soon behind the cut-over, so that it is lifted until then."""
-        with contextlib.suppress(redis.ResponseError):
-            for n in itertools.count():
-                if over.is_set():
-                    return
-                clients[n % databases].psetex("soon", 12_000, n)
-                clients[0].incr("clicks")
-                time.sleep(0.002)
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        work.complete()
-        await soon(lambda: work.progress.phase in ENDS, "the end", 60)
+    def write(writer: redis.Redis, turn: int) -> None:
+        """A transaction is under way when the fence goes up, and in every database is a key that is
+        due soon behind the cut-over, so that it is lifted until then."""
+        clients[turn % databases].psetex("soon", 12_000, turn)
+        writer.incr("clicks")
 
     with Proxy(source.host, source.port) as one, Proxy(target.host, target.port) as other:
 
@@ -68,13 +52,14 @@ def round_trips(source: Server, target: Server, databases: int) -> float:
                 for proxy in (one, other):
                     proxy.delay(ROUND_TRIP / 2)
 
-        writer = threading.Thread(target=write)
-        writer.start()
-        try:
-            run = online(one, other, steer, timeout=90, on_progress=move_away)
-        finally:
-            over.set()
-            writer.join()
+        with (
+            writing(write, server=source, pause=0.002, until_refused=True),
+            migrating(one, other, timeout=90, on_progress=move_away) as run,
+        ):
+            run.following()
+            run.in_sync()
+            run.complete()
+            run.wait_for(lambda: run.progress.phase in ENDS, "the end", 60)
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.fence_seconds is not None
     # Set back, in every database.
@@ -90,6 +75,7 @@ def test_the_write_stop_of_ends_far_away(ends: tuple[Server, Server]) -> None:
     counted: list[float] = []
     while len(counted) < TRIES and min(counted, default=MOST) >= MOST:
         for server in ends:
+            # The cut-over before this one has left a write block.
             server.client().config_set("min-replicas-to-write", 0)
             server.client().flushall()
         counted.append(round_trips(source, target, databases))
@@ -100,7 +86,7 @@ def test_the_write_stop_of_ends_far_away(ends: tuple[Server, Server]) -> None:
 def seconds_of(source: Server | Proxy, target: Server | Proxy) -> float:
     """How long a migration takes from its start to its end."""
     began = time.monotonic()
-    run = online(source, target, one_go=True, timeout=90)
+    run = migrated(source, target, one_go=True, timeout=90)
     assert run.report.status == "done", (run.report.errors, run.events)
     return time.monotonic() - began
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import random
-import threading
 
 import pytest
 import redis
@@ -14,9 +12,9 @@ from benches.support.servers import Server
 from engine.model.checkpoint import Checkpoint
 from engine.model.position import ScanPosition
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.transfer import Transfer
+from tests.support.library import copied, copying
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer, until
+from tests.support.writers import writing
 
 KEYS = 60_000
 ROUND_TRIP = 0.3
@@ -36,7 +34,7 @@ def test_pages_come_beside_each_other(server_factory: ServerFactory) -> None:
     fill(source, KEYS)
     with Proxy(source.host, source.port) as far:
         far.delay(ROUND_TRIP / 2)
-        report = transfer(far, target, skip_checks=("clocks",)).report
+        report = copied(far, target, skip_checks=("clocks",)).report
     assert report.status == "done", report.errors
     assert target.client().dbsize() == KEYS
     # At the end of a range some keys come twice.
@@ -46,33 +44,15 @@ def test_pages_come_beside_each_other(server_factory: ServerFactory) -> None:
     assert taken < MOST
 
 
-class Resizer:
-    """Adds and deletes keys of its own, so that the table grows and shrinks again and again."""
-
-    def __init__(self, server: Server) -> None:
-        self._client = server.client()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Resizer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        n = 0
-        while not self._over.is_set():
-            names = [f"moving:{n + i}" for i in range(20_000)]
-            pipe = self._client.pipeline(transaction=False)
-            for at in range(0, len(names), 1000):
-                pipe.mset(dict.fromkeys(names[at : at + 1000], "x"))
-            for at in range(0, len(names), 1000):
-                pipe.delete(*names[at : at + 1000])
-            pipe.execute()
-            n += 20_000
+def resize(client: redis.Redis, turn: int) -> None:
+    """Add and delete keys of its own, so that the table grows and shrinks again and again."""
+    names = [f"moving:{20_000 * turn + i}" for i in range(20_000)]
+    pipe = client.pipeline(transaction=False)
+    for at in range(0, len(names), 1000):
+        pipe.mset(dict.fromkeys(names[at : at + 1000], "x"))
+    for at in range(0, len(names), 1000):
+        pipe.delete(*names[at : at + 1000])
+    pipe.execute()
 
 
 @pytest.mark.parametrize("name", ["redis-3.2", "redis-8.2", "valkey-9"])
@@ -92,19 +72,15 @@ def test_nothing_is_missed_while_the_table_is_resized(
             super().save(checkpoint)
 
     checkpoints = Noted()
-    with Proxy(source.host, source.port) as far, Resizer(source):
+    with Proxy(source.host, source.port) as far, writing(resize, server=source):
         far.delay(0.005)
         far.throttle(1_500_000)
-
-        async def cut(work: Transfer, run: Run) -> None:
+        with copying(far, target, checkpoints=checkpoints, batch_bytes=16 << 10) as run:
             for least in (300_000, 500_000):
                 least += rng.randrange(100_000)
-                await until(functools.partial(lambda least: far.bytes_down >= least, least))
+                run.wait_for(lambda least=least: far.bytes_down >= least, "bytes")  # type: ignore[misc]
                 far.cut_now()
-
-        report = transfer(
-            far, target, meanwhile=cut, checkpoints=checkpoints, batch_bytes=16 << 10
-        ).report
+    report = run.report
     assert report.status == "done", report.errors
     client: redis.Redis = target.client()
     pipe = client.pipeline(transaction=False)

@@ -18,9 +18,9 @@ from engine.model.settings import TransferSettings
 from engine.targets.applier import Applier, PositionMoved
 from engine.wire.event_loop import run
 from tests.reference.stream import command
+from tests.support.library import copied
 from tests.support.raw_replica import POSITION_KEY, batch_of
 from tests.support.servers import known
-from tests.support.transfers import transfer
 
 Work = Callable[[Applier], Awaitable[None]]
 ONE = batch_of(("INCR", "one"))
@@ -161,7 +161,7 @@ def test_commands_that_fail_in_one_of_many_batches(
     data[4200] = command(b"COPY", b"text", b"copy")
     path = tmp_path / "appendonly.aof"
     path.write_bytes(b"".join(data))
-    done = transfer(f"aof:{path}", target)
+    done = copied(f"aof:{path}", target)
     assert done.report.status == "stopped"
     assert {each.key for each in done.report.not_carried} == {"text", "copy"}
     client = target.client()

@@ -14,18 +14,17 @@ import redis
 
 from benches.support.sentinels import Sentinel, sentinels, url
 from benches.support.servers import Server
-from benches.support.waiting import soon
+from benches.support.waiting import wait_for
 from engine.errors import AuthError, LinkError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS
-from engine.transfer.transfer import Transfer
 from engine.wire import sentinel
 from engine.wire.control_connection import admin
 from tests.support.comparison import assert_settled
-from tests.support.online import assert_tidy, following, online
+from tests.support.library import Run, migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
 
 BACKLOG = ("--repl-backlog-size", "16mb", "--repl-ping-replica-period", "1")
 
@@ -43,10 +42,10 @@ class Watched:
         password = self.primary.password
         return url(self.group, f":{password}@" if password else "")
 
-    async def failed_over(self) -> None:
+    def failed_over(self) -> None:
         """Until each Sentinel names the replica."""
         there = (self.replica.host, self.replica.port)
-        await soon(lambda: all(each.primary() == there for each in self.group), "a failover")
+        wait_for(lambda: all(each.primary() == there for each in self.group), "a failover")
 
 
 @contextlib.contextmanager
@@ -58,7 +57,7 @@ def watched(
     primary, replica = (make(binary, *BACKLOG, password=password) for _ in range(2))
     replica.client().execute_command("REPLICAOF", primary.host, primary.port)
     with sentinels(binary, primary, password=own) as group:
-        asyncio.run(soon(lambda: all(map(_whole, group)), "Sentinels that know each other"))
+        wait_for(lambda: all(map(_whole, group)), "Sentinels that know each other")
         yield Watched(primary, replica, group)
 
 
@@ -114,14 +113,14 @@ class Writer:
         assert not self._thread.is_alive()
 
 
-async def ended(work: Transfer, run: Run) -> None:
+def ended(run: Run) -> None:
     """Give the word until the cut-over comes off."""
-    while work.progress.phase not in ENDS:
-        await soon(lambda: work.progress.can_complete or work.progress.phase in ENDS, "a gate")
+    while run.progress.phase not in ENDS:
+        run.wait_for(lambda: run.progress.can_complete or run.progress.phase in ENDS, "a gate")
         before = len(run.events)
-        work.complete()
-        await soon(
-            lambda: work.progress.phase in ENDS or len(run.events) > before,  # noqa: B023
+        run.complete()
+        run.wait_for(
+            lambda: run.progress.phase in ENDS or len(run.events) > before,  # noqa: B023
             "what becomes of it",
         )
 
@@ -149,30 +148,27 @@ def test_the_sources_primary_fails_over(name: str, how: str, server_factory: Ser
     with watched(name, server_factory, password="data", own="sentinels") as source:
         source.primary.client().mset({f"before:{n}": n for n in range(500)})
 
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await soon(lambda: writer.acknowledged > 200, "writes")
-            if how == "ordered":
-                order = "SENTINEL", "FAILOVER", "main"
-                await asyncio.to_thread(source.group[1].client().execute_command, *order)
-            else:
-                await asyncio.to_thread(
-                    source.primary.kill if how == "killed" else source.primary.freeze
-                )
-            await source.failed_over()
-            if how == "frozen":
-                # It does not know yet that it is the primary no more.
-                await soon(lambda: _tells_of(run, source.replica), "an event")
-                source.primary.thaw()
-            before = writer.acknowledged
-            await soon(lambda: writer.acknowledged > before + 200, "writes at the new primary")
-            await ended(work, run)
-
         with Writer(source) as writer:
-            run = online(source.url, target, steer)
+            with migrating(source.url, target) as run:
+                run.following()
+                run.wait_for(lambda: writer.acknowledged > 200, "writes")
+                if how == "ordered":
+                    order = "SENTINEL", "FAILOVER", "main"
+                    source.group[1].client().execute_command(*order)
+                else:
+                    (source.primary.kill if how == "killed" else source.primary.freeze)()
+                source.failed_over()
+                if how == "frozen":
+                    # It does not know yet that it is the primary no more.
+                    run.wait_for(lambda: _tells_of(run, source.replica), "an event")
+                    source.primary.thaw()
+                before = writer.acknowledged
+                run.wait_for(
+                    lambda: writer.acknowledged > before + 200, "writes at the new primary"
+                )
+                ended(run)
             assert run.report.status == "done", (run.report.errors, run.events)
-            await_refusal = soon(lambda: writer.refused, "a write that is refused")
-            asyncio.run(await_refusal)
+            wait_for(lambda: writer.refused, "a write that is refused")
         assert _tells_of(run, source.replica), run.events
         assert run.report.sealed_at.endswith(f":{source.replica.port}"), run.report.sealed_at
         assert_all_there(target, writer)
@@ -195,24 +191,21 @@ def test_the_targets_primary_fails_over(how: str, server_factory: ServerFactory)
                 client.pipeline().incr("sum", n).rpush("list", n).execute()
 
     with watched("redis-7.0", server_factory) as target:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await soon(lambda: source.client().llen("list") > 200, "writes")
-            if how == "ordered":
-                order = "SENTINEL", "FAILOVER", "main"
-                await asyncio.to_thread(target.group[1].client().execute_command, *order)
-            else:
-                await asyncio.to_thread(target.primary.kill)
-            await target.failed_over()
-            before = source.client().llen("list")
-            await soon(lambda: source.client().llen("list") > before + 200, "more writes")
-            await ended(work, run)
-
         thread = threading.Thread(target=write, daemon=True)
         thread.start()
         try:
-            run = online(source, target.url, steer)
+            with migrating(source, target.url) as run:
+                run.following()
+                run.wait_for(lambda: source.client().llen("list") > 200, "writes")
+                if how == "ordered":
+                    order = "SENTINEL", "FAILOVER", "main"
+                    target.group[1].client().execute_command(*order)
+                else:
+                    target.primary.kill()
+                target.failed_over()
+                before = source.client().llen("list")
+                run.wait_for(lambda: source.client().llen("list") > before + 200, "more writes")
+                ended(run)
         finally:
             over.set()
             thread.join(60)

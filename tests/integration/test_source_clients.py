@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from benches.support import engines
 from benches.support.api import Serving
 from benches.support.proxy import Proxy
 from benches.support.servers import Server, TlsFiles
+from benches.support.waiting import wait_for
 from engine.fleet import run
 from engine.fleet.launcher import open_registry
 from engine.fleet.process import ProcessId
@@ -41,15 +42,6 @@ from tests.support.servers import ServerFactory, known
 GROUP = "cache"
 NAMED = ("--replication-group-id", GROUP)
 SECONDS = 60.0
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Wait until `condition`, and return what it returned. Raises `AssertionError`."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -137,17 +129,17 @@ def assert_at(application: Application | Program, server: Server) -> None:
     """Each of the three is served by this server, and hears what is written there."""
     client = server.client()
     before = application.acknowledged
-    until("INCR is acknowledged", lambda: application.acknowledged > before)
+    wait_for(lambda: application.acknowledged > before, "INCR is acknowledged")
     at = int(client.get("counter") or 0)
-    until("the counter moves here", lambda: int(client.get("counter") or 0) > at)
+    wait_for(lambda: int(client.get("counter") or 0) > at, "the counter moves here")
     client.rpush("queue", "item")
-    until("BLPOP takes the item", lambda: b"item" in application.popped)
+    wait_for(lambda: b"item" in application.popped, "BLPOP takes the item")
 
     def heard() -> bool:
         client.publish("channel", "news")
         return b"news" in application.heard
 
-    until("the subscriber hears", heard)
+    wait_for(heard, "the subscriber hears")
 
 
 def migrate(
@@ -191,7 +183,7 @@ def disconnector(state: str) -> ProcessId:
             return connection.execute(schema.disconnections.select()).one().process
 
     try:
-        return process_of(until("a process has it", claimed))
+        return process_of(wait_for(claimed, "a process has it"))
     finally:
         registry.store.close()
 
@@ -209,7 +201,7 @@ def guard_of(who: ProcessId) -> int:
                     return int(found.parent.name)
         return None
 
-    return int(until("it has a guard", child))
+    return int(wait_for(child, "it has a guard"))
 
 
 @pytest.mark.parametrize("library", ["redis-py", *NAMES])
@@ -223,7 +215,7 @@ def test_a_name_that_is_moved_before_the_clients_dial_again(
     with Proxy(source.host, source.port) as name:
         applications = Application if library == "redis-py" else functools.partial(Program, library)
         with applications(name.port) as application:
-            until("the application has begun", lambda: application.acknowledged > 10)
+            wait_for(lambda: application.acknowledged > 10, "the application has begun")
 
             async def moved(old: Endpoint, new: Endpoint) -> None:
                 called.append((old.address, new.address))
@@ -248,7 +240,7 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
     admin = source.client()
     admin.acl_setuser("watcher", enabled=True, nopass=True, commands=["+@all"], keys=["*"])
     with Proxy(source.host, source.port) as name, Application(name.port) as application:
-        until("the application has begun", lambda: application.acknowledged > 10)
+        wait_for(lambda: application.acknowledged > 10, "the application has begun")
         kept = redis.Connection(port=source.port, username="watcher", password="any")
         kept.connect()
         replica = redis.Connection(port=source.port)
@@ -259,7 +251,7 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
         )
         assert report.status == "done", report.errors
         # The name still leads to the source: they are there again, and again.
-        until("they came back three times", lambda: seen(engine).get("Disconnected", 0) >= 9)
+        wait_for(lambda: seen(engine).get("Disconnected", 0) >= 9, "they came back three times")
         found = seen(engine)
         assert found["Disconnecting"] is True
         assert found["Kept"] == 1
@@ -269,7 +261,7 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
         assert {each["Address"] for each in found["Addresses"]} == {"127.0.0.1"}
         name.lead_to(target.host, target.port)
         assert_at(application, target)
-        until("nobody is there any more", lambda: seen(engine)["Connected"] == 0)
+        wait_for(lambda: seen(engine)["Connected"] == 0, "nobody is there any more")
         # The user that is to be kept still has its connection, and so has the replica.
         kept.send_command("PING")
         assert kept.read_response() in (b"PONG", "PONG")
@@ -320,7 +312,7 @@ def test_clients_that_come_back_as_the_command_line_shows_them(
             for each in seen(engine).get("Addresses", [])
         )
 
-    until("the client was disconnected twice", twice)
+    wait_for(twice, "the client was disconnected twice")
     told = cli("describe-replication-groups", *NAMED, "--output", "json")
     assert told.code == 0, told.err
     found = told.json["ReplicationGroups"][0]["SourceClients"]
@@ -349,11 +341,11 @@ def test_a_process_that_is_killed_is_replaced_and_a_verb_ends_it(
         report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
         assert report.status == "done", report.errors
         first = disconnector(state)
-        until("a first look", lambda: seen(engine).get("LookedAt"))
+        wait_for(lambda: seen(engine).get("LookedAt"), "a first look")
         # Its guard first, which would start another one.
         for pid in (guard_of(first), first.pid):
             os.kill(pid, signal.SIGKILL)
-        until("another process has it", lambda: disconnector(state).pid != first.pid)
+        wait_for(lambda: disconnector(state).pid != first.pid, "another process has it")
         came = seen(engine)["Disconnected"]
         client = redis.Redis(port=source.port, retry=None)
 
@@ -362,7 +354,7 @@ def test_a_process_that_is_killed_is_replaced_and_a_verb_ends_it(
                 client.get("key:1")
             return bool(seen(engine)["Disconnected"] > came + 2)
 
-        until("a client that comes is disconnected", dialled)
+        wait_for(dialled, "a client that comes is disconnected")
         from benches.support.api import fetch
 
         metrics = fetch(api.url + "/metrics", api.signed("/metrics", "read")).body.decode()
@@ -372,15 +364,14 @@ def test_a_process_that_is_killed_is_replaced_and_a_verb_ends_it(
         told = cli("disconnect-clients", *NAMED, "--stop")
         assert told.code == 0, told.err
         second = disconnector(state)
-        until("the process has ended", lambda: second.ended())
+        wait_for(lambda: second.ended(), "the process has ended")
         assert seen(engine)["Disconnecting"] is False
         told = cli("disconnect-clients", *NAMED, "--stop")
         assert "nothing was to be done" in told.out
         # And begun again.
         assert cli("disconnect-clients", *NAMED, "--for", "5m").code == 0
-        until(
-            "it goes on",
-            lambda: seen(engine)["Disconnecting"] and not disconnector(state).ended(),
+        wait_for(
+            lambda: seen(engine)["Disconnecting"] and not disconnector(state).ended(), "it goes on"
         )
         cli.close()
     engine.close()
@@ -403,7 +394,7 @@ def test_a_user_that_may_not_close_connections(ends: tuple[Server, Server], stat
     assert report.status == "done", report.errors
     client = redis.Redis(port=source.port)
     assert client.get("key:1") == b"1"
-    until("it has ended", lambda: seen(engine).get("Disconnecting") is False)
+    wait_for(lambda: seen(engine).get("Disconnecting") is False, "it has ended")
     assert "does not allow it" in seen(engine)["Reason"], seen(engine)
     assert any("no longer disconnected: the source does not allow it" in e for e in events(engine))
     engine.close()
@@ -415,9 +406,9 @@ def test_a_source_that_is_restarted_is_left_alone(ends: tuple[Server, Server], s
     engine = Engine(state)
     report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
     assert report.status == "done", report.errors
-    until("a first look", lambda: seen(engine).get("LookedAt"))
+    wait_for(lambda: seen(engine).get("LookedAt"), "a first look")
     source.client().config_set("min-replicas-to-write", 0)
-    until("it has ended", lambda: seen(engine)["Disconnecting"] is False)
+    wait_for(lambda: seen(engine)["Disconnecting"] is False, "it has ended")
     assert "accepts writes again" in seen(engine)["Reason"]
     engine.close()
 
@@ -540,7 +531,7 @@ def test_scripts_are_held_where_they_would_not_be_refused(
         going = [stack.enter_context(Counting(name.port, f"going:{n}")) for n in range(3)]
         staying = [stack.enter_context(Counting(source.port, f"staying:{n}")) for n in range(3)]
         everybody = [*going, *staying]
-        until("all have begun", lambda: all(each.acknowledged > 10 for each in everybody))
+        wait_for(lambda: all(each.acknowledged > 10 for each in everybody), "all have begun")
 
         async def moved(_old: Endpoint, _new: Endpoint) -> None:
             # The first pause has run out by then.
@@ -551,15 +542,15 @@ def test_scripts_are_held_where_they_would_not_be_refused(
         report = migrate(engine, source, target, settings, on_switch=moved)
         assert report.status == "done", report.errors
         at = [each.acknowledged for each in going]
-        until(
-            "they count at the target",
+        wait_for(
             lambda: all(each.acknowledged > n for each, n in zip(going, at, strict=True)),
+            "they count at the target",
         )
         # Two looks at the least, each of which disconnects those who stay.
         cut_off = [each.cut_off for each in staying]
-        until(
-            "those who stay were disconnected again",
+        wait_for(
             lambda: all(each.cut_off > n + 2 for each, n in zip(staying, cut_off, strict=True)),
+            "those who stay were disconnected again",
         )
         told = events(engine)
         assert any("it answers no client as long as" in each for each in told), told
@@ -572,9 +563,9 @@ def test_scripts_are_held_where_they_would_not_be_refused(
         if version == "redis-6.0":
             engine.sync.unblock_source(GROUP)
             at = [each.acknowledged for each in staying]
-            until(
-                "they count at the source",
+            wait_for(
                 lambda: all(each.acknowledged > n for each, n in zip(staying, at, strict=True)),
+                "they count at the source",
             )
         else:
             said = engine.sync.disconnect_clients(GROUP, seconds=0)["Message"]
@@ -607,7 +598,7 @@ def test_scripts_at_a_source_that_does_not_refuse_them(
     (warned,) = (each for each in events(engine) if "source-scripts" in each)
     assert "it has run 1 script since its start" in warned
     assert "--fence hook" in warned
-    until("none is counted yet", lambda: seen(engine).get("Scripts") == 0)
+    wait_for(lambda: seen(engine).get("Scripts") == 0, "none is counted yet")
 
     def run_one() -> bool:
         # Each dials anew: a client that is disconnected under its script has no answer.
@@ -622,17 +613,17 @@ def test_scripts_at_a_source_that_does_not_refuse_them(
         """The scripts that were run since the cut-over, as they counted themselves."""
         return int(redis.Redis(port=source.port).get("scripts") or 0)
 
-    until("a script is run", run_one)
-    until("it is counted", lambda: seen(engine)["Scripts"] == count() > 0)
-    until("another script is run", run_one)
-    until("it is counted", lambda: seen(engine)["Scripts"] == count() > 1)
+    wait_for(run_one, "a script is run")
+    wait_for(lambda: seen(engine)["Scripts"] == count() > 0, "it is counted")
+    wait_for(run_one, "another script is run")
+    wait_for(lambda: seen(engine)["Scripts"] == count() > 1, "it is counted")
     told = [each for each in events(engine) if "since the cut-over" in each]
     assert len(told) == 1, told
     assert "what they wrote is on the source alone" in told[0]
     client.config_set("min-replicas-to-write", 0)
-    (last,) = until(
-        "the end is told",
+    (last,) = wait_for(
         lambda: [each for each in events(engine) if "accepts writes again" in each],
+        "the end is told",
     )
     assert f"the source has run {count()} scripts since the cut-over" in last
     engine.close()
@@ -644,25 +635,25 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
     source, target = server_factory(known("redis-6.0")), server_factory(known("redis-6.2"))
     engine = Engine(state)
     with Counting(source.port, "staying") as staying:
-        until("it has begun", lambda: staying.acknowledged > 10)
+        wait_for(lambda: staying.acknowledged > 10, "it has begun")
         report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
         assert report.status == "done", report.errors
         first = disconnector(state)
-        until("a first look", lambda: seen(engine).get("LookedAt"))
+        wait_for(lambda: seen(engine).get("LookedAt"), "a first look")
         # 1. The one that does it: nothing is run meanwhile.
         guard, looked_at = guard_of(first), seen(engine)["LookedAt"]
         killed = time.monotonic()
         os.kill(first.pid, signal.SIGKILL)
-        until("another process has it", lambda: disconnector(state).pid != first.pid)
-        until("it has looked", lambda: seen(engine)["LookedAt"] > looked_at)
+        wait_for(lambda: disconnector(state).pid != first.pid, "another process has it")
+        wait_for(lambda: seen(engine)["LookedAt"] > looked_at, "it has looked")
         # The guard has made the pause longer, by so much.
         in_time = time.monotonic() - killed < hold_source.SECONDS
         second = disconnector(state)
-        until("the guard has ended", lambda: ProcessId.of(guard).ended())
+        wait_for(lambda: ProcessId.of(guard).ended(), "the guard has ended")
         # 2. Its guard: there is another one.
         guard = guard_of(second)
         os.kill(guard, signal.SIGKILL)
-        until("another guard is there", lambda: guard_of(second) != guard)
+        wait_for(lambda: guard_of(second) != guard, "another guard is there")
         found = seen(engine)
         assert found["Disconnecting"] is True
         assert found["UnattendedSince"] is None
@@ -676,27 +667,27 @@ def test_who_holds_scripts_is_killed(server_factory: ServerFactory, state: str) 
         for pid in (guard_of(second), second.pid):
             os.kill(pid, signal.SIGKILL)
         at = staying.acknowledged
-        found = until("that is seen", lambda: (now := seen(engine))["UnattendedSince"] and now)
+        found = wait_for(lambda: (now := seen(engine))["UnattendedSince"] and now, "that is seen")
         assert found["Disconnecting"] is False
         assert found["Connected"] is found["Scripts"] is None
         assert f"disconnect-clients --replication-group-id {GROUP} goes on" in found["Reason"]
         (told,) = (each for each in events(engine) if "no process disconnects" in each)
         assert told == found["Reason"]
         assert "how much that is is not known" in told
-        until("a script is run", lambda: staying.acknowledged > at)
+        wait_for(lambda: staying.acknowledged > at, "a script is run")
         since = found["UnattendedSince"].timestamp()
-        until("the pause was over for long enough", lambda: time.time() > since + 7)
+        wait_for(lambda: time.time() > since + 7, "the pause was over for long enough")
         engine.sync.disconnect_clients(GROUP, seconds=300)
         # A guard that was slow to go on may have told that nothing was run until it did.
-        told = until(
-            "what was run is told",
+        told = wait_for(
             lambda: [
                 each
                 for each in events(engine)
                 if "were not disconnected" in each and "no script" not in each
             ],
+            "what was run is told",
         )
-        until("its clients wait", lambda: seen(engine)["Scripts"])
+        wait_for(lambda: seen(engine)["Scripts"], "its clients wait")
         assert seen(engine)["UnattendedSince"] is None
         counted = int(staying.acknowledged) - at
         run = seen(engine)["Scripts"] - before
@@ -719,14 +710,14 @@ def test_scripts_that_are_run_until_who_holds_them_is_let_in(
     engine = Engine(state)
     trusted = {"ssl": True, "ssl_ca_certs": str(tls_files.ca)}
     with Counting(source.port, "staying", **trusted) as staying:
-        until("it has begun", lambda: staying.acknowledged > 10)
+        wait_for(lambda: staying.acknowledged > 10, "it has begun")
         report = migrate(engine, source, target, TransferSettings(disconnect_for=300))
         assert report.status == "done", report.errors
         assert not report.lost_writes
         before = int(target.client().get("staying") or 0)
-        (told,) = until(
-            "the source is held again",
+        (told,) = wait_for(
             lambda: [each for each in events(engine) if "none of its clients from now" in each],
+            "the source is held again",
         )
 
         def counted() -> bool:
@@ -734,7 +725,7 @@ def test_scripts_that_are_run_until_who_holds_them_is_let_in(
             run = seen(engine).get("Scripts")
             return run is not None and 0 <= run - (staying.acknowledged - before) <= 2
 
-        until("what was run is counted", counted)
+        wait_for(counted, "what was run is counted")
         found = seen(engine)
         assert found["Writes"] == found["Scripts"]
         told = events(engine)
@@ -779,11 +770,11 @@ def test_clients_that_are_disconnected_once_where_scripts_go_on(
     # It can be begun all the same, and what was run until then is told.
     assert source.client().eval("return redis.call('INCR', KEYS[1])", 1, "scripts") == 1
     engine.sync.disconnect_clients(GROUP, seconds=300)
-    until("it is counted", lambda: seen(engine)["Scripts"] == 1)
-    until("it is told", lambda: any("has run 1 script since" in each for each in events(engine)))
+    wait_for(lambda: seen(engine)["Scripts"] == 1, "it is counted")
+    wait_for(lambda: any("has run 1 script since" in each for each in events(engine)), "it is told")
     # Its time is short: then it says what goes on.
     engine.sync.disconnect_clients(GROUP, seconds=0.5)
-    found = until("its time is over", lambda: (now := seen(engine))["Reason"] and now)
+    found = wait_for(lambda: (now := seen(engine))["Reason"] and now, "its time is over")
     assert found["Disconnecting"] is False
     assert "its time is over; the source refuses writes (NOREPLICAS), but runs" in found["Reason"]
     (told,) = (each for each in events(engine) if "no longer disconnected: its time" in each)
@@ -808,7 +799,7 @@ def test_a_transaction_that_is_run_behind_a_fence_without_a_pause(
         "migrate", "--source", source.url, "--target", target.url, *NAMED,
         "--switch-hook", f"sh {script}", "--disconnect-for", "0",
     )  # fmt: skip
-    until("the target is open", began.exists)
+    wait_for(began.exists, "the target is open")
     assert client.execute_command("EXEC") == [6]
     # What is refused counts as nothing.
     other = redis.Redis(port=source.port, protocol=2)
@@ -832,7 +823,9 @@ def followed(server_factory: ServerFactory) -> Server:
     """A source with a replication stream, which runs transactions that were begun before."""
     source, replica = (server_factory(known("redis-5.0")) for _ in range(2))
     replica.client().execute_command("REPLICAOF", source.host, source.port)
-    until("a replica", lambda: replica.client().info("replication")["master_link_status"] == "up")
+    wait_for(
+        lambda: replica.client().info("replication")["master_link_status"] == "up", "a replica"
+    )
     return source
 
 

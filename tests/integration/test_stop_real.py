@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,10 @@ from benches.support.compare import assert_equal
 from benches.support.servers import Server
 from engine.front.http.metrics import Metrics
 from engine.groups.registry import Registry
-from tests.integration.test_cli_real import GROUP, Cli, between, nodes, register
+from tests.support.command_line import GROUP, Cli, between, nodes, register
 from tests.support.servers import ServerFactory, known
 
 AOF = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-@pytest.fixture
-def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
-    runner = Cli(state_url, tmp_path)
-    yield runner
-    runner.close()
 
 
 @pytest.fixture

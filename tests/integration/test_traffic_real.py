@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from itertools import islice
 
 import pytest
@@ -17,7 +16,9 @@ import redis
 
 from benches import datasets
 from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id, ring_pairs
-from tests.support.comparison import assert_settled, replicated, settle
+from benches.support.waiting import wait_for
+from tests.support.comparison import assert_settled, settle
+from tests.support.replicas import make_replica, replicated, until_in_step
 from tests.support.servers import ServerFactory
 from tests.support.traffic import Counters, Sequence, Traffic, prepare
 from tests.support.traffic.link import Link, address_of
@@ -52,12 +53,8 @@ def not_alike(source: Binary, target: Binary) -> tuple[str, ...]:
 
 
 def attach(replica: Server, primary: Server) -> None:
-    client = replica.client()
-    client.execute_command("REPLICAOF", primary.host, primary.port)
-    deadline = time.monotonic() + 60
-    while client.info("replication")["master_link_status"] != "up":
-        assert time.monotonic() < deadline, replica.log_tail()
-        time.sleep(0.02)
+    make_replica(replica, primary)
+    until_in_step(replica)
 
 
 @pytest.fixture
@@ -116,17 +113,9 @@ def test_five_thousand_commands_a_second(ends: tuple[Server, Server]) -> None:
     """Of the writer's own time: what else the machine does is none of its business."""
     with Traffic(ends[0], seed=1) as traffic:
         commands, began = traffic.commands, time.process_time()
-        until(lambda: traffic.commands >= commands + 5000)
+        wait_for(lambda: traffic.commands >= commands + 5000, "5,000 commands")
         rate = (traffic.commands - commands) / (time.process_time() - began)
     assert rate >= 5000
-
-
-def until(condition: Callable[[], object], at_least: float = 0.0) -> None:
-    """Wait until `condition`, and for so many seconds anyway. Raises `AssertionError`."""
-    began = time.monotonic()
-    while not condition() or time.monotonic() < began + at_least:
-        assert time.monotonic() < began + 60, "not within 60 s"
-        time.sleep(0.02)
 
 
 # Its life.
@@ -136,7 +125,8 @@ def test_rate_pause_and_limit(ends: tuple[Server, Server]) -> None:
     server, _ = ends
     with Traffic(server, seed=1, rate=1000) as traffic:
         began = time.monotonic()
-        until(lambda: traffic.commands > 500, 1.5)
+        time.sleep(1.5)
+        wait_for(lambda: traffic.commands > 500, "500 commands")
         traffic.pause()
         # The first units set the large keys up, and one may be a transaction.
         assert traffic.commands < (time.monotonic() - began) * 1000 + 700
@@ -146,7 +136,7 @@ def test_rate_pause_and_limit(ends: tuple[Server, Server]) -> None:
         assert traffic.commands == issued
         assert server.client().info("persistence")["rdb_changes_since_last_save"] <= offset + 20
         traffic.resume()
-        until(lambda: traffic.commands > issued)
+        wait_for(lambda: traffic.commands > issued, "more commands")
     limited = Traffic(server, seed=1, limit=2000).start()
     limited.join()
     assert 2000 <= limited.commands < 2400
@@ -163,11 +153,12 @@ def test_a_restarted_server_is_written_to_again(server_factory: ServerFactory) -
             time.sleep(0.1)
             server.restart()
             before = traffic.commands
-            deadline = time.monotonic() + 60
-            while traffic.commands < before + 500:
-                assert time.monotonic() < deadline, traffic.describe()
-                time.sleep(0.02)
-        until(lambda: len(counters.acknowledged) > 100)
+            wait_for(
+                lambda before=before: traffic.commands >= before + 500,
+                "500 more commands",
+                told=lambda: traffic.describe(),
+            )
+        wait_for(lambda: len(counters.acknowledged) > 100, "100 counts")
     assert traffic.connections >= 4
     assert traffic.lost > 0
     assert counters.check(server) == []
@@ -180,12 +171,13 @@ def test_traffic_goes_on_at_another_server(ends: tuple[Server, Server]) -> None:
         traffic.move_to(second)
         counters.move_to(second)
         sizes = [second.client(db=db).dbsize for db in (0, 1)]
-        deadline = time.monotonic() + 60
-        while sum(size() for size in sizes) <= 20 or not second.client(db=9).exists(
-            "counter:number"
-        ):
-            assert time.monotonic() < deadline, (traffic.describe(), [size() for size in sizes])
-            time.sleep(0.02)
+        wait_for(
+            lambda: (
+                sum(size() for size in sizes) > 20 and second.client(db=9).exists("counter:number")
+            ),
+            "both streams at the second server",
+            told=lambda: (traffic.describe(), [size() for size in sizes]),
+        )
 
 
 def test_what_ended_the_writer_is_raised() -> None:
@@ -211,7 +203,7 @@ def test_counters_find_what_is_doubled_or_lost(
     server = server_factory()
     with Counters(server, rate=2000) as counters:
         # Each is pushed and appended, up to the seventh at least.
-        until(lambda: len(counters.acknowledged) > 100)
+        wait_for(lambda: len(counters.acknowledged) > 100, "100 counts")
     assert counters.check(server) == []
     server.client(db=9).execute_command(*command)
     assert any(line.startswith(told) for line in counters.check(server)), counters.check(server)
@@ -233,7 +225,8 @@ def test_native_replication_compares_equal(pair: tuple[Binary, Binary]) -> None:
         attach(target, source)
         options = {"seed": f"native {pair_id(pair)}", "without": not_alike(*pair)}
         with Traffic(source, **options) as traffic, Counters(source) as counters:  # type: ignore[arg-type]
-            until(lambda: traffic.commands > 3000, 3 if same else 1.5)
+            time.sleep(3 if same else 1.5)
+            wait_for(lambda: traffic.commands > 3000, "3,000 commands")
         # FLUSHALL may have come last.
         source.client().set("last", 1)
         replicated(source, target)

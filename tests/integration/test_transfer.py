@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 
 import pytest
@@ -21,9 +20,9 @@ from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey
 from engine.transfer.cut_over_check import CutOverCheckResult
-from engine.transfer.transfer import Transfer
+from tests.support.library import copied, copying
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run, transfer, until
+from tests.support.writers import writing
 
 
 def refused_by_type(source: Server, target: Server) -> set[tuple[int, bytes]]:
@@ -61,7 +60,7 @@ def test_every_type_where_keys_stay(
 def _every_type(pair: tuple[Binary, Binary], server_factory: ServerFactory, if_exists: str) -> None:
     source, target = server_factory(pair[0]), server_factory(pair[1])
     datasets.demo(source.url, n=600)
-    result = transfer(source, target, if_exists=if_exists, batch_bytes=64 << 10)
+    result = copied(source, target, if_exists=if_exists, batch_bytes=64 << 10)
     expected = refused_by_type(source, target)
     difference = compare(source.url, target.url)
     assert not difference.different, difference.describe()
@@ -85,7 +84,7 @@ def test_sixteen_databases_and_empty_ones(server_factory: ServerFactory) -> None
         for i in range(db * 20 + 1):
             pipe.set(f"key:{db}:{i}", i)
         pipe.execute()
-    report = transfer(source, target).report
+    report = copied(source, target).report
     assert report.status == "done"
     assert report.keys == sum(db * 20 + 1 for db in range(0, 16, 3))
     assert_equal(source.url, target.url)
@@ -93,7 +92,7 @@ def test_sixteen_databases_and_empty_ones(server_factory: ServerFactory) -> None
 
 def test_an_empty_source(server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
-    report = transfer(source, target).report
+    report = copied(source, target).report
     assert (report.status, report.keys, report.not_carried_total) == ("done", 0, 0)
 
 
@@ -103,7 +102,7 @@ def test_chosen_databases_match_and_type(server_factory: ServerFactory) -> None:
         client = source.client(db)
         client.mset({"user:1": "a", "other:1": "b"})
         client.rpush("user:list", 1, 2)
-    report = transfer(source, target, databases=(2, 5), match="user:*", key_type="string").report
+    report = copied(source, target, databases=(2, 5), match="user:*", key_type="string").report
     assert report.status == "done"
     assert report.keys == 2
     assert target.client(0).dbsize() == 0
@@ -115,7 +114,7 @@ def test_odd_names(server_factory: ServerFactory) -> None:
     names = [b"", b" ", b"a b", b"\0\r\n\xff", b"$5\r\nx", b"n" * (1 << 20), "ключ".encode()]
     for i, name in enumerate(names):
         source.client().set(name, b"value %d" % i, px=10**9 if i % 2 else None)
-    assert transfer(source, target, batch_bytes=100).report.keys == len(names)
+    assert copied(source, target, batch_bytes=100).report.keys == len(names)
     assert_equal(source.url, target.url)
 
 
@@ -127,7 +126,7 @@ def test_long_values_go_through_in_pieces(server_factory: ServerFactory) -> None
     for size in sizes:
         client.set(f"string:{size}", rng.randbytes(size), px=10**9)
     client.hset("hash", mapping={f"f{i}": rng.randbytes(100) for i in range(50_000)})
-    assert transfer(source, target, stream_above=64 << 10).report.keys == len(sizes) + 1
+    assert copied(source, target, stream_above=64 << 10).report.keys == len(sizes) + 1
     assert_equal(source.url, target.url)
 
 
@@ -144,7 +143,7 @@ def test_idle_time_and_frequency_are_kept(server_factory: ServerFactory, policy:
         client.restore("seldom", 0, client.dump("seldom"), replace=True, frequency=9)
     else:
         client.restore("seldom", 0, client.dump("seldom"), replace=True, idletime=5000)
-    transfer(source, target)
+    copied(source, target)
     there = target.client()
     if policy == "volatile-lfu":
         assert 190 <= there.object("freq", "often") <= 201
@@ -162,7 +161,7 @@ def test_the_source_is_only_read(server_factory: ServerFactory) -> None:
     datasets.demo(source.url, n=300)
     client = source.client()
     before = client.info("commandstats")
-    transfer(source, target)
+    copied(source, target)
     after = client.info("commandstats")
     used = {
         name.removeprefix("cmdstat_")
@@ -184,7 +183,7 @@ def test_keys_that_expire_while_they_travel(server_factory: ServerFactory) -> No
     for i in range(20_000):
         pipe.set(f"k{i}", "x" * 50, px=rng.randrange(1, 800))
     pipe.execute()
-    report = transfer(source, target).report
+    report = copied(source, target).report
     assert report.status == "done"
     assert not report.not_carried_total
     time.sleep(1)
@@ -201,18 +200,18 @@ def test_existing_keys_replace_skip_fail(server_factory: ServerFactory) -> None:
         a, b = source.client(db), target.client(db)
         return [key for key in keys if a.get(key) != b.get(key)]
 
-    failed = transfer(source, target, if_exists="fail", compare=differing).report
+    failed = copied(source, target, if_exists="fail", compare=differing).report
     assert failed.status == "failed"
     assert "exist on the target" in failed.errors[0]
     assert [(lost.db, lost.key) for lost in failed.not_carried] == [(0, "k3")]
     assert target.client().get("k3") == b"old"
 
-    skipped = transfer(source, target, if_exists="skip").report
+    skipped = copied(source, target, if_exists="skip").report
     assert skipped.status == "done"
     assert skipped.skipped > 0
     assert target.client().get("k3") == b"old"
 
-    replaced = transfer(source, target, if_exists="replace").report
+    replaced = copied(source, target, if_exists="replace").report
     assert replaced.status == "done"
     assert replaced.keys == 500
     assert target.client().get("mine") == b"kept"
@@ -224,7 +223,7 @@ def test_a_value_longer_than_the_target_takes(server_factory: ServerFactory) -> 
     target = server_factory(None, "--proto-max-bulk-len", "1048576")
     source.client().set("long", os.urandom(2 << 20))
     source.client().set("short", "x")
-    report = transfer(source, target).report
+    report = copied(source, target).report
     assert report.status == "stopped"
     assert report.keys == 1
     ((lost),) = report.not_carried
@@ -268,7 +267,7 @@ def test_types_that_cannot_be_compared_are_counted(way: str, server_factory: Ser
             other_vector()
             return await super().__call__(files, survey)
 
-    run = transfer(
+    run = copied(
         paths[way],
         target,
         source_type="scan" if way == "scan" else "auto",
@@ -291,14 +290,14 @@ def test_a_user_without_rights_is_told_so(server_factory: ServerFactory) -> None
     target.client().execute_command(
         "ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-restore", "-mset"
     )
-    report = transfer(source.url.replace("//", "//weak:pw@"), target).report
+    report = copied(source.url.replace("//", "//weak:pw@"), target).report
     assert report.status == "failed"
     assert "NOPERM" in report.errors[0]
     assert "pw" not in report.errors[0].replace("startmigration", "")
-    report = transfer(source, target.url.replace("//", "//weak:pw@")).report
+    report = copied(source, target.url.replace("//", "//weak:pw@")).report
     assert report.status == "failed"
     assert "NOPERM" in report.errors[0]
-    report = transfer(source.url.replace("//", "//weak:wrong@"), target).report
+    report = copied(source.url.replace("//", "//weak:wrong@"), target).report
     assert report.status == "failed"
     assert "WRONGPASS" in report.errors[0]
 
@@ -352,7 +351,7 @@ def test_strings_of_every_shape(
     there.rpush("plain:0", "of another type")
     there.set("plain:1", "old", px=10**9)
     there.set("mortal:1", "old")
-    report = transfer(source, target).report
+    report = copied(source, target).report
     assert report.status == "done", report.errors
     assert report.keys == 3 * len(STRINGS) + 4
     assert_equal(source.url, target.url)
@@ -376,28 +375,19 @@ def test_no_deadline_is_lost_to_another_client(
     count = 120_000
     for first in range(0, count, 10_000):
         client.mset({f"k{i}": f"value {i}" for i in range(first, first + 10_000)})
-    stop = threading.Event()
+    rng = random.Random(4)
 
-    def write() -> None:
-        rng = random.Random(4)
-        while not stop.wait(0.001):
-            # Without a proof that nobody wrote, a lock that INFO never saw would be there for good.
-            name = f"lock{rng.randrange(200)}"
-            client.set(name, "held", px=10**8)
-            if released:
-                client.delete(name)
+    def write(writer: redis.Redis, _: int) -> None:
+        # Without a proof that nobody wrote, a lock that INFO never saw would be there for good.
+        name = f"lock{rng.randrange(200)}"
+        writer.set(name, "held", px=10**8)
+        if released:
+            writer.delete(name)
 
-    async def meanwhile(_: Transfer, run: Run) -> None:
-        await until(lambda: run.progress and run.progress[-1].keys > count // 4)
-        writer.start()
-
-    writer = threading.Thread(target=write)
-    try:
-        result = transfer(source, target, meanwhile=meanwhile, batch_bytes=64 << 10)
-    finally:
-        stop.set()
-        if writer.ident is not None:
-            writer.join()
+    with copying(source, target, batch_bytes=64 << 10) as result:
+        result.wait_for(lambda: result.progress.keys > count // 4, "a part of the keys")
+        with writing(write, server=source, pause=0.001):
+            result.join()
     assert result.report.status == "done", result.report.errors
     there = target.client()
     assert not [name for name in there.keys("lock*") if there.pttl(name) == -1]
@@ -432,7 +422,7 @@ def test_deadlines_that_are_there_all_the_time(
     # A proof may fail for whatever the server does by itself; thrice in a row is no chance.
     for _ in range(3):
         source.client().config_resetstat()
-        assert transfer(source, target, batch_bytes=32 << 10).report.status == "done"
+        assert copied(source, target, batch_bytes=32 << 10).report.status == "done"
         stats = source.client().info("commandstats")
         asked.append(stats.get(name, {"calls": 0})["calls"])
         if mortal or asked[-1] < 20_000:
@@ -446,7 +436,7 @@ def test_a_source_s_user_without_mget(server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
     source.client().mset({f"k{i}": f"v{i}" for i in range(5000)})
     source.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-mget")
-    report = transfer(source.url.replace("//", "//weak:pw@"), target).report
+    report = copied(source.url.replace("//", "//weak:pw@"), target).report
     assert report.status == "done", report.errors
     assert_equal(source.url, target.url)
 
@@ -459,7 +449,7 @@ def test_a_target_s_user_with_one_of_the_two_rights(
     source.client().mset({f"k{i}": f"v{i}" for i in range(500)})
     target.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", rights)
     before = target.client().info("commandstats")
-    report = transfer(source, target.url.replace("//", "//weak:pw@")).report
+    report = copied(source, target.url.replace("//", "//weak:pw@")).report
     assert report.status == "done", report.errors
     assert_equal(source.url, target.url)
     after = target.client().info("commandstats")
@@ -472,14 +462,10 @@ def test_the_right_to_mset_goes_meanwhile(server_factory: ServerFactory) -> None
     source.client().mset({f"k{i}": f"v{i}" * 50 for i in range(30_000)})
     target.client().execute_command("ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all")
 
-    async def take_away(_: Transfer, run: Run) -> None:
-        await until(lambda: target.client().dbsize() > 0)
-        target.client().execute_command("ACL", "SETUSER", "weak", "-mset")
-
     weak = target.url.replace("//", "//weak:pw@")
-    result = transfer(
-        source, weak, meanwhile=take_away, batch_bytes=16 << 10, window_bytes=64 << 10
-    )
+    with copying(source, weak, batch_bytes=16 << 10, window_bytes=64 << 10) as result:
+        result.wait_for(lambda: target.client().dbsize() > 0, "the first keys")
+        target.client().execute_command("ACL", "SETUSER", "weak", "-mset")
     assert result.report.status == "done", result.report.errors
     assert_equal(source.url, target.url)
     assert target.client().info("commandstats")["cmdstat_restore"]["calls"] > 0
@@ -488,7 +474,7 @@ def test_the_right_to_mset_goes_meanwhile(server_factory: ServerFactory) -> None
 def test_unix_sockets(server_factory: ServerFactory) -> None:
     source, target = server_factory(None, unix=True), server_factory(None, unix=True)
     datasets.demo(source.url, n=300)
-    report = transfer(f"unix://{source.unix_path}", f"unix://{target.unix_path}").report
+    report = copied(f"unix://{source.unix_path}", f"unix://{target.unix_path}").report
     assert report.status == "done"
     assert_equal(source.url, target.url)
 
@@ -502,7 +488,7 @@ def test_a_checkpoint_of_another_process_is_void(server_factory: ServerFactory) 
     source.client().mset({f"k{i}": i for i in range(200)})
     checkpoint = MemoryCheckpoint()
     checkpoint.save(Checkpoint(ScanPosition("0" * 40, 0, 12345, (1, 2)), "t", keys=999))
-    result = transfer(source, target, checkpoints=checkpoint)
+    result = copied(source, target, checkpoints=checkpoint)
     assert result.report.keys == 200
     assert any("checkpoint is void" in event for event in result.events)
     assert_equal(source.url, target.url)
@@ -539,7 +525,7 @@ def test_tls_with_client_certificates(
     client = source.client()
     client.mset({f"k{i}": os.urandom(500) for i in range(5000)})
     client.set("long", os.urandom(9 << 20))
-    result = transfer(tls_url(source, options), tls_url(target, options), stream_above=1 << 20)
+    result = copied(tls_url(source, options), tls_url(target, options), stream_above=1 << 20)
     assert result.report.status == "done", result.report.errors
     assert source.client().dbsize() == target.client().dbsize() == 5001
     for key in ("k1", "k4999", "long"):
@@ -551,11 +537,11 @@ def test_tls_is_verified_by_default(
 ) -> None:
     source, target, options = tls_pair
     good = tls_url(target, f"{options}&ca_file={tls_files.ca}")
-    report = transfer(tls_url(source, options), good).report
+    report = copied(tls_url(source, options), good).report
     assert report.status == "failed"
     assert "certificate is not to be trusted" in report.errors[0]
     wrong_name = tls_url(source, f"{options}&ca_file={tls_files.ca}")
-    report = transfer(wrong_name.replace("localhost", "elsewhere.example"), good).report
+    report = copied(wrong_name.replace("localhost", "elsewhere.example"), good).report
     assert report.status == "failed"
     assert "certificate is not to be trusted" in report.errors[0]
-    assert transfer(tls_url(source, f"{options}&verify=no"), good).report.status == "done"
+    assert copied(tls_url(source, f"{options}&verify=no"), good).report.status == "done"

@@ -15,17 +15,14 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from benches.support.waiting import soon
 from engine.model.endpoint import Endpoint
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.key_resync import KeyResync
-from engine.transfer.transfer import Transfer
 from engine.transfer.which_have_ttls import TargetTtls, Timed
 from engine.wire.control_connection import admin
 from tests.support.comparison import assert_settled
-from tests.support.online import cut_over, following, in_sync, online, refused
+from tests.support.library import Run, migrating
 from tests.support.servers import ServerFactory, known
-from tests.support.transfers import Run
 
 Endpoints = tuple[Server, Server]
 
@@ -60,18 +57,16 @@ def test_messages(server_factory: ServerFactory, publish: str) -> None:
     listener.psubscribe("*")
     assert listener.get_message(timeout=5)["type"] == "psubscribe"  # type: ignore[index]
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, publish=publish) as run:
+        run.following()
         client.publish("__sentinel__:hello", "127.0.0.1,26379,id,0,one,127.0.0.1,6379,0")
         client.publish("news", "one")
         pipe = client.pipeline(transaction=True)
         pipe.set("key", "value").publish("__sentinel__:hello", "m").publish("news", "two")
         pipe.execute()
-        await in_sync(work, source)
-        assert work.progress.lag_bytes == 0
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, publish=publish)
+        run.in_sync()
+        assert run.progress.lag_bytes == 0
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     target.client().publish("last", "m")
@@ -83,7 +78,7 @@ def test_messages(server_factory: ServerFactory, publish: str) -> None:
     assert heard == ([b"news", b"news"] if publish == "pass" else []) + [b"last"]
 
 
-def migrated(source: Server, target: Server | Proxy, run: Run) -> None:
+def migrated_by(source: Server, target: Server | Proxy, run: Run) -> None:
     """The migration has ended well, and both ends hold the same."""
     assert run.report.status == "done", (run.report.errors, run.events)
     end = target if isinstance(target, Server) else f"redis://{target.host}:{target.port}"
@@ -102,16 +97,14 @@ def test_a_field_is_counted_up_in_fractions(server_factory: ServerFactory, relea
         client.hset(f"hash:{n}", mapping={"field": n, "other": "x"})
         client.execute_command("HPEXPIRE", f"hash:{n}", 900_000_000, "FIELDS", 1, "field")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target) as run:
+        run.following()
+        run.in_sync()
         for n in range(10):
             client.hincrbyfloat(f"hash:{n}", "field", 0.5)
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
-    migrated(source, target, run)
+        run.in_sync()
+        run.cut_over()
+    migrated_by(source, target, run)
     for n in range(10):
         left = target.client().execute_command("HPTTL", f"hash:{n}", "FIELDS", 1, "field")
         assert left[0] > 800_000_000, n
@@ -125,17 +118,15 @@ def test_a_key_is_counted_up_in_fractions(server_factory: ServerFactory, release
     for n in range(10):
         client.set(f"number:{n}", n, ex=900_000)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target) as run:
+        run.following()
+        run.in_sync()
         for n in range(10):
             client.incrbyfloat(f"number:{n}", 0.5)
         client.set("plain", 7)
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
-    migrated(source, target, run)
+        run.in_sync()
+        run.cut_over()
+    migrated_by(source, target, run)
     assert all(target.client().pttl(f"number:{n}") > 800_000_000 for n in range(10))
     assert target.client().pttl("plain") == -1
 
@@ -145,8 +136,8 @@ def test_entries_that_were_deleted_are_claimed(server_factory: ServerFactory) ->
     source, target = pair(server_factory, "redis-6.2", "redis-7.0")
     client = source.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for name in ("one", "two"):
             client.xgroup_create(name, "g", "0", mkstream=True)
             for n in range(1, 6):
@@ -155,11 +146,9 @@ def test_entries_that_were_deleted_are_claimed(server_factory: ServerFactory) ->
             client.xdel(name, "2-1", "5-1")
         client.xclaim("one", "g", "claimer", 0, ["1-1", "2-1", "5-1"])
         client.xautoclaim("two", "g", "claimer", 0)
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
-    migrated(source, target, run)
+        run.in_sync()
+        run.cut_over()
+    migrated_by(source, target, run)
     for name in ("one", "two"):
         there = target.client().xpending_range(name, "g", "-", "+", 10)
         here = client.xpending_range(name, "g", "-", "+", 10)
@@ -180,16 +169,14 @@ def test_what_is_sorted_by_keys_that_the_target_has_not(server_factory: ServerFa
     client.hset("weight:3", "long", os.urandom(1_500_000))
     client.rpush("numbers", *range(5))
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: work.progress.not_carried == 1, "one refused")
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.not_carried == 1, "one refused")
         client.sort("numbers", by="weight:*->is", get="weight:*->name", store="sorted")
         client.rpush("sorted", "more")
         client.hdel("weight:3", "long")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, timeout=60)
-    migrated(source, target, run)
+        run.cut_over()
+    migrated_by(source, target, run)
     assert target.client().lrange("sorted", 0, -1) == [
         *(b"name %d" % n for n in (4, 3, 2, 1, 0)),
         b"more",
@@ -214,8 +201,8 @@ def test_scripts_that_are_sent_as_they_are(server_factory: ServerFactory, releas
     source, target = of_verbatim_scripts(server_factory, release)
     client = source.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for n in range(20):
             client.sadd(f"set:{n}", *(f"member {n} {m}" for m in range(300)))
             client.eval(POP, 1, f"set:{n}")
@@ -223,11 +210,9 @@ def test_scripts_that_are_sent_as_they_are(server_factory: ServerFactory, releas
             client.sadd(f"unnamed:{n}", *range(300))
             client.eval(POP_UNNAMED, 0, n)
             client.sadd(f"set:{n}", "one more")
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
-    migrated(source, target, run)
+        run.in_sync()
+        run.cut_over()
+    migrated_by(source, target, run)
     told = [event for event in run.events if event.startswith("the source sends scripts as they")]
     assert len(told) == 1
     assert "every key is compared before the cut-over" in told[0]
@@ -252,17 +237,15 @@ def test_scripts_that_read_a_ttl_that_is_extended(
     for n in range(20):
         client.set(f"key:{n}", n, ex=600)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for n in range(20):
             client.eval(NEAR, 2, f"key:{n}", f"named:{n}")
             client.eval(NEAR_UNNAMED, 0, n)
-        await in_sync(work, source)
+        run.in_sync()
         assert target.client().ttl("key:0") > 1000
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
-    migrated(source, target, run)
+        run.cut_over()
+    migrated_by(source, target, run)
     there = target.client()
     assert [there.get(f"{name}:{n}") for name in ("named", "to") for n in (0, 19)] == [b"near"] * 4
 
@@ -276,19 +259,15 @@ def test_the_next_engine_compares_what_such_scripts_may_have_changed(
     # More keys than a sample of them has.
     client.mset({f"beside:{n}": n for n in range(3000)})
 
-    async def stop(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
         client.sadd("unnamed:0", *range(300))
         client.eval(POP_UNNAMED, 0, 0)
-        await in_sync(work, source)
-        work.stop()
-
-    async def steer(work: Transfer, run: Run) -> None:
-        await cut_over(work, run, source)
-
-    online(source, target, stop, checkpoints=store)
-    run = online(source, target, steer, checkpoints=store)
-    migrated(source, target, run)
+        run.in_sync()
+        run.stop()
+    with migrating(source, target, checkpoints=store) as run:
+        run.cut_over()
+    migrated_by(source, target, run)
     assert run.report.full_syncs == 1
     assert any("every key is compared before the cut-over" in event for event in run.events)
 
@@ -302,22 +281,20 @@ def test_the_target_has_lost_a_script(server_factory: ServerFactory) -> None:
     name = client.script_load("return redis.call('incrby', KEYS[1], ARGV[1])")
     unnamed = client.script_load("return redis.call('incrby', 'a key that it does not name', 1)")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
+    with migrating(source, target) as run:
+        run.following()
         for n in range(3):
             client.evalsha(name, 1, f"before:{n}", n + 1)
             client.evalsha(unnamed, 0)
-        await in_sync(work, source)
+        run.in_sync()
         target.client().script_flush()
         for n in range(3):
             client.evalsha(name, 1, f"before:{n}", 10)
             client.evalsha(name, 1, f"behind:{n}", 5)
             client.evalsha(unnamed, 0)
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
-    migrated(source, target, run)
+        run.in_sync()
+        run.cut_over()
+    migrated_by(source, target, run)
     assert target.client().mget("before:2", "behind:2") == [b"13", b"5"]
     assert target.client().get("a key that it does not name") == b"6"
 
@@ -333,25 +310,21 @@ def test_leases_of_several_keys_on_a_target_that_stalls(
         rules = "-config|set", "-client|import-source"
         target.client().execute_command("ACL", "SETUSER", "default", *rules)
     names = [f"lease:{n}" for n in range(10)]
-    with Proxy(target.host, target.port) as proxy:
-
-        async def steer(work: Transfer, run: Run) -> None:
-            await following(work)
-            await in_sync(work, source)
-            proxy.stall()
-            pairs = [word for name in names for word in (name, "held")]
-            client.execute_command("MSETEX", 10, *pairs, "PX", 1500)
-            until = time.monotonic() + 2
-            for name in names:
-                client.pexpire(name, 3_600_000)
-            # Until the first deadline has passed.
-            await asyncio.sleep(max(until - time.monotonic(), 0))
-            proxy.stall(False)
-            await in_sync(work, source)
-            await cut_over(work, run, source)
-
-        run = online(source, proxy, steer)
-    migrated(source, target, run)
+    with Proxy(target.host, target.port) as proxy, migrating(source, proxy) as run:
+        run.following()
+        run.in_sync()
+        proxy.stall()
+        pairs = [word for name in names for word in (name, "held")]
+        client.execute_command("MSETEX", 10, *pairs, "PX", 1500)
+        until = time.monotonic() + 2
+        for name in names:
+            client.pexpire(name, 3_600_000)
+        # Until the first deadline has passed.
+        time.sleep(max(until - time.monotonic(), 0))
+        proxy.stall(False)
+        run.in_sync()
+        run.cut_over()
+    migrated_by(source, target, run)
     assert target.client().mget(names) == [b"held"] * 10
     assert all(0 < target.client().pttl(name) <= 3_600_000 for name in names)
 
@@ -365,15 +338,13 @@ def test_a_command_of_an_unknown_name(server_factory: ServerFactory, both: bool)
         target = server_factory(target.binary, *renamed)
     client = source.client()
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await in_sync(work, source)
+    with migrating(source, target) as run:
+        run.in_sync()
         for n in range(20):
             client.execute_command("BUMP", f"counter:{n % 5}", n)
             client.copy("counter:0", f"copy:{n}", replace=True)
-        await in_sync(work, source)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+        run.in_sync()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
     assert target.client().get("counter:4") == b"%d" % sum(range(4, 20, 5))
@@ -388,17 +359,15 @@ def test_keys_that_are_read_again_all_the_time(
     """Of a source that cannot be read behind its fence: the refusal says what leads on."""
     source, target = server_factory(known("redis-3.2")), server_factory(known("redis-5.0"))
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
+    with migrating(source, target, cut_over_timeout=0.5) as run:
+        run.following()
+        run.in_sync()
         monkeypatch.setattr(KeyResync, "waiting", 1)
-        why = await refused(work, run)
+        why = run.refused()
         assert "1 key is being read again from the source; this source cannot be read" in why
         assert "stop those writers first (--fence hook" in why
         # Of a moment it says no more than what it is.
         short = "1 key is being read again from the source"
-        await soon(lambda: work.progress.reason == short, "the gate's reason")
-        work.stop()
-
-    run = online(source, target, steer, cut_over_timeout=0.5)
+        run.wait_for(lambda: run.progress.reason == short, "the gate's reason")
+        run.stop()
     assert run.report.status == "stopped", (run.report.errors, run.events)

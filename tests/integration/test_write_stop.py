@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import time
@@ -12,14 +11,12 @@ import pytest
 import redis
 
 from benches.support.servers import Binary, Server, few_binaries
-from benches.support.waiting import soon
 from engine.model.replication import Replication
 from engine.transfer.fence import PauseFence
-from engine.transfer.transfer import Transfer
-from tests.support.online import assert_tidy, cut_over, following, in_sync, online, refused
+from tests.support.library import migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
 from tests.support.timed_clients import KEY, RATE, Client
-from tests.support.transfers import Run
 
 MOST_SECONDS = 1.0
 SETTINGS = "min-replicas-to-write", "min-replicas-max-lag"
@@ -38,14 +35,15 @@ def test_the_write_stop(binary: Binary, server_factory: ServerFactory) -> None:
     source, target = server_factory(binary), server_factory(binary)
     source.client().mset({f"key:{n}": n for n in range(10_000)})
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await asyncio.sleep(1)
-        await cut_over(work, run, source)
-        await asyncio.sleep(0.5)
-
-    with Client("write", source, target) as writer, Client("read", source) as reader:
-        run = online(source, target, steer)
+    with (
+        Client("write", source, target) as writer,
+        Client("read", source) as reader,
+        migrating(source, target) as run,
+    ):
+        run.following()
+        time.sleep(1)
+        run.cut_over()
+        time.sleep(0.5)
     assert run.report.status == "done", (run.report.errors, run.events)
     written, seen = writer.said, reader.said
     print(
@@ -77,10 +75,6 @@ def test_a_source_that_refuses(binary: Binary, server_factory: ServerFactory) ->
     client.config_set("min-replicas-max-lag", 0)
     client.set("key", "1")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
     def wait(command: str, *words: object) -> None:
         waiting = redis.Connection(port=source.port, socket_timeout=20)
         waiting.send_command(command, *words)
@@ -92,7 +86,9 @@ def test_a_source_that_refuses(binary: Binary, server_factory: ServerFactory) ->
     with ThreadPoolExecutor() as pool:
         # Who waits at a source without writers would wait for ever.
         waits = [pool.submit(wait, "BLPOP", "queue", 0), pool.submit(wait, "SUBSCRIBE", "channel")]
-        run = online(source, target, steer)
+        with migrating(source, target) as run:
+            run.following()
+            run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
         for each in waits:
             each.result()
@@ -120,12 +116,10 @@ def test_a_source_that_goes_on(binary: Binary, server_factory: ServerFactory) ->
     before = settings_of(source)
     client.set("key", "1")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-        await asyncio.to_thread(client.set, "key", "2")
-
-    run = online(source, target, steer, source_after="resume")
+    with migrating(source, target, source_after="resume") as run:
+        run.following()
+        run.cut_over()
+        client.set("key", "2")
     assert run.report.status == "done", (run.report.errors, run.events)
     assert settings_of(source) == before
     assert target.client().get("key") == b"1"
@@ -151,17 +145,15 @@ def test_a_refused_cut_over_leaves_the_source_as_it_was(
 
     monkeypatch.setattr(PauseFence, "close", behind_a_freeze)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await in_sync(work, source)
-        reason = await refused(work, run)
+    with migrating(source, target, cut_over_timeout=1.5) as run:
+        run.following()
+        run.in_sync()
+        reason = run.refused()
         assert "the deadline of" in reason
         target.thaw()
         assert settings_of(source) == ("0", "7")
-        assert await asyncio.to_thread(source.client(socket_timeout=2).set, "key", "2")
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer, cut_over_timeout=1.5)
+        assert source.client(socket_timeout=2).set("key", "2")
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert settings_of(source) == ("65535", "7")
     assert target.client().get("key") == b"2"
@@ -178,11 +170,9 @@ def test_settings_that_look_like_the_seal_and_have_no_effect(
     client.config_set("min-replicas-to-write", 65535)
     client.set("key", "1")
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(source, target, steer)
+    with migrating(source, target) as run:
+        run.following()
+        run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.sealed == "65535 0"
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
@@ -201,11 +191,9 @@ def test_rights_that_do_not_suffice(server_factory: ServerFactory, denied: str) 
     )
     url = f"redis://mover:pw@{source.host}:{source.port}"
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await cut_over(work, run, source)
-
-    run = online(url, target, steer, cut_over_timeout=1.5)
+    with migrating(url, target, cut_over_timeout=1.5) as run:
+        run.following()
+        run.cut_over(source)
     assert run.report.status == "done", (run.report.errors, run.events)
     if denied == "config|set":
         (told,) = (each for each in run.events if "could not be made to refuse writes" in each)
@@ -250,17 +238,15 @@ def test_scripts_behind_the_cut_over(
                     return
                 time.sleep(0.001)
 
-    async def steer(work: Transfer, run: Run) -> None:
-        await following(work)
-        await soon(lambda: client.exists("scripts"), "scripts")
-        await cut_over(work, run, source)
-
     with ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
         if watched:
             sentinel = source.client(client_name="sentinel-0a1b2c3d-cmd")
             stack.enter_context(sentinel).ping()
         writers = [pool.submit(write) for _ in range(4)]
-        run = online(source, target, steer, disconnect_for=0)
+        with migrating(source, target, disconnect_for=0) as run:
+            run.following()
+            run.wait_for(lambda: client.exists("scripts"), "scripts")
+            run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
         for each in writers:
             each.result()

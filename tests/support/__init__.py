@@ -1,4 +1,22 @@
-"""What the tests share: servers, migrations, writers, waiting, comparing. A file a thing.
+"""What tests share; each file is one thing, and a test names the file that it needs.
 
-Nothing is imported here: a test names the file that it needs.
+    scenario        a test's story: two servers, proxies, data, a migration by any face, the end
+    library         a migration by the library, in a thread of the test's process
+    faces           a migration by a worker: by the command line, the library's verbs, the API
+    command_line    the verbs on the command line, with one group
+    in_one_go       the library's `migrate`
+    servers         a server by its release; addresses, offsets, write blocks
+    replicas        native replicas
+    postgres        a PostgreSQL for the state
+    writers         what counts up or writes meanwhile, in a thread
+    traffic         random writes of every command; clients that repeat what is not acknowledged
+    timed_clients   clients in processes of their own, with times; `applications`: foreign ones
+    comparison      whether both ends hold the same
+    own_keys        that nothing of the engine is left
+    checkpoints     what a migration has noted; engines that die at one
+    snapshots, feeding, raw_replica, followers, handshakes    the readers, the source alone
+    functions, preflight, browser, server_table, state_of_version_1    for one kind of test each
+
+A test waits with `benches.support.waiting.wait_for`, breaks links with `benches.support.proxy`, and
+kills engines with `benches.support.engines`. Nothing is imported here.
 """

@@ -18,9 +18,7 @@ import redis
 
 from benches.support.compare import TTL_BOUND_MS, Comparison, Difference, compare
 from benches.support.servers import Server
-
-OWN_PREFIX = b"startmigration:"
-"""Keys on the target whose names begin so are the engine's."""
+from tests.support.own_keys import OWN_PREFIX
 
 POLL_SECONDS = 0.1
 
@@ -114,28 +112,6 @@ def assert_settled(source: End, target: End, timeout: float = 20.0, **options: A
     if not found.equal:
         raise AssertionError(found.describe())
     return found
-
-
-def replicated(primary: Server, replica: Server, timeout: float = 20.0) -> int:
-    """Wait until a native replica has all of its primary's stream; returns the offset, in bytes.
-
-    Raises `TimeoutError` if it takes longer than `timeout` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    above, below = primary.client(), replica.client()
-    try:
-        while time.monotonic() < deadline:
-            there, here = above.info("replication"), below.info("replication")
-            if (
-                here.get("master_link_status") == "up"
-                and here["slave_repl_offset"] == there["master_repl_offset"]
-            ):
-                return int(here["slave_repl_offset"])
-            time.sleep(0.02)
-    finally:
-        above.close()
-        below.close()
-    raise TimeoutError(f"the replica is behind after {timeout} s: {there}, {here}")
 
 
 def _counted(found: Comparison, source: redis.Redis, either: bool) -> Comparison:

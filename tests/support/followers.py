@@ -9,12 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
-
-import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
@@ -138,35 +134,3 @@ async def become_replica(
         replay.position = StreamPosition(sync.replid, sync.offset)
         await replay.snapshot(source)
         replay.position = None
-
-
-@contextlib.contextmanager
-def writing(
-    *writers: Callable[[redis.Redis, int], None], server: Server, pause: float = 0.0
-) -> Iterator[None]:
-    """Run each writer in a thread of its own, again and again with 0, 1, 2 …, until the end."""
-    over = threading.Event()
-    failed: list[BaseException] = []
-
-    def run(write: Callable[[redis.Redis, int], None]) -> None:
-        client = server.client()
-        i = 0
-        try:
-            while not over.is_set():
-                write(client, i)
-                i += 1
-                if pause:
-                    time.sleep(pause)
-        except BaseException as exc:
-            failed.append(exc)
-
-    threads = [threading.Thread(target=run, args=(each,)) for each in writers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    assert not failed, failed

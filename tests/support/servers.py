@@ -60,3 +60,8 @@ def refuses_writes(server: Server) -> bool:
         return str(error).startswith("NOREPLICAS")
     server.client().delete("probe")
     return False
+
+
+def write_block_of(server: Server) -> int:
+    """What the server's min-replicas-to-write (before 5.0 min-slaves-to-write) is set to."""
+    return int(next(iter(server.client().config_get("min-*-to-write").values())))

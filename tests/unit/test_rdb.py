@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import redis
 
 from benches.support.servers import Binary, Server
+from benches.support.waiting import wait_for
 from engine._native import ProtocolError, RecordBatch, SnapshotReader
 from tests.reference import rdb as reference
 from tests.reference.crc import crc64
@@ -248,10 +248,7 @@ def test_scripts_of_old_servers_are_kept(binary: Binary) -> None:
         client.eval("return {1, 2}", 0)
         replica = Server.start(binary, "--replicaof", "127.0.0.1", str(server.port))
         try:
-            deadline = time.monotonic() + 20
-            while not _at_rest(client):
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_for(lambda: _at_rest(client), "a server at rest", 20)
             data = save(server).data
         finally:
             replica.close()
