@@ -223,6 +223,14 @@ def state_url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's own configuration is no part of a test."""
+    for name in ("STARTMIGRATION_CONFIG", "STARTMIGRATION_CREDENTIALS", "STARTMIGRATION_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
 def cli(state_url: str, tmp_path: Path) -> Iterator[Cli]:
     """The command line on a state of the test's own."""
     runner = Cli(state_url, tmp_path)

@@ -23,6 +23,7 @@ import pytest
 from benches.support.compare import assert_equal
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import soon
 from engine.errors import EngineError, StateError, UsageError
 from engine.fleet import run, state_thread
 from engine.fleet.launcher import open_registry
@@ -345,45 +346,38 @@ class Ears:
         )
 
 
-async def until(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 async def test_the_books(registry: Registry, claimed: ClaimedTransfer) -> None:
     ears = Ears(claimed)
     ears.thread.start()
     ears.thread.progress(Progress(phase=Phase.SNAPSHOT, keys=1))
     ears.thread.event("one")
-    await until(lambda: registry.list_events("g")[-1].message == "one")
+    await soon(lambda: registry.list_events("g")[-1].message == "one", "the event")
     registry.request("g", Request.COMPLETE)
-    await until(lambda: ears.requests == [Request.COMPLETE])
+    await soon(lambda: ears.requests == [Request.COMPLETE], "the order")
     ears.thread.progress(Progress(phase=Phase.CUT_OVER))
     ears.thread.progress(Progress(phase=Phase.COPIED, reason="two keys differ"))
-    await until(lambda: transfer_of(registry).refusal == "two keys differ")
+    await soon(lambda: transfer_of(registry).refusal == "two keys differ", "the refusal")
     # The same request once more is a new one; a source that is followed goes back to that.
     registry.request("g", Request.COMPLETE)
-    await until(lambda: ears.requests.count(Request.COMPLETE) == 2)
+    await soon(lambda: ears.requests.count(Request.COMPLETE) == 2, "a second order")
     ears.thread.progress(Progress(phase=Phase.CUT_OVER))
     ears.thread.progress(Progress(phase=Phase.FOLLOW, reason="lag 18 MB > 1 MB"))
-    await until(lambda: transfer_of(registry).refusal == "lag 18 MB > 1 MB")
+    await soon(lambda: transfer_of(registry).refusal == "lag 18 MB > 1 MB", "another refusal")
     assert transfer_of(registry).request is Request.NONE
     registry.request("g", Request.COMPLETE)
-    await until(lambda: ears.requests.count(Request.COMPLETE) == 3)
+    await soon(lambda: ears.requests.count(Request.COMPLETE) == 3, "a third order")
     # One that is tried again by itself, and goes through, is none.
     ears.thread.progress(Progress(phase=Phase.CUT_OVER))
     ears.thread.progress(Progress(phase=Phase.FOLLOW, reason="one key more", trying_again=True))
-    await until(lambda: transfer_of(registry).progress.reason == "one key more")
+    await soon(lambda: transfer_of(registry).progress.reason == "one key more", "the reason")
     found = transfer_of(registry)
     assert (found.refusal, found.request) == ("", Request.COMPLETE)
     ears.thread.progress(Progress(phase=Phase.CUT_OVER))
-    await until(lambda: transfer_of(registry).progress.phase is Phase.CUT_OVER)
+    await soon(lambda: transfer_of(registry).progress.phase is Phase.CUT_OVER, "the cut-over")
     # An end is written together with the status, by whoever writes that.
     ears.thread.progress(Progress(phase=Phase.DONE, reason="equal"))
     beat = transfer_of(registry).lease.renewed_at
-    await until(lambda: transfer_of(registry).lease.renewed_at > beat)
+    await soon(lambda: transfer_of(registry).lease.renewed_at > beat, "a renewed lease")
     assert transfer_of(registry).progress.phase is Phase.CUT_OVER
     assert transfer_of(registry).refusal == ""
     last = Progress(phase=Phase.COPIED, keys=9)
@@ -408,7 +402,7 @@ async def test_the_books_outlast_a_lock(path: Path, impatient: None) -> None:
         ears.thread.event("late")
         await asyncio.sleep(0.4)
     registry = open_registry(str(path))
-    await until(lambda: registry.list_events("g")[-1].message == "late")
+    await soon(lambda: registry.list_events("g")[-1].message == "late", "the late event")
     await ears.thread.close()
     assert ears.failures == []
     registry.store.close()
@@ -419,7 +413,7 @@ async def test_the_books_give_up(path: Path, impatient: None) -> None:
     ears.thread.start()
     with Lock(path):
         ears.thread.event("never")
-        await until(lambda: ears.failures)
+        await soon(lambda: ears.failures, "a failure")
         await ears.thread.close()
     assert "locked" in str(ears.failures[0])
     assert ears.thread.failure is ears.failures[0]
@@ -430,7 +424,7 @@ async def test_the_books_notice_a_lost_claim(registry: Registry, claimed: Claime
     ears.thread.start()
     with registry.store.write() as connection:
         connection.exec_driver_sql("UPDATE leases SET term = term + 1")
-    await until(lambda: ears.failures)
+    await soon(lambda: ears.failures, "a failure")
     await ears.thread.close()
     assert isinstance(ears.failures[0], ClaimLost)
 

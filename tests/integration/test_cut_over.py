@@ -461,8 +461,5 @@ def test_fields_whose_time_passes_behind_the_fence(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().hgetall("mixed") == {b"lasts": b"y"}
     # Without its import mode the target comes round to them soon.
-    deadline = time.monotonic() + 60
-    while target.client().exists("lone", "wide") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert target.client().exists("lone", "wide") == 0
+    wait_for(lambda: target.client().exists("lone", "wide") == 0, "no key without fields")
     assert_tidy(target)

@@ -46,12 +46,14 @@ from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 from tests.support.own_keys import assert_tidy
+from tests.support.processes import frozen, kill, until_ended
 from tests.support.servers import known
 
 ServerFactory = Callable[..., Server]
 Slow = Callable[[Server], Proxy]
 P = ParamSpec("P")
 PASSWORD = "correct horse battery"
+pytestmark = pytest.mark.usefixtures("no_configuration")
 # Small, so that a run has many checkpoints.
 MANY = 20_000
 SCAN = TransferSettings(source_type="scan")
@@ -67,14 +69,6 @@ def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
         run(test(*args, **kwargs))
 
     return call
-
-
-@pytest.fixture(autouse=True)
-def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The user's own configuration is no part of a test."""
-    for name in ("STARTMIGRATION_CONFIG", "STARTMIGRATION_CREDENTIALS", "STARTMIGRATION_STATE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
 
 
 @pytest.fixture
@@ -106,15 +100,6 @@ def slow() -> Iterator[Callable[[Server], Proxy]]:
             return proxy
 
         yield before
-
-
-def kill(pid: int) -> None:
-    who = ProcessId.of(pid)
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while not who.ended() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert who.ended()
 
 
 def fill(server: Server, count: int = 2000, size: int = 100) -> None:
@@ -193,17 +178,8 @@ async def test_the_verbs(
     log = log_of(state_url)
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert "Traceback" not in log.read_text()
-    await asyncio.to_thread(ended, worker["Pid"])
+    await asyncio.to_thread(until_ended, worker["Pid"])
     await face.delete_replication_group("g")
-
-
-def ended(pid: int) -> None:
-    """Wait until a worker has ended, so that nothing of it outlives the test."""
-    who = ProcessId.of(pid)
-    deadline = time.monotonic() + 60
-    while not who.ended() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert who.ended()
 
 
 def holding(secret: str, folder: Path) -> list[Path]:
@@ -240,7 +216,7 @@ async def test_credentials_reach_the_worker(
     await face.complete_migration("g")
     await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
-    await asyncio.to_thread(ended, worker)
+    await asyncio.to_thread(until_ended, worker)
     face.close()
     assert PASSWORD.encode() not in command
     assert holding(PASSWORD, tmp_path) == [config]
@@ -381,12 +357,14 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
         # ends are compared.
         await face.complete_migration("g")
         link.delay(0.2)
-        await until_true(lambda: _phase(state) == "CUT_OVER", 60)
+        await soon(lambda: _phase(state) == "CUT_OVER", "the cut-over")
         if sealed:
             # Up to the moment when it writes down that the target is open.
             state.execute("BEGIN IMMEDIATE")
             link.delay(0)
-            await until_true(lambda: client.config_get()["min-replicas-to-write"] == "65535")
+            await soon(
+                lambda: client.config_get()["min-replicas-to-write"] == "65535", "the write block"
+            )
         (group,) = (await face.describe_replication_groups("g"))["ReplicationGroups"]
         kill(group["Migration"]["Workers"][0]["Pid"])
         link.delay(0)
@@ -405,25 +383,9 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
     assert_tidy(target, left=True)
 
 
-async def until_true(condition: Callable[[], bool], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def worker(face: Engine) -> int:
     (found,) = (await migration(face))["Workers"]
     return int(found["Pid"])
-
-
-@contextlib.contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """Meanwhile the process gets no CPU."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def _phase(state: sqlite3.Connection) -> str:
@@ -523,7 +485,7 @@ async def test_the_order_behind_one_that_came_to_nothing(
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source))
     await face.wait("g", until="in-sync", timeout=60)
-    with stopped(await worker(face)):
+    with frozen(await worker(face)):
         await face.complete_migration("g")
         client.client_kill_filter(_type="replica")
         client.set("long", "x" * 1_000_000)
@@ -549,7 +511,7 @@ async def test_an_order_waits_for_what_passes(face: Engine, server_factory: Serv
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source))
     await face.wait("g", until="in-sync", timeout=60)
-    with stopped(await worker(face)):
+    with frozen(await worker(face)):
         await face.complete_migration("g")
         pipe = source.client().pipeline(transaction=False)
         for number in range(20_000):

@@ -39,17 +39,10 @@ from engine.wire.control_connection import admin
 from tests.support.applications.program import NAMES, Program
 from tests.support.servers import ServerFactory, known
 
+pytestmark = pytest.mark.usefixtures("no_configuration")
 GROUP = "cache"
 NAMED = ("--replication-group-id", GROUP)
 SECONDS = 60.0
-
-
-@pytest.fixture(autouse=True)
-def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The user's own configuration is no part of a test."""
-    for name in ("STARTMIGRATION_CONFIG", "STARTMIGRATION_CREDENTIALS", "STARTMIGRATION_STATE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import pytest
 from benches.support.compare import assert_equal
 from benches.support.servers import Server
 from engine.errors import StateError
-from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
 from tests.support.postgres import Postgres, folder_of_postgres
+from tests.support.processes import until_ended
 from tests.support.servers import ServerFactory
 
 KEYS = 2000
@@ -73,13 +73,6 @@ async def following(
         face.close()
 
 
-async def gone(pid: int) -> None:
-    who = ProcessId.of(pid)
-    async with asyncio.timeout(60):
-        while not who.ended():  # noqa: ASYNC110 (the kernel tells nobody)
-            await asyncio.sleep(0.05)
-
-
 async def completed(face: Engine, source: Server, target: Server) -> None:
     source.client().incr("written", 7)
     await face.wait("g", until="in-sync", timeout=60)
@@ -95,7 +88,7 @@ async def test_a_migration_whose_worker_is_killed(
     async with following(postgres.new_database(), source, target) as (face, pid):
         before = pid()
         os.kill(before, signal.SIGKILL)
-        await gone(before)
+        await asyncio.to_thread(until_ended, before)
         await face.resume_migration("g")
         await face.wait("g", until="in-sync", timeout=60)
         assert pid() != before
@@ -125,7 +118,7 @@ async def test_a_database_that_comes_back(
         assert pid() == before
         # 2. For long.
         own_postgres.kill()
-        await gone(before)
+        await asyncio.to_thread(until_ended, before)
         own_postgres.start()
         await face.resume_migration("g")
         await face.wait("g", until="in-sync", timeout=60)

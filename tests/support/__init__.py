@@ -8,6 +8,7 @@
     servers         a server by its release; addresses, offsets, write blocks
     replicas        native replicas
     postgres        a PostgreSQL for the state
+    processes       processes of the engine: killed, frozen, waited for
     writers         what counts up or writes meanwhile, in a thread
     traffic         random writes of every command; clients that repeat what is not acknowledged
     timed_clients   clients in processes of their own, with times; `applications`: foreign ones

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from benches.support.waiting import wait_for
 from engine.errors import (
     EngineError,
     InvalidReplicationGroupStateFault,
@@ -488,10 +489,7 @@ def test_a_process_that_ends() -> None:
     assert dataclasses.replace(who, started=who.started - 1).ended()
     child.kill()
     # A zombie is dead, though its pid is still taken.
-    deadline = time.monotonic() + 10
-    while not who.ended() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert who.ended()
+    wait_for(who.ended, "its end")
     child.communicate()
     assert who.ended()
     assert ProcessId.of(child.pid).ended()

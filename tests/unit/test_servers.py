@@ -31,19 +31,10 @@ from benches.support.servers import (
     pair_id,
     still_running,
 )
+from benches.support.waiting import wait_for
 from tests.support.servers import ServerFactory, known
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether `holds` becomes true within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def is_alive(pid: int) -> bool:
@@ -182,7 +173,7 @@ def test_servers_die_with_the_process_that_started_them(number: signal.Signals) 
         pid = int(process.stdout.readline())
         assert is_alive(pid)
         os.kill(process.pid, number)
-    assert eventually(lambda: not is_alive(pid))
+    wait_for(lambda: not is_alive(pid), "the end of the process")
 
 
 # Fetched servers.
@@ -423,10 +414,11 @@ def test_a_proxy_passes_everything_and_counts(
     assert proxy.connections == 1
     counted = 16, len(PONG) + len(reply)
     # It counts behind the sending: who is sent to may be here first.
-    deadline = time.monotonic() + 5
-    while (proxy.bytes_up, proxy.bytes_down) != counted and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert (proxy.bytes_up, proxy.bytes_down) == counted
+    wait_for(
+        lambda: (proxy.bytes_up, proxy.bytes_down) == counted,
+        "all bytes that were handed on",
+        told=lambda: (proxy.bytes_up, proxy.bytes_down),
+    )
 
 
 def test_a_large_request_passes(server: Server, proxy: Proxy) -> None:
@@ -487,7 +479,7 @@ def test_cut_now_cuts_every_connection(server: Server, proxy: Proxy, connect: Co
     proxy.cut_now()
     assert [read_all(end) for end in ends] == [(b"", True)] * 3
     client = server.client()
-    assert eventually(lambda: client.info("clients")["connected_clients"] == 1)
+    wait_for(lambda: client.info("clients")["connected_clients"] == 1, "one client left")
 
 
 def test_refuse(proxy: Proxy, connect: Connect) -> None:
