@@ -16,27 +16,14 @@ import typer
 from engine.cli import node_list
 from engine.cli.program_name import program
 from engine.cli.verb_runner import INTERRUPTED
+from engine.front import verbs
 
 DISTRIBUTION = "startmigration"
 COMPLETE = f"_{DISTRIBUTION.upper()}_COMPLETE"
 """In the environment: a shell asks for its completion script (`source_bash`), or for words."""
-VERBS: Mapping[str, str] = {
-    "migrate": "migrate",
-    "register-replication-group": "register_replication_group",
-    "test-migration": "test_migration.preflight",
-    "start-migration": "start_migration",
-    "complete-migration": "complete_migration",
-    "resume-migration": "resume_migration",
-    "unblock-source": "unblock_source",
-    "disconnect-clients": "disconnect_clients",
-    "describe-replication-groups": "describe_replication_groups",
-    "describe-events": "describe_events",
-    "delete-replication-group": "delete_replication_group",
-    "serve": "serve",
-    "create-access-key": "create_access_key",
-}
+VERBS: Mapping[str, str] = {verb.name: verb.file for verb in verbs.VERBS}
 """Each verb's file in this package, with its function where that has another name."""
-ALIASES = {"release-source": "unblock-source"}
+ALIASES = {verb.former: verb.name for verb in verbs.VERBS if verb.former}
 """Verbs by the names that they had before: they work as ever, and no help names them."""
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,11 +17,15 @@ import typer
 from engine.cli import options_page, report_summary, status_line, transfer_options
 from engine.cli.app import app
 from engine.errors import UsageError
+from engine.front.blocking_engine import BlockingEngine
+from engine.front.engine import Engine
 from engine.front.http import actions, metrics, service_model
 from engine.front.http.service_model import model
 from engine.front.migration_details import counters
+from engine.front.verbs import INTEGER, NAME, VERBS, Verb, parameter
 from engine.model import progress, report
-from engine.model.figure import Figure, only
+from engine.model.figure import Figure, added, counted, figure, only
+from engine.model.figure import declared as declared_figures
 from engine.model.progress import Phase, Progress, total
 from engine.model.report import Report
 from engine.model.setting import Member, Setting, declared, members_of, setting
@@ -333,6 +339,79 @@ def test_the_page_has_no_counter_of_its_own() -> None:
         [],
         ["Not carried"],  # the head of the list of a migration that is over
     )
+
+
+# --- Verbs ---
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda one: one.name)
+def test_a_verb_is_in_every_face(verb: Verb) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert not commands[verb.name].hidden
+    if verb.former:
+        assert commands[verb.former].hidden
+    for name in (verb.method, verb.former and verb.former.replace("-", "_")):
+        if name:
+            assert inspect.iscoroutinefunction(getattr(Engine, name))
+            assert callable(getattr(BlockingEngine, name))
+    if not verb.action:
+        return
+    action = actions.ACTIONS[verb.action]
+    takes = model().shape(model().operations[verb.action].takes)
+    assert set(action.honoured) | set(action.only) <= set(takes.members)
+    assert set(takes.required) <= set(action.honoured)
+    page = (ROOT / "docs/api.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{verb.action}`"))
+    _, _, role, honoured, only, _ = row.split("|")
+    assert role.strip() == verb.role
+    named, bounded = (set(re.findall(r"`(\w+)`", cell)) for cell in (honoured, only))
+    assert named | bounded == {*action.honoured, *action.only}
+    assert set(action.honoured) <= named
+    if verb.former:
+        assert actions.ACTIONS[verb.former_action] is action
+
+
+async def test_an_example_is_one_row() -> None:
+    """A row is all that a verb takes beside what it does."""
+    row = Verb(
+        name="pause-migration",
+        former="halt-migration",
+        method="pause_migration",
+        action="PauseMigration",
+        members={"ReplicationGroupId": NAME, "Seconds": INTEGER},
+        ours=True,
+        operation="STOP",
+    )
+    assert (row.file, row.former_action) == ("pause_migration", "HaltMigration")
+
+    class Library:
+        async def pause_migration(self, replication_group_id: str, seconds: int = 0) -> Any:
+            return {"Group": replication_group_id, "Seconds": seconds}
+
+    action = actions.action_of(row)
+    assert (action.role, tuple(action.honoured)) == ("migrate", ("ReplicationGroupId", "Seconds"))
+    assert action.refused is not None
+    asked = {"ReplicationGroupId": "cache", "Seconds": 7}
+    assert await action.run(Library(), asked) == {"Group": "cache", "Seconds": 7}  # type: ignore[arg-type]
+
+
+def test_an_example_counter_is_one_declaration() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Figures:
+        pauses: int = figure(0, added, label="Pauses", worry=2, words="pauses", report="pauses")
+
+    (each,) = declared_figures(Figures)
+    assert (each.name, Figures().pauses) == ("pauses", 0)
+    assert counted([(each, each.words)], Figures(pauses=1_234)) == ["1,234 pauses"]
+    assert counted([(each, each.words)], Figures()) == []
+
+
+@pytest.mark.parametrize("verb", [one for one in VERBS if one.operation], ids=lambda one: one.name)
+def test_a_member_is_a_parameter_of_the_library(verb: Verb) -> None:
+    if verb.action == "StartMigration":
+        return  # its members are of the ends, and settings
+    known = inspect.signature(getattr(Engine, verb.method)).parameters
+    assert {parameter(member) for member in verb.members} <= set(known)
 
 
 # --- Names ---

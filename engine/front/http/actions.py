@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import (
     InvalidParameterCombinationException,
@@ -26,10 +26,11 @@ from engine.front.access_keys import Role
 from engine.front.engine import Engine
 from engine.front.http.common_errors import InvalidAction
 from engine.front.http.service_model import MEMBERS as READ
+from engine.front.verbs import VERBS, Verb, parameter
 from engine.groups.states import Operation
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.setting import members_of
-from engine.model.settings import SETTINGS, Changes, TransferSettings
+from engine.model.settings import SETTINGS, TransferSettings
 
 if TYPE_CHECKING:
     from engine.groups.registry import Registry
@@ -133,14 +134,6 @@ def _settings(action: str, parameters: Parameters) -> dict[str, Any]:
     return found
 
 
-async def _complete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    return await engine.complete_migration(
-        parameters.get("ReplicationGroupId", ""),
-        force=parameters.get("Force", False),
-        skip_verification=parameters.get("SkipVerification", False),
-    )
-
-
 async def _describe(engine: Engine, parameters: Parameters) -> dict[str, Any]:
     return await engine.describe_replication_groups(
         parameters.get("ReplicationGroupId"),
@@ -237,10 +230,6 @@ def _has_port(text: str) -> bool:
     )
 
 
-async def _delete(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    return await engine.delete_replication_group(parameters["ReplicationGroupId"])
-
-
 def _refused(operation: Operation, registry: Registry, group_id: str) -> None:
     registry.check(operation, group_id)
 
@@ -251,117 +240,49 @@ def _refused_to_create(registry: Registry, group_id: str) -> None:
         raise ReplicationGroupAlreadyExistsFault(f"ReplicationGroup {group_id} already exists.")
 
 
-_ENDS = ("ReplicationGroupId", "CustomerNodeEndpointList")
+def _plain(verb: Verb) -> Run:
+    """Hands the members of a request to the library's method, by the names that they have there."""
+
+    async def run(engine: Engine, parameters: Parameters) -> dict[str, Any]:
+        given = {
+            parameter(name): parameters[name] for name in verb.members if name in parameters
+        } | {
+            name: value for name, value in _settings(verb.action, parameters).items() if value != ()
+        }
+        # What the model does not require; the name is refused then.
+        given.setdefault("replication_group_id", "")
+        response: dict[str, Any] = await getattr(engine, verb.method)(**given)
+        return response
+
+    return run
 
 
-async def _resume(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    changes = {
-        name: value
-        for name, value in _settings("ResumeMigration", parameters).items()
-        if value != ()
-    }
-    return await engine.resume_migration(
-        parameters["ReplicationGroupId"],
-        accept_source_loss=parameters.get("AcceptSourceLoss", False),
-        **cast(Changes, changes),
-    )
-
-
-async def _unblock_source(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    return await engine.unblock_source(parameters["ReplicationGroupId"])
-
-
-async def _disconnect_clients(engine: Engine, parameters: Parameters) -> dict[str, Any]:
-    return await engine.disconnect_clients(
-        parameters["ReplicationGroupId"], seconds=parameters.get("Seconds")
-    )
-
-
-ACTIONS: dict[str, Action] = {
-    "StartMigration": Action(
-        Role.MIGRATE,
-        _start,
-        (*_ENDS, *members_of(SETTINGS, "StartMigration")),
-        {"ClearTargetCacheData": (False,)},
-        refused=partial(_refused, Operation.START),
-        slow=True,
-    ),
-    "TestMigration": Action(
-        Role.MIGRATE, _test, (*_ENDS, *members_of(SETTINGS, "TestMigration")), slow=True
-    ),
-    "CompleteMigration": Action(
-        Role.MIGRATE,
-        _complete,
-        ("ReplicationGroupId", "Force", "SkipVerification"),
-        refused=partial(_refused, Operation.COMPLETE),
-    ),
-    "DescribeReplicationGroups": Action(
-        Role.READ, _describe, ("ReplicationGroupId", "MaxRecords", "Marker")
-    ),
-    "DescribeEvents": Action(
-        Role.READ,
-        _describe_events,
-        (
-            "SourceIdentifier",
-            "SourceType",
-            "StartTime",
-            "EndTime",
-            "Duration",
-            "MaxRecords",
-            "Marker",
-        ),
-    ),
-    "CreateReplicationGroup": Action(
-        Role.ADMIN,
-        _create,
-        (
-            "ReplicationGroupId",
-            "ReplicationGroupDescription",
-            "PrimaryClusterId",
-            "Port",
-            "TransitEncryptionEnabled",
-        ),
-        {
-            "AtRestEncryptionEnabled": (False,),
-            "AutomaticFailoverEnabled": (False,),
-            "ClusterMode": ("disabled",),
-            "DataTieringEnabled": (False,),
-            "Engine": ("redis", "valkey"),
-            "MultiAZEnabled": (False,),
-            "NumCacheClusters": (1,),
-            "NumNodeGroups": (1,),
-            "ReplicasPerNodeGroup": (0,),
-            "SnapshotRetentionLimit": (0,),
-        },
-        refused=_refused_to_create,
-    ),
-    "DeleteReplicationGroup": Action(
-        Role.ADMIN,
-        _delete,
-        ("ReplicationGroupId",),
-        {"RetainPrimaryCluster": (True,)},
-        refused=partial(_refused, Operation.DELETE),
-    ),
-    # Ours: the service has no word for them.
-    "ResumeMigration": Action(
-        Role.MIGRATE,
-        _resume,
-        ("ReplicationGroupId", "AcceptSourceLoss", *members_of(SETTINGS, "ResumeMigration")),
-        refused=partial(_refused, Operation.RESUME),
-    ),
-    "UnblockSource": Action(
-        Role.MIGRATE,
-        _unblock_source,
-        ("ReplicationGroupId",),
-        refused=partial(_refused, Operation.UNBLOCK),
-        slow=True,
-    ),
-    "DisconnectClients": Action(
-        Role.MIGRATE,
-        _disconnect_clients,
-        ("ReplicationGroupId", "Seconds"),
-        refused=partial(_refused, Operation.DISCONNECT),
-    ),
+# What does more than that.
+_RUNS: Mapping[str, Run] = {
+    "StartMigration": _start,
+    "TestMigration": _test,
+    "DescribeReplicationGroups": _describe,
+    "DescribeEvents": _describe_events,
+    "CreateReplicationGroup": _create,
 }
-# The name that it had before.
-ACTIONS["ReleaseSource"] = ACTIONS["UnblockSource"]
+
+
+def action_of(verb: Verb) -> Action:
+    """The action of a verb that has one."""
+    refused: Callable[[Registry, str], object] | None = None
+    if verb.operation:
+        refused = partial(_refused, Operation[verb.operation])
+    elif verb.action == "CreateReplicationGroup":
+        refused = _refused_to_create
+    return Action(
+        Role(verb.role),
+        _RUNS.get(verb.action) or _plain(verb),
+        (*verb.members, *members_of(SETTINGS, verb.action)),
+        verb.only,
+        refused=refused,
+        slow=verb.slow,
+    )
+
+
+ACTIONS: dict[str, Action] = {verb.action: action_of(verb) for verb in VERBS if verb.action}
+ACTIONS |= {verb.former_action: ACTIONS[verb.action] for verb in VERBS if verb.former}

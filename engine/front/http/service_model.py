@@ -13,6 +13,7 @@ from typing import Any
 
 from botocore.loaders import Loader
 
+from engine.front.verbs import VERBS, Verb
 from engine.model.setting import Setting, members_of
 from engine.model.settings import SETTINGS
 
@@ -47,44 +48,36 @@ def shapes_of_settings(action: str, settings: Iterable[Setting] = SETTINGS) -> d
     }
 
 
+def _request(verb: Verb) -> str:
+    """The name of the shape of its requests."""
+    return f"Our{verb.action}Message" if verb.ours else f"{verb.action}Message"
+
+
 _OURS: Mapping[str, Mapping[str, str]] = {
-    "CompleteMigrationMessage": {"SkipVerification": "Boolean"},
-    "StartMigrationMessage": shapes_of_settings("StartMigration"),
-    "TestMigrationMessage": shapes_of_settings("TestMigration"),
-    "OurResumeMigrationMessage": shapes_of_settings("ResumeMigration"),
+    _request(verb): {name: shape for name, shape in verb.members.items() if shape}
+    | shapes_of_settings(verb.action)
+    for verb in VERBS
+    if verb.action
 }
 """Members of our own that requests may have beside the model's: by the shape of the request, each
 with the shape of its value. The SDKs do not know them; a form can name them."""
 _OUR_OPERATIONS: Mapping[str, str] = {
-    "ResumeMigration": "OurResumeMigrationMessage",
-    "UnblockSource": "OurGroupMessage",
-    "ReleaseSource": "OurGroupMessage",
-    "DisconnectClients": "OurDisconnectClientsMessage",
+    name: _request(verb)
+    for verb in VERBS
+    if verb.ours
+    for name in (verb.action, verb.former_action)
+    if name
 }
 """Operations of our own, each with the shape of its request; the answer is CompleteMigration's."""
-_NAME = {"shape": "String"}
 _OUR_SHAPES: Mapping[str, Mapping[str, Any]] = {
-    "OurGroupMessage": {
-        "type": "structure",
-        "required": ["ReplicationGroupId"],
-        "members": {"ReplicationGroupId": _NAME},
-    },
-    "OurResumeMigrationMessage": {
-        "type": "structure",
-        "required": ["ReplicationGroupId"],
-        "members": {
-            "ReplicationGroupId": _NAME,
-            "AcceptSourceLoss": {"shape": "Boolean"},
-        },
-    },
-    "OurDisconnectClientsMessage": {
-        "type": "structure",
-        "required": ["ReplicationGroupId"],
-        "members": {"ReplicationGroupId": _NAME, "Seconds": {"shape": "IntegerOptional"}},
+    **{
+        _request(verb): {"type": "structure", "required": ["ReplicationGroupId"]}
+        for verb in VERBS
+        if verb.ours
     },
     "OurNameList": {"type": "list", "member": {"shape": "String"}},
 }
-"""Their shapes, where the model has none that fits."""
+"""Their shapes, where the model has none that fits; the members are among `_OURS`."""
 _ITEM = "member"
 """How the Query protocol calls a list's items where the model has no name for them."""
 
