@@ -12,7 +12,14 @@
 # the position is set behind them. SWAPDB with the position's database would leave the key behind
 # in the other one, so that it is deleted there.
 #
-# A slot is the place of a command between MULTI and EXEC, counted from 0, ours included.
+# Or, where the position is a record (ext/record_form.pxi), without a transaction:
+#
+#   command …                 those of the batch, each for itself, all in the record's database
+#   GET key                   what the record was before
+#   SET key value XX          the record; not where there is none any more
+#
+# A slot is the place of a command between MULTI and EXEC, counted from 0, ours included; with a
+# record, the place of one of the batch's commands.
 #
 # A target spends as much on a command's turn (queueing it, calling it, its two replies) as on a short
 # SET itself. So SETs without options that follow each other may go as one MSET, which stores the same
@@ -63,10 +70,13 @@ cdef class Transaction:
             is to be told.
         body, ending: views of the bytes before EXEC, which may be sent before it is known whether
             EXEC is to follow, and of the others.
+        record: whether these are commands with a record behind them (`encode_record`), and
+            nothing holds them together.
     """
     cdef uint8_t *data
     cdef size_t size
     cdef int32_t *slots
+    cdef readonly bint record          # the commands and a record, no transaction
     cdef uint8_t *merged               # how many commands beside that one; NULL: none anywhere
     cdef readonly size_t queued
     cdef size_t body_size
@@ -279,6 +289,50 @@ cdef class TransactionEncoder:
         cdef uint8_t *data = <uint8_t *>PyMem_RawRealloc(to.data, to.size)
         if data != NULL:
             to.data = data
+
+    def encode_record(
+        self, CommandBatch batch not None, bytes position not None, *,
+        frozenset skip=frozenset(),
+    ):
+        """The commands of `batch` one by one, and `position` behind them, if there is one still.
+
+        The connection must be in the position's database. `skip` as in `encode`. Raises ValueError
+        for a command that runs in another database, for SWAPDB, for a batch that lies in a file,
+        and for a position above 4096 bytes.
+        """
+        cdef Transaction result = Transaction.__new__(Transaction)
+        cdef size_t count = batch.packed.count, i
+        cdef const uint8_t *skipped = NULL
+        cdef bytes skip_map = None
+        cdef uint8_t *out
+        if len(position) > POSITION_BYTES_MOST:
+            raise ValueError(f"a position has at most {POSITION_BYTES_MOST} bytes")
+        if skip:
+            skip_map = self.map_of(skip, count)
+            skipped = <const uint8_t *>PyBytes_AS_STRING(skip_map)
+        for i in range(count):
+            if batch.packed.commands[i].db != self.position_db:
+                raise ValueError("a record has no command of another database than its own")
+        if batch.all_flags() & FLAG_SWAPS:
+            raise ValueError("a record has no SWAPDB")
+        if batch.in_file:
+            raise ValueError("a record has no command that lies in a file")
+        result.record = True
+        result.data = <uint8_t *>PyMem_RawMalloc(
+            self.commands_size(batch, self.position_db) + self.key_size * 2
+            + <size_t>len(position) + TRANSACTION_OVERHEAD)
+        result.slots = <int32_t *>PyMem_RawMalloc((count + 1) * sizeof(int32_t))
+        if result.data == NULL or result.slots == NULL or count > INT32_MAX:
+            raise MemoryError()
+        with nogil:
+            self.put_commands(result, batch, skipped, self.position_db)
+        out = self.put_key(put_literal(result.data + result.size, "*2\r\n$3\r\nGET\r\n", 13))
+        out = self.put_key(put_literal(out, "*4\r\n$3\r\nSET\r\n", 13))
+        out = put_bulk(
+            out, <const uint8_t *>PyBytes_AS_STRING(position), PyBytes_GET_SIZE(position))
+        out = put_literal(out, "$2\r\nXX\r\n", 8)
+        result.size = result.body_size = out - result.data
+        return result
 
     cdef bytes map_of(self, frozenset skip, size_t count):
         """A byte for each command: 1 where it is to be left out."""

@@ -18,6 +18,13 @@
 #   TX_WATCH       +OK or an error                        TX_GET
 #   TX_GET         a bulk, nil or an error                the result
 #
+# Behind a batch with a record (see apply.pxi) there are fewer:
+#
+#   TX_ELEMENT     any value, for each slot               TX_BEFORE
+#   TX_BEFORE      a bulk, nil or an error, GET's         TX_RECORD
+#   TX_RECORD      +OK                                    the result, "recorded"
+#                  nil or an error                        the result, "unrecorded"
+#
 # Where MULTI itself is refused the target runs what follows one by one: that is what TX_LOOSE
 # reads. It takes a user without the right to MULTI or one who has to log in first. "partial" takes
 # Redis before 6.0.6, which forgot about commands that it had refused as LOADING.
@@ -35,6 +42,8 @@ cdef enum TransactionStage:
     TX_LOOSE_EXEC
     TX_WATCH
     TX_GET
+    TX_BEFORE
+    TX_RECORD
 
 cdef enum TransactionStatus:
     STATUS_ABORTED
@@ -42,8 +51,11 @@ cdef enum TransactionStatus:
     STATUS_RACED
     STATUS_NOT_BEGUN
     STATUS_PARTIAL
+    STATUS_RECORDED
+    STATUS_UNRECORDED
 
-cdef tuple TRANSACTION_STATUS = ("aborted", "applied", "raced", "not_begun", "partial")
+cdef tuple TRANSACTION_STATUS = (
+    "aborted", "applied", "raced", "not_begun", "partial", "recorded", "unrecorded")
 
 cdef enum ItemStep:
     ITEM_NEED_DATA
@@ -56,6 +68,7 @@ cdef enum TransactionStop:
     TX_PROTOCOL
     TX_REFUSED
     TX_FAILED
+    TX_FOUND_BEFORE
     TX_DONE
     TX_STAGE_ERROR
 
@@ -114,14 +127,19 @@ cdef class TransactionResult:
         status: "applied": EXEC ran it; "aborted": nothing was applied; "raced": nothing was
             applied, the position was moved by another client; "not_begun": MULTI was refused, and
             what followed ran one by one, outside of any transaction; "partial": EXEC ran it
-            without the commands that were refused (Redis before 6.0.6, while it loads).
+            without the commands that were refused (Redis before 6.0.6, while it loads);
+            "recorded": all that did not fail ran, one by one, and the record stands behind it;
+            "unrecorded": the same, and no record was set: there was none any more, or
+            `guard_error` tells why.
         refused: (slot, message) of errors at queueing.
         failed: (slot, message) of errors in EXEC's reply, or, not begun, of those commands that
             did not run; the others did.
         error: EXEC's own error, or MULTI's; None if there was none.
-        guard_error: what WATCH or GET answered in place of +OK and a value: the connection is not
-            to be used for another transaction. None if there was nothing.
-        position: GET's reply, None for nil; of a longer value its first 4096 bytes.
+        guard_error: what WATCH or GET, or the SET of a record, answered in place of +OK and a
+            value: the connection is not to be used for another transaction. None if there was
+            nothing.
+        position: GET's reply, None for nil; of a longer value its first 4096 bytes. It shows what
+            a transaction has left, and what there was before a record.
     """
     cdef readonly str status
     cdef readonly list refused
@@ -131,9 +149,11 @@ cdef class TransactionResult:
     cdef readonly object position
 
     def stands(self, bytes position not None):
-        """Whether all is well: all of it ran, and the position behind it is `position`."""
-        return (self.status is TRANSACTION_STATUS[STATUS_APPLIED] and not self.failed
-                and self.guard_error is None and self.position == position)
+        """Whether all is well: all of it ran, and GET showed `position`: that of a transaction
+        itself; before a record, the one that was left there."""
+        return ((self.status is TRANSACTION_STATUS[STATUS_APPLIED]
+                 or self.status is TRANSACTION_STATUS[STATUS_RECORDED])
+                and not self.failed and self.guard_error is None and self.position == position)
 
     def __repr__(self):
         return (
@@ -152,6 +172,7 @@ cdef class TransactionReader:
     cdef readonly InputBuffer input
     cdef Input *bytes_in
     cdef uint64_t expected[EXPECTED_MOST]
+    cdef bint records[EXPECTED_MOST]
     cdef int head
     cdef readonly int waiting
     cdef list done
@@ -212,13 +233,16 @@ cdef class TransactionReader:
         """Whether `expect` would be taken now."""
         return self.waiting < EXPECTED_MOST
 
-    def expect(self, uint64_t queued):
-        """A transaction with `queued` commands between MULTI and EXEC was sent."""
+    def expect(self, uint64_t queued, bint record=False):
+        """A transaction with `queued` commands between MULTI and EXEC was sent; or, `record`, so
+        many commands with a record behind them."""
+        cdef int last = (self.head + self.waiting) % EXPECTED_MOST
         if self.waiting == EXPECTED_MOST:
             raise ValueError("too many transactions are not answered")
-        if queued == 0 or queued > INT32_MAX:
+        if (queued == 0 and not record) or queued > INT32_MAX:
             raise ValueError(f"a transaction has at least one command, found {queued}")
-        self.expected[(self.head + self.waiting) % EXPECTED_MOST] = queued
+        self.expected[last] = queued
+        self.records[last] = record
         self.waiting += 1
 
     def take(self):
@@ -250,8 +274,13 @@ cdef class TransactionReader:
                 self.slot += 1
             elif stop == TX_STAGE_ERROR:
                 self.note_stage_error()
-            elif stop == TX_DONE:
+            elif stop == TX_FOUND_BEFORE:
                 if self.kind != c'_':
+                    self.result.position = PyBytes_FromStringAndSize(
+                        <char *>self.text, self.text_size)
+                self.stage = TX_RECORD
+            elif stop == TX_DONE:
+                if self.stage == TX_GET and self.kind != c'_':
                     self.result.position = PyBytes_FromStringAndSize(
                         <char *>self.text, self.text_size)
                 self.finish()
@@ -289,8 +318,10 @@ cdef class TransactionReader:
         else:
             if self.result.guard_error is None:
                 self.result.guard_error = self.message()
-            if self.stage == TX_GET:
+            if self.stage == TX_GET or self.stage == TX_RECORD:
                 self.finish()
+            elif self.stage == TX_BEFORE:
+                self.stage = TX_RECORD
             else:
                 self.stage = TX_GET
 
@@ -350,6 +381,9 @@ cdef class TransactionReader:
         cdef const uint8_t *data = input.data
         cdef uint64_t slots = self.expected[self.head]
         cdef bint between = not (self.in_line or self.body_left)
+        if self.stage == TX_MULTI and between and self.records[self.head]:
+            self.status = STATUS_UNRECORDED
+            self.stage = TX_ELEMENT
         if self.stage == TX_QUEUED:
             if between:
                 while (self.slot < slots and input.end - input.start >= 9
@@ -368,7 +402,7 @@ cdef class TransactionReader:
                     input.start += 5
                     self.slot += 1
             if self.slot == slots:
-                self.stage = TX_WATCH
+                self.stage = TX_BEFORE if self.records[self.head] else TX_WATCH
         elif self.stage == TX_LOOSE and self.slot == slots:
             self.stage = TX_LOOSE_EXEC
 
@@ -413,6 +447,20 @@ cdef class TransactionReader:
                 return TX_STAGE_ERROR
             if self.kind != c'$' and self.kind != c'_':
                 return self.wrong("a bulk, nil or an error, the reply to GET")
+            return TX_DONE
+        elif self.stage == TX_BEFORE:
+            if is_error:
+                return TX_STAGE_ERROR
+            if self.kind != c'$' and self.kind != c'_':
+                return self.wrong("a bulk, nil or an error, the reply to GET")
+            return TX_FOUND_BEFORE
+        elif self.stage == TX_RECORD:
+            if is_error:
+                return TX_STAGE_ERROR
+            if self.is_text("OK", 2):
+                self.status = STATUS_RECORDED
+            elif self.kind != c'_':
+                return self.wrong("+OK, nil or an error, the reply to SET")
             return TX_DONE
         else:
             return self.on_value_item(is_error)
@@ -564,7 +612,7 @@ cdef class TransactionReader:
         if self.kind == c'$' or self.kind == c'=' or self.kind == c'!':
             if self.kind == c'!':
                 self.text_most = ERROR_TEXT_BYTES
-            elif self.stage == TX_GET:
+            elif self.stage == TX_GET or self.stage == TX_BEFORE:
                 self.text_most = POSITION_BYTES_MOST
             self.body_left = <uint64_t>self.number + 2
             return self.read_body()

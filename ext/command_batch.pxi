@@ -182,6 +182,20 @@ cdef class CommandBatch:
                 found.add(db)
         return frozenset(found)
 
+    def stand_alone(self, int db):
+        """Whether each command stands for itself, in database `db`: none was part of a transaction
+        of the source's."""
+        return self.all_alone(db)
+
+    cdef bint all_alone(self, int db) noexcept nogil:
+        cdef size_t i
+        if self.in_multi_before or self.in_multi_after:
+            return False
+        for i in range(self.packed.count):
+            if self.packed.commands[i].db != db or self.packed.commands[i].in_multi:
+                return False
+        return True
+
     cdef uint32_t all_flags(self) noexcept nogil:
         """What the table says of all the commands together: found once, since nothing changes."""
         cdef size_t i

@@ -11,7 +11,8 @@
 #
 # Invariant: `offset` moves on only past a transaction that is the oldest one under way, of which
 # every command ran, and behind which the target showed the very position that the transaction has
-# set; and only while none before it has surfaced. What surfaces does so in the order of sending.
+# set (or, before a record of its own, the one that was left there); and only while none before it
+# has surfaced. What surfaces does so in the order of sending.
 #
 # What may change between two commands of a stream is not copied: whether the stream can be trusted
 # (`engine.transfer.stream_trust.Trust`), and what waits in front of the reader (the spool), are
@@ -25,6 +26,8 @@ cdef class Sent:
         batch: what it applies.
         transaction: its bytes, and which command sits where.
         position: what it sets the target's position to; `before`: what it expects to find there.
+        shown: what GET shows if all is well: `position`, and before a record `before`.
+        begun: up to where commands may be sent once it is applied (`RecordForm`); 0: nowhere.
         replid: the stream's name when it was sent; empty where the pump follows none.
         outcome: the target's answer (`TransactionResult`), or why there is none (an exception);
             None until then.
@@ -34,6 +37,8 @@ cdef class Sent:
     cdef readonly Transaction transaction
     cdef readonly bytes position
     cdef readonly object before
+    cdef readonly object shown
+    cdef readonly uint64_t begun
     cdef readonly str replid
     cdef readonly object outcome
     cdef readonly bint applied
@@ -50,6 +55,7 @@ cdef class Pump:
         encoder: makes the transactions.
         found: the target's position.
         position_db: the database that the connection is in.
+        form: which batches go with a record in place of a transaction.
 
     Attributes:
         found: the position that the target has by the last answer that was as it should be.
@@ -61,6 +67,7 @@ cdef class Pump:
     """
     cdef TransactionEncoder encoder
     cdef TransactionReader replies
+    cdef RecordForm form
     cdef int position_db
     cdef public object found
     cdef Sent oldest
@@ -98,8 +105,10 @@ cdef class Pump:
     cdef readonly uint64_t commands
     cdef char text[POSITION_BYTES_MOST]
 
-    def __cinit__(self, TransactionEncoder encoder not None, object found, int position_db=0):
+    def __cinit__(self, TransactionEncoder encoder not None, object found, int position_db=0,
+                  RecordForm form=None):
         self.encoder = encoder
+        self.form = RecordForm(position_db) if form is None else form
         self.replies = TransactionReader()
         self.found = found
         self.position_db = position_db
@@ -117,7 +126,7 @@ cdef class Pump:
 
     def expect(self, Transaction transaction not None):
         """This one is sent, by hand: its answer is for `other`."""
-        self.replies.expect(transaction.queued)
+        self.replies.expect(transaction.queued, transaction.record)
 
     def push(self, CommandBatch batch not None, Transaction transaction not None,
              bytes position not None):
@@ -135,6 +144,8 @@ cdef class Pump:
         else:
             sent.before = self.newest.position
             self.newest.behind = sent
+        sent.shown = sent.before if transaction.record else position
+        sent.begun = self.form.asked if self.form.allowed else 0
         self.newest = sent
         self.under_way += 1
         self.under_way_bytes += sent.nbytes
@@ -159,9 +170,12 @@ cdef class Pump:
             return 0
         self.drop_oldest()
         sent.outcome = result
-        sent.applied = result.stands(sent.position)
+        sent.applied = sent.shown is not None and result.stands(sent.shown)
         if sent.applied:
             self.found = sent.position
+            self.form.begun = sent.begun
+        else:
+            self.form.unresolved = True
         if (sent.applied and not self.surfacing and not self.answers
                 and not self.is_doubtful_now(sent)):
             self.advance(sent)
@@ -214,6 +228,7 @@ cdef class Pump:
     def lost(self, object error):
         """The link is gone: all that is under way surfaces, with `error` for its outcome."""
         cdef Sent sent
+        self.form.unresolved = True
         self.others.clear()
         while self.oldest is not None:
             sent = self.oldest
@@ -295,7 +310,7 @@ cdef class Pump:
         if not self.under_way:
             return True
         return (self.several and not self.alone and self.under_way < self.most
-                and self.under_way_bytes < self.bytes_most)
+                and self.under_way_bytes < self.bytes_most and self.form.has_room())
 
     def next(self, str replid not None):
         """The stream's next transaction, which is to be written to the target's socket at once.
@@ -306,7 +321,7 @@ cdef class Pump:
         cdef CommandBatch batch
         cdef Transaction transaction
         cdef bytes position
-        cdef bint ordered
+        cdef bint ordered, record
         if not self.has_room():
             return None
         batch = self.stream.next(not self.spool.size)
@@ -315,13 +330,24 @@ cdef class Pump:
         ordered = self.several and batch.all_flags() & self.in_order
         if (ordered and self.under_way) or not self.is_plain(batch):
             return batch
+        record = self.form.may_take(batch)
+        if not record and not self.form.watched:
+            # The next transaction has to look at the position first.
+            return batch
         if self.names.known and self.may_extend(batch):
             self.noted(batch)
         position = self.value_behind(batch, replid)
-        # Where those before it find the position gone, this one brings none back.
-        transaction = self.encoder.encode(
-            batch, position, db=self.position_db, over=self.several and self.under_way > 0)
-        self.replies.expect(transaction.queued)
+        if self.form.allowed:
+            position = self.form.value(batch, position, self.under_way_bytes)
+        if record:
+            self.form.watched = False
+            self.form.records += 1
+            transaction = self.encoder.encode_record(batch, position)
+        else:
+            # Where those before it find the position gone, this one brings none back.
+            transaction = self.encoder.encode(
+                batch, position, db=self.position_db, over=self.several and self.under_way > 0)
+        self.replies.expect(transaction.queued, record)
         self.push(batch, transaction, position)
         self.newest.replid = replid
         self.alone = ordered

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.errors import ProtocolFault
+from engine.model.slots import ALL_SLOTS, SlotSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,10 @@ _V2 = re.compile(
     rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?"
     r"(?P<held> held)?(?P<open> open)?"
 )
+# What only a record says: which slots it covers, and up to where commands may have been applied.
+_V3 = re.compile(
+    r"v3 (?P<v2>.*?)(?: slots (?P<slots>\S+))?(?: begun (?P<begun>0|[1-9][0-9]{0,18}))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,14 @@ class TargetPosition:
     `held_before`: the target had keys of its own before the transfer began. An engine that takes
     the target over from another transfer has to know.
 
+    `begun`: the batches behind `position` go one command at a time (`ext/record_form.pxi`), and no
+    command behind the offset `begun` was sent before this stood here. So commands between the two
+    may have been applied, each for itself: whoever goes on from here applies them, and reads their
+    keys again. None: nothing behind `position` was.
+
+    `slots`: the keys of these are what all this is about. `joined` and `split` keep it true where
+    slots move from one record to another.
+
     Names are single words (`ValueError` otherwise); `engine` is empty in what an older release
     wrote.
     """
@@ -100,6 +115,8 @@ class TargetPosition:
     since: StreamPosition | None = None
     opened: bool = False
     held_before: bool = False
+    begun: int | None = None
+    slots: SlotSet = ALL_SLOTS
 
     def __post_init__(self) -> None:
         names = [self.transfer, self.engine or "-"]
@@ -111,6 +128,12 @@ class TargetPosition:
             raise ValueError("without a position nothing of the stream is in doubt")
         if self.position is None and self.opened:
             raise ValueError("a target is promoted at a position")
+        if self.begun is not None and (self.position is None or self.opened):
+            raise ValueError("commands are begun behind a position, on a target not yet promoted")
+        if self.begun is not None and self.position and self.begun < self.position.offset:
+            raise ValueError("commands are begun behind the position")
+        if not self.slots:
+            raise ValueError("a record covers slots")
 
     @property
     def doubtful(self) -> StreamPosition | None:
@@ -127,17 +150,30 @@ class TargetPosition:
 
     def promoted(self) -> TargetPosition:
         """The same place, as what the target holds from its promotion on."""
-        return replace(self, opened=True)
+        return replace(self, opened=True, begun=None)
 
     def same_place(self, other: TargetPosition | None) -> bool:
         """Whether `other` is the same but for the stream's name."""
         return other is not None and other.renamed("-") == self.renamed("-")
 
+    def split(self, slots: SlotSet) -> tuple[TargetPosition | None, TargetPosition | None]:
+        """The same, as what holds for `slots` and what holds for all others it covers; None where
+        that is no slot."""
+        inside, outside = self.slots & slots, self.slots - slots
+        return (
+            replace(self, slots=inside) if inside else None,
+            replace(self, slots=outside) if outside else None,
+        )
+
     def encode(self) -> bytes:
         """The value of the position key: `v2 <transfer> <engine>`, and behind that, if there is a
         position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`; then `held`, `open`.
+
+        If it covers some slots alone, or `begun` is known, it begins with `v3`, and ends with
+        `slots <first>-<last>,<slot>,…`, `begun <offset>`.
         """
-        words: list[str | int] = ["v2", self.transfer, self.engine or "-"]
+        version = "v2" if self.begun is None and self.slots == ALL_SLOTS else "v3"
+        words: list[str | int] = [version, self.transfer, self.engine or "-"]
         if self.position is not None:
             words.append(self.position.replid)
             for at in (self.position, self.since or self.position):
@@ -146,6 +182,10 @@ class TargetPosition:
             words.append("held")
         if self.opened:
             words.append("open")
+        if self.slots != ALL_SLOTS:
+            words += ["slots", str(self.slots)]
+        if self.begun is not None:
+            words += ["begun", self.begun]
         return " ".join(map(str, words)).encode()
 
     def encode_span(
@@ -156,13 +196,19 @@ class TargetPosition:
         (at, db, multi), (at0, db0, multi0) = position, since
         head, tail = self.frame()
         places = f"{replid} {at} {db} {int(multi)} {at0} {db0} {int(multi0)}"
-        return head + places.encode() + tail
+        value = head + places.encode() + tail
+        return value if self.begun is None or self.begun <= at else begun_up_to(value, self.begun)
 
     def frame(self) -> tuple[bytes, bytes]:
-        """What stands in the value in front of the stream's name, and behind the two places: the
-        core's `Pump` puts `<replid> <offset> <db> <0|1> <offset> <db> <0|1>` between them."""
-        tail = b" held" if self.held_before else b""
-        return f"v2 {self.transfer} {self.engine or '-'} ".encode(), tail
+        """What stands in the value in front of the stream's name, and behind the two places, but
+        for `begun`: the core's `Pump` puts `<replid> <offset> <db> <0|1> <offset> <db> <0|1>`
+        between them."""
+        tail = " held" if self.held_before else ""
+        # Identity first: all slots are one object wherever they are decoded.
+        some = self.slots is not ALL_SLOTS and self.slots != ALL_SLOTS
+        tail += f" slots {self.slots}" if some else ""
+        version = "v3" if some else "v2"
+        return f"{version} {self.transfer} {self.engine or '-'} ".encode(), tail.encode()
 
     @classmethod
     def decode(cls, value: bytes) -> TargetPosition:
@@ -172,6 +218,14 @@ class TargetPosition:
         if (found := _V1.fullmatch(text)) is not None:
             transfer, replid, *place = found.groups()
             return cls(transfer, _place(replid, place))
+        if (found := _V3.fullmatch(text)) is not None and any(found.groups()[1:]):
+            marks, slots, begun = found.groups()
+            with contextlib.suppress(ValueError, ProtocolFault):
+                return replace(
+                    cls.decode(f"v2 {marks}".encode()),
+                    slots=ALL_SLOTS if slots is None else SlotSet.parse(slots),
+                    begun=None if begun is None else int(begun),
+                )
         if (found := _V2.fullmatch(text)) is not None:
             transfer, engine, replid, *places, held, opened = found.groups()
             engine = "" if engine == "-" else engine
@@ -193,3 +247,66 @@ class TargetPosition:
 def _place(replid: str, words: list[str]) -> StreamPosition:
     offset, db, in_multi = words
     return StreamPosition(replid, int(offset), int(db), in_multi == "1")
+
+
+def begun_up_to(value: bytes, offset: int) -> bytes:
+    """`value`, as `TargetPosition.encode` gave it, with `begun` at `offset` at the least: for every
+    batch, so without objects."""
+    head, _, before = value.partition(b" begun ")
+    return b"v3%b begun %d" % (head[2:], max(offset, int(before or 0)))
+
+
+def joined(records: Iterable[TargetPosition]) -> TargetPosition:
+    """One record of one transfer and stream that is true of all slots which these cover, also of
+    those that several of them do.
+
+    It tells the least that one of them tells: up to the first position all of them have everything;
+    behind that some have more, and have begun more. So what was applied twice or not is among what
+    is read again. Raises `ValueError` for records of several transfers or streams, for a record
+    without a position, and for none.
+    """
+    first, *others = records
+    result = first
+    for other in others:
+        at, there = result.position, other.position
+        if (
+            at is None
+            or there is None
+            or (result.transfer, at.replid)
+            != (
+                other.transfer,
+                there.replid,
+            )
+        ):
+            raise ValueError("records of several transfers or streams cannot be joined")
+        low = min(at, there, key=_offset)
+        since = min(result.since or at, other.since or there, key=_offset)
+        furthest = max(result.begun or 0, other.begun or 0, at.offset, there.offset)
+        result = TargetPosition(
+            result.transfer,
+            low,
+            result.engine if result.engine == other.engine else "",
+            since if since.offset < low.offset else None,
+            held_before=result.held_before or other.held_before,
+            begun=furthest if furthest > low.offset else None,
+            slots=result.slots | other.slots,
+        )
+    return result
+
+
+def covering(records: Iterable[TargetPosition], slot: int) -> TargetPosition | None:
+    """What `records` of one transfer and stream say of one slot. None: nothing, so that its keys
+    have to be copied anew.
+
+    Two that cover it are both taken at their word: a slot that moved is covered by the record of
+    the node that it came from until that one is written again, and which of the two is older is
+    told by neither.
+    """
+    found = [each for each in records if slot in each.slots]
+    if not found:
+        return None
+    return replace(joined(found), slots=SlotSet.of([slot]))
+
+
+def _offset(place: StreamPosition) -> int:
+    return place.offset

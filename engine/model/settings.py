@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from engine.errors import UsageError
@@ -20,12 +20,19 @@ Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
 Publish = Literal["pass", "drop"]
+PositionForm = Literal["transaction", "record"]
 _DETACHED = "=detached"
 MIB = 1 << 20
 GIB = 1 << 30
 
 # A target is behind by as much whenever the machine is busy, in seconds.
 _LEAST_LAG_SECONDS = 1.0
+
+
+def _position_form() -> PositionForm:
+    # For tests and measurements, by whatever way a transfer is started.
+    found = os.environ.get("STARTMIGRATION_POSITION_FORM", "transaction")
+    return "record" if found == "record" else "transaction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,6 +485,10 @@ class TransferSettings:
     )
     """TTLs nearer than this (seconds, 60 or more) are extended until the cut-over: such
     keys could expire on the target before the command that extends them is applied."""
+    position_form: PositionForm = field(default_factory=_position_form)
+    """How the position is kept true on the target while the stream is followed: "transaction" (each
+    batch in one with its position), or "record" (`ext/record_form.pxi`) for plain batches. No
+    option: an operator has nothing to choose by."""
     auto_cut_over: bool = setting(
         False, kind="flag", member=Member("AutoCutover", ("StartMigration",), ours=False)
     )
@@ -495,6 +506,8 @@ class TransferSettings:
                 raise UsageError(f"{each.option} {value!r}: expected {known}")
         if self.databases is not None and any(db < 0 for db in self.databases):
             raise UsageError("a database number must be 0 or more")
+        if self.position_form not in get_args(PositionForm):
+            raise UsageError("position_form must be transaction or record")
         check_skipped(self.skip_checks)
         names.read(self.command_names)
         for node in self.source_nodes:

@@ -13,6 +13,9 @@ The WATCH behind each EXEC, and the GET that must show what we have just written
 transaction: if another client moved the position (a second engine that took this one for dead, or
 this one waking up after it was replaced), EXEC answers nil and applies nothing.
 
+Batches for which nothing but their keys matters may go without a transaction, with the position
+behind them: `ext/record_form.pxi` says how, and when.
+
 To a target that is near one EXEC is unanswered at a time. What comes before the next EXEC may be
 under way (`send_ahead`): the target reads it while the answer is on its way to us, and drops it
 with the connection where the answer is not that all went well.
@@ -37,15 +40,17 @@ hold then:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine import logs
 from engine._native import (
     CMD_SWAPS,
     CommandBatch,
     Pump,
+    RecordForm,
     Sent,
     Transaction,
     TransactionEncoder,
@@ -55,6 +60,7 @@ from engine.errors import EngineError, LinkError, ServerError, TransferFailed, T
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import POSITION_DB
+from engine.model.position import TargetPosition
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
 from engine.targets.applier_link import ApplierLink
@@ -102,13 +108,16 @@ class Applied:
     `failed`: the same of commands that failed inside it; all others were applied. `unseen`: it was
     applied, but the link went before the answer: which of its commands failed is not known.
     `ended`: nothing was applied, for the target's process ended meanwhile: sent again, it may end
-    the next one. Indices of extras are -1 - their place.
+    the next one. `begun`: it was not applied, but any of its commands may have been, each for
+    itself (`ext/record_form.pxi`): it is to be sent again, and all its keys to be read again.
+    Indices of extras are -1 - their place.
     """
 
     refused: tuple[tuple[int, str], ...] = ()
     failed: tuple[tuple[int, str], ...] = ()
     unseen: bool = False
     ended: bool = False
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +155,16 @@ class Applier:
         self._settings = settings
         self._key = key
         self._encoder = TransactionEncoder(key, POSITION_DB)
-        self._pump = Pump(self._encoder, None, POSITION_DB)
+        self._form = RecordForm(POSITION_DB)
+        # The connection that the form knows of.
+        self._attached: Connection | None = None
+        self._pump = Pump(self._encoder, None, POSITION_DB, self._form)
         self.link = ApplierLink(
             endpoint,
             settings,
             key,
             self._attach,
+            self._form,
             on_event=on_event,
             importing=importing,
             on_doubt=on_doubt,
@@ -175,6 +188,11 @@ class Applier:
     def several(self) -> bool:
         """Whether several transactions may be under way at once."""
         return self.link.several
+
+    @property
+    def records(self) -> int:
+        """How many batches went with a record."""
+        return self._form.records
 
     @property
     def identity(self) -> str:
@@ -240,10 +258,16 @@ class Applier:
         `TransferFailed` (with the reason), `ProtocolFault`.
         """
         self._drop_ahead()
+        begun = 0
         if sent is not None:
-            transaction, before = sent.transaction, sent.before
+            if sent.transaction.record:
+                return await self._recorded(sent)
+            transaction, before, begun = sent.transaction, sent.before, sent.begun
         else:
             await self.link.ensure_databases(batch, extras)
+            if self._form.allowed and len(batch):
+                position = self._form.value(batch, position, 0)
+                begun = self._form.asked
             transaction = self._encoder.encode(
                 batch, position, db=POSITION_DB, skip=frozenset(skip), extras=extras
             )
@@ -265,6 +289,8 @@ class Applier:
                         transaction = self._encode(batch, position)
                         continue
                 else:
+                    if not (self.link.closed or self._form.watched):
+                        await self._watch_again()
                     if self.link.closed:
                         await self.link.dial()
                         self.ended = process is not None and not same_process(
@@ -293,12 +319,71 @@ class Applier:
                     raise PositionMoved(result.position)
                 self.link.position = position
                 self.link.patience.progress()
+                self._form.answered(begun)
+                self._form.unresolved = False
                 return Applied(failed=_indices(transaction, result.failed))
             if result.status == "raced":
                 raise PositionMoved(result.position)
             refused = await self._not_applied(transaction, result)
             if refused is not None:
                 return refused
+
+    async def _watch_again(self) -> None:
+        """Have the position looked after from now on: a record's SET has ended that."""
+        connection = await self.link.control()
+        self.link.position = await self.link.watch(connection)
+        self._attach(connection)
+
+    async def _recorded(self, sent: Sent) -> Applied:
+        """What became of a batch that went with a record, and alone."""
+        result, process = sent.outcome, self.identity
+        if isinstance(result, TransactionResult):
+            self._check_chain([sent], 0)
+            if result.guard_error is None:
+                self.link.position = sent.position
+                self._form.answered(sent.begun)
+                passing = self._passing(result)
+                if passing is None:
+                    self._form.unresolved = False
+                    self.link.patience.progress()
+                    return Applied(failed=_indices(sent.transaction, result.failed))
+                await self.link.pause(passing)
+                return Applied(begun=True)
+            problem: LinkError | ServerError = self.link.guard_refused(result.guard_error)
+        elif isinstance(result, LinkError | ServerError):
+            problem = result
+        else:
+            assert result is not None
+            raise result
+        await self._dial_again(problem)
+        if self.link.position == sent.position:
+            self._form.unresolved = False
+            return Applied(unseen=True)
+        if self.link.position != sent.before:
+            raise PositionMoved(self.link.position)
+        return Applied(begun=True, ended=not same_process(self.identity, process))
+
+    def _passing(self, result: TransactionResult) -> ServerError | None:
+        """The first error of a command with a record that may pass by itself. Raises `AuthError`
+        for one that concerns the user."""
+        for _, text in result.failed:
+            if (refusal := refused_all(text, self._endpoint)) is not None:
+                raise refusal
+            code = text.partition(" ")[0]
+            if code in TRY_AGAIN:
+                return ServerError(text, code=code, fault="target")
+        return None
+
+    async def _dial_again(self, problem: LinkError | ServerError) -> None:
+        """Wait, and dial, until the position is known again."""
+        again: LinkError | ServerError | None = problem
+        while again is not None:
+            try:
+                await self.link.pause(again)
+                await self.link.dial()
+                again = None
+            except (LinkError, ServerError) as exc:
+                again = exc
 
     def start(
         self, batch: CommandBatch, position: bytes, on_answer: Callable[[Sent], None]
@@ -311,8 +396,19 @@ class Applier:
         connection, pump = self._ready_for(batch), self._pump
         if connection is None:
             return False
+        form = self._form
+        record = form.takes(batch)
+        if not (record or self._form.watched):
+            return False
+        if form.allowed:
+            position = form.value(batch, position, pump.under_way_bytes)
         ahead, self._ahead = self._ahead, None
-        if ahead is None:
+        if record:
+            form.watched = False
+            transaction = self._encoder.encode_record(batch, position)
+            pump.expect(transaction)
+            connection.write(transaction)
+        elif ahead is None:
             # Where those before it find the position gone, this one brings none back.
             transaction = self._encode(batch, position, over=self.several and pump.under_way > 0)
             pump.expect(transaction)
@@ -392,19 +488,15 @@ class Applier:
         all of those that were, from the first on that was not simply applied.
 
         `Applied` with `failed`: it was applied. With `unseen`: it may not have been, or not whole,
-        and one behind it was. None: it was not, and none behind it was: to be applied, in their
-        order. The target's position is that of the last one that was applied.
+        and one behind it was. With `begun`: see there, to be applied in its turn. None: it was not,
+        and none behind it was: to be applied, in their order. The target's position is that of the
+        last one that was applied.
 
         Raises `PositionMoved`, `AuthError`, `TransferFailed`.
         """
         before, problem = sent[0].before, await self._unanswered(sent)
-        while problem is not None:
-            try:
-                await self.link.pause(problem)
-                await self.link.dial()
-                problem = None
-            except (LinkError, ServerError) as exc:
-                problem = exc
+        if problem is not None:
+            await self._dial_again(problem)
         found = self.link.position
         last = next((n for n, each in enumerate(sent) if each.position == found), -1)
         if last < 0 and found != before:
@@ -417,14 +509,16 @@ class Applier:
             result = each.outcome if isinstance(each.outcome, TransactionResult) else None
             status = result.status if result is not None else ""
             # The target holds less than it did.
-            if status == "applied" and n > last:
+            if status in ("applied", "recorded") and n > last:
                 raise PositionMoved(found)
             if n > last:
-                settled.append(None)
-            elif result is not None and status == "applied":
+                settled.append(Applied(begun=True) if each.transaction.record else None)
+            elif result is not None and (
+                status == "applied" or (status == "recorded" and self._passing(result) is None)
+            ):
                 settled.append(Applied(failed=_indices(each.transaction, result.failed)))
             else:
-                if result is not None:
+                if result is not None and not each.transaction.record:
                     text = result.refused[0][1] if result.refused else result.error
                     _log.warning(
                         "The target refused a transaction, and applied one behind it: its keys are "
@@ -433,6 +527,7 @@ class Applier:
                         extra={"end": "target"},
                     )
                 settled.append(Applied(unseen=True))
+        self._form.unresolved = any(each is None or each.begun for each in settled)
         return settled
 
     def _check_chain(self, sent: Sequence[Sent], last: int) -> None:
@@ -444,9 +539,19 @@ class Applier:
             result = each.outcome
             if not isinstance(result, TransactionResult):
                 return
+            there = result.position
+            if each.transaction.record:
+                # GET came before its SET, and one of the two may have been refused.
+                if result.guard_error is not None:
+                    return
+                if there != left:
+                    raise PositionMoved(there, written_over=result.status == "recorded" or n < last)
+                if result.status == "unrecorded":
+                    raise PositionMoved(None, written_over=n < last)
+                left = each.position
+                continue
             if result.status == "applied":
                 left = each.position
-            there = result.position
             if result.guard_error is None and there != left:
                 raise PositionMoved(there, written_over=n < last)
             if result.status == "raced":
@@ -468,7 +573,8 @@ class Applier:
             if result.guard_error is not None:
                 return self.link.guard_refused(result.guard_error)
         assert isinstance(result, TransactionResult)
-        self.link.position = result.position
+        recorded = result.status == "recorded"
+        self.link.position = sent[-1].position if recorded else result.position
         return None
 
     def _drop_ahead(self) -> None:
@@ -487,7 +593,11 @@ class Applier:
         if self._on_turn is not None:
             self.link.position = self._pump.found
         self._on_answer, self._on_turn = _ignore, None
-        self._pump.forget()
+        if self._form.allowed:
+            # What is under way may be waited for once more (`leave`).
+            self._pump.surfacing = True
+        else:
+            self._pump.forget()
         self._drop_ahead()
         if self.link.connection is not None:
             self.link.connection.stop_resting()
@@ -518,6 +628,8 @@ class Applier:
         if self.identity != process:
             raise PositionMoved(self.link.position)
         connection.release()
+        if not self._form.watched and await self.link.watch(connection) != self.link.position:
+            raise PositionMoved(self.link.position)
         commands = [("MULTI",), *inside, ("SET", self._key, position), ("EXEC",)]
         timeout = min(self._settings.io_timeout, limit)
         replies = await asyncio.gather(
@@ -548,6 +660,29 @@ class Applier:
         """Give up a connection to any server but `there`, which is the target by now."""
         self.link.leave_for(there)
 
+    async def leave(self, seconds: float) -> None:
+        """Have the position say that nothing is begun behind it, where that can be found out within
+        `seconds`: before the connection is given up. Raises nothing."""
+        with contextlib.suppress(EngineError, TimeoutError):
+            await asyncio.wait_for(self._take_begun_away(), seconds)
+
+    async def _take_begun_away(self) -> None:
+        link = self.link
+        if self._pump.under_way:
+            drained = asyncio.Event()
+            self._on_answer = lambda _: None if self._pump.under_way else drained.set()
+            await drained.wait()
+        position, connection = link.position, link.connection
+        if link.closed or connection is None or self._form.unresolved or self._owed():
+            return
+        if position is None or b" begun " not in position:
+            return
+        connection.release()
+        found = await link.watch(connection)
+        if found == position:
+            plain = replace(TargetPosition.decode(position), begun=None).encode()
+            await link.watch(connection, ("MULTI",), ("SET", self._key, plain), ("EXEC",))
+
     async def close(self) -> None:
         """Let go of the connection, and of what was waited for: what comes next connects anew."""
         self._ahead = None
@@ -557,7 +692,10 @@ class Applier:
     # --- One transaction ---
 
     def _attach(self, connection: Connection) -> None:
-        self._pump = Pump(self._encoder, self.link.position, POSITION_DB)
+        if connection is not self._attached:
+            self._attached = connection
+            self._form.begin(self.link.record)
+        self._pump = Pump(self._encoder, self.link.position, POSITION_DB, self._form)
         connection.take_over(self._pump, self._on_results, self._on_lost)
         connection.watch(self._owed, self._settings.io_timeout)
 

@@ -6,9 +6,10 @@ the look at the position on a WATCH stands, so that the next EXEC does nothing w
 has moved the position since.
 
 To a target that is far several transactions are under way at once, and WATCH covers the first of
-them alone. So the connection has a name then, by which the engine that takes the target next ends
-it, and the dial that replaces a lost connection ends that one first. Where the target's user may
-not do that, one is under way at a time.
+them alone; where records are written in place of transactions (`ext/record_form.pxi`) there is no
+WATCH. So the connection has a name then, by which the engine that takes the target next ends it,
+and the dial that replaces a lost connection ends that one first. Where the target's user may not
+do that, one transaction is under way at a time, and there are no records.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine import logs
-from engine._native import CommandBatch
+from engine._native import CommandBatch, RecordForm
 from engine.errors import EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.doubt import Doubt
@@ -57,8 +58,8 @@ def is_far(round_trip: float) -> bool:
 class ApplierLink:
     """One connection to the target at a time, made anew when it is lost.
 
-    `attach` puts a connection into data mode: its replies are the applier's from then on. `full`,
-    `name` and the callbacks are as in `targets.applier.Applier`.
+    `attach` puts a connection into data mode: its replies are the applier's from then on. `form` is
+    told that a WATCH stands. `full`, `name` and the callbacks are as in `targets.applier.Applier`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ApplierLink:
         settings: TransferSettings,
         key: bytes,
         attach: Callable[[Connection], None],
+        form: RecordForm,
         *,
         on_event: Callable[[str], None],
         importing: bool,
@@ -80,6 +82,8 @@ class ApplierLink:
         self._settings = settings
         self._key = key
         self._attach = attach
+        self._form = form
+        self._wants_records = not full and settings.position_form == "record"
         self._importing = importing
         self._on_doubt = on_doubt
         self._full = full
@@ -97,9 +101,11 @@ class ApplierLink:
         self.connection: Connection | None = None
         """Lost or not; None before the first dial."""
         self.client: int | None = None
-        """The connection's own number at the target, where several may be under way over it."""
+        """The connection's own number at the target, where others may have to end it."""
         self.several = False
         """Whether several transactions may be under way at once."""
+        self.record = False
+        """Whether batches may go with a record."""
         self.databases = {POSITION_DB}
         """Those that the target is known to have."""
         self.position: bytes | None = None
@@ -154,8 +160,7 @@ class ApplierLink:
             identity = info.identity
             if at_once:
                 client = self._settled(replies)
-                if not is_far(connection.round_trip):
-                    client = None
+                self._far = is_far(connection.round_trip)
             else:
                 self._far = is_far(connection.round_trip)
                 client = await self._settle_in(connection, identity)
@@ -169,7 +174,9 @@ class ApplierLink:
         extra = {"end": "target", "server": info.name, "run_id": info.run_id}
         _log.info("Connected to the target, for the stream", extra=extra)
         self.connection, self.identity = connection, identity
-        self.client, self.several = client, client is not None
+        self.several = self._far and client is not None
+        self.record = self._wants_records and client is not None
+        self.client = client if self.several or self.record else None
         self.cluster = info.mode == "cluster"
         self._attach(connection)
 
@@ -185,13 +192,14 @@ class ApplierLink:
         return self._settled(replies[len(first) :])
 
     @property
-    def _may_send_several(self) -> bool:
-        return bool(self._name) and not self._full and self._far
+    def _is_named(self) -> bool:
+        """Whether others may have to end the connection."""
+        return bool(self._name) and not self._full and (self._far or self._wants_records)
 
     def _questions(self) -> list[Command]:
         """What a new connection is asked for `_settled`."""
         first: list[Command] = []
-        if self._may_send_several:
+        if self._is_named:
             # A name of its own, by which the next claim, be it ours, ends it.
             name = f"{self._name}:{secrets.token_hex(4)}"
             first += [*_RIGHTS, ("CLIENT", "SETNAME", name)]
@@ -201,18 +209,19 @@ class ApplierLink:
         return [*first, ("SELECT", POSITION_DB), ("MULTI",), ("DISCARD",), *self._guard]
 
     def _settled(self, replies: Sequence[Any]) -> int | None:
-        """Take in the replies to `_questions`. The number of this connection, if several
-        transactions may be under way: others can end it then."""
-        rights = replies[: len(_RIGHTS) + 1] if self._may_send_several else []
+        """Take in the replies to `_questions`. The number of this connection, if it has a name, and
+        others can end it."""
+        rights = replies[: len(_RIGHTS) + 1] if self._is_named else []
         for reply in replies[len(rights) + self._full :]:
             answered(reply)
         self.position = replies[-1] if isinstance(replies[-1], bytes) else None
+        self._form.watched = True
         if not rights:
             return None
         if any(isinstance(reply, EngineError) for reply in rights):
             _log.info(
-                "One transaction at a time is under way: the user may not name, list and end "
-                "connections",
+                "One transaction at a time is under way, and no record is written: the user may "
+                "not name, list and end connections",
                 extra={"end": "target"},
             )
             return None
@@ -232,6 +241,7 @@ class ApplierLink:
     async def watch(self, connection: Connection, *first: Command) -> bytes | None:
         """The position, which EXEC looks after from now on. `first` is sent before."""
         replies = [answered(reply) for reply in await connection.together(*first, *self._guard)]
+        self._form.watched = True
         return replies[-1] if isinstance(replies[-1], bytes) else None
 
     async def control(self) -> Connection:

@@ -481,6 +481,10 @@ class Follower:
             if result is None:
                 again.append(batch)
                 continue
+            if result.begun:
+                resync.mark_dirty(await resync.keys_in(batch))
+                again.append(batch)
+                continue
             # What those before it lack, its commands may have read.
             await resync.spread(batch)
             for index, message in result.failed:
@@ -685,6 +689,12 @@ class Follower:
                     self._leave_out_stores(stores)
                 raise
             sent = None
+            if result.begun:
+                # Any of it may have run: what a second run does to its keys is put right.
+                resync.mark_dirty(await resync.keys_in(batch))
+                await resync.spread(batch)
+                if not result.ended:
+                    continue
             if result.ended:
                 if self._crashing.ended(batch, stores):
                     refused |= self._leave_out_stores(stores)

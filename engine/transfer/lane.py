@@ -86,6 +86,8 @@ from engine.wire.psync import FullSync, PartialSync
 
 # How often progress is told, and the operator's word looked for, in seconds.
 _TICK_SECONDS = 0.5
+# How long a connection to the target is kept to learn what it has of all that was sent.
+_LEAVE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
 # The same while all is well: a look costs as much as a hundred commands, and an operator's word
 # ends the wait.
@@ -287,6 +289,8 @@ class Lane:
                     await self._tuning.tune()
                 doubtful = target_position.doubtful if target_position is not None else None
                 sync = await self._open_source(position, doubtful, apart=not beside)
+                if isinstance(sync, PartialSync):
+                    _check_history(target_position, sync)
                 self._writer.leave_telemetry(GRAPH_MODULE in self._source.info.modules)
                 patience.well()
                 if isinstance(sync, FullSync):
@@ -613,6 +617,8 @@ class Lane:
             self._ttl_guard.attend(follower)
             await self._take_up_dirty()
             self._sync_monitor.note(Doubt.BEGUN)
+            if target_position.begun is not None:
+                self._sync_monitor.note(Doubt.BEGUN_BEFORE, target_position.begun)
             with context.step("follow"):
                 await self._steer(follower)
 
@@ -762,6 +768,7 @@ class Lane:
             self._follower = None
             self._sync_monitor.let_go()
         if self._applier is not None:
+            await self._applier.leave(_LEAVE_SECONDS)
             await self._applier.close()
         self._ttl_guard.taken_up = self._ttl_guard.taken_up or self._mark.begun
         await self._source.close()
@@ -843,6 +850,18 @@ class Lane:
             far=is_far(self._writer.round_trip),
         )
         return applier
+
+
+def _check_history(target_position: TargetPosition | None, sync: PartialSync) -> None:
+    """Raises `ReadAgain` where commands behind the position may be on the target, and be none of
+    the history that the source goes on with."""
+    at = target_position.position if target_position is not None else None
+    begun = target_position is not None and target_position.begun is not None
+    if begun and at is not None and sync.replid != at.replid:
+        raise ReadAgain(
+            "the source goes on with another replication id, and the target may have commands that "
+            "came behind its position from the source before it: everything is copied again"
+        )
 
 
 def _passes(error: LinkError | ServerError) -> bool:

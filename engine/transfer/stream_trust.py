@@ -154,6 +154,8 @@ TABLE: Mapping[Doubt, Row] = MappingProxyType(
             Fenced.COUNTS,
             words="looking through the last commands of the engine before this one",
         ),
+        # What was applied already is applied a second time: behind the last of it nothing is.
+        Doubt.BEGUN_BEFORE: Row(Again.EVERY_KEY, Until.PASSED, Fenced.COUNTS, leads_back=True),
         # Which of its commands failed was in the answer.
         Doubt.UNSEEN: Row(Again.EVERY_KEY, Until.AT_ONCE, Fenced.COUNTS),
         Doubt.COUNTED_LATE: Row(Again.FIELD_COUNTS, Until.AT_ONCE, Fenced.COUNTS),
@@ -205,10 +207,11 @@ class Look:
 @dataclass(slots=True)
 class _InForce:
     """A doubt that holds: noted last at `since` (infinite: it has not stopped), up to the offset
-    `until` (None: not known yet)."""
+    `until` (None: not known yet), and no further than `bound`."""
 
     since: float
     until: int | None = None
+    bound: int | None = None
 
     def stopped_by(self, moment: float) -> bool:
         """Whether it arose by `moment`, and had stopped then."""
@@ -242,17 +245,20 @@ class Trust:
 
     # --- Events ---
 
-    def note(self, doubt: Doubt, now: float, *, fenced: bool = False) -> None:
+    def note(
+        self, doubt: Doubt, now: float, *, fenced: bool = False, bound: int | None = None
+    ) -> None:
         """`doubt` arises at the moment `now`, or again: its end is not known then.
 
-        `fenced`: a cut-over holds the source's writers off.
+        `bound`: it ends at this offset at the latest. `fenced`: a cut-over holds the source's
+        writers off.
         """
         row = TABLE[doubt]
         if row.until in (Until.AT_ONCE, Until.FOREVER) or (fenced and not self._counts(row)):
             return
         if Again.EVERY_KEY in row.again and (doubt is Doubt.LAPSED or doubt not in self._in_force):
             self._times += 1
-        self._in_force[doubt] = _InForce(math.inf if doubt is Doubt.EXPOSED else now)
+        self._in_force[doubt] = _InForce(math.inf if doubt is Doubt.EXPOSED else now, bound=bound)
         self._keep_up()
 
     def expose(self, exposed: bool, now: float) -> None:
@@ -279,7 +285,7 @@ class Trust:
         """The source's offset, by its answer to a question that was put at `moment` or later."""
         for doubt, entry in self._in_force.items():
             if _has_offset(doubt) and entry.until is None and entry.stopped_by(moment):
-                entry.until = offset
+                entry.until = offset if entry.bound is None else min(offset, entry.bound)
 
     def reached(self, offset: int, *, near: bool) -> frozenset[Doubt]:
         """The target has everything up to `offset`, and is `near` the source or not. Returns which

@@ -90,8 +90,9 @@ class SyncMonitor:
 
     # --- What is noted ---
 
-    def note(self, doubt: Doubt) -> None:
-        """A reason to distrust what the stream does on the target has arisen."""
+    def note(self, doubt: Doubt, bound: int | None = None) -> None:
+        """A reason to distrust what the stream does on the target has arisen; it ends at the offset
+        `bound` at the latest."""
         checkpoint, context, trust, row = self._checkpoint, self._context, self._trust, TABLE[doubt]
         if doubt is Doubt.RELINKED:
             checkpoint.note(partial_syncs=checkpoint.mark.partial_syncs + 1)
@@ -101,7 +102,7 @@ class SyncMonitor:
             return
         following = doubt is Doubt.BEGUN or context.phase in _FOLLOWING
         now = asyncio.get_running_loop().time()
-        trust.note(doubt, now, fenced=not following)
+        trust.note(doubt, now, fenced=not following, bound=bound)
         if row.ages:
             trust.expose(self._ttl_guard.exposed, now)
         if doubt is Doubt.BEGUN and self._ttl_guard.importing and checkpoint.mark.released:

@@ -13,6 +13,11 @@ came before that, its write came behind our WATCH, and our EXEC answers nil; if 
 look fails. Transactions of the stream are guarded in the same way (`targets.applier`): their WATCH
 is older than the successor's write, whenever they arrive.
 
+Where the stream goes with records in place of transactions (`ext/record_form.pxi`) nothing of that
+guards a batch: what the engine before had under way may arrive behind our name, until its
+connections are ended. So a claim that finds such a record ends them or fails, and what is found
+there after that is looked at once more, by whoever dials for the stream.
+
 The values of a snapshot go without transactions. Their connections have a name instead, by which an
 engine that takes over ends them, with all that the target has not read yet; and an engine that
 dials anew claims the target again before it sends anything. A user who may not do that (`CLIENT
@@ -23,7 +28,7 @@ FLUSHALL.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 
 from engine import logs
@@ -87,6 +92,8 @@ class TargetClaim:
         self._lost = lost
         # Another migration's position was there, and ours is now.
         self._taken_over = False
+        # What was found there was written by an engine whose commands no WATCH holds back.
+        self._begun = False
         # The replies to CLIENT LIST and INFO behind the claim.
         self._listed: object = None
         self._info_reply: object = None
@@ -165,18 +172,28 @@ class TargetClaim:
     async def _end_others(self, target: Admin) -> None:
         listed = self._listed
         if not isinstance(listed, bytes):
+            if self._begun:
+                raise _may_not_end()
             return  # the user may not ask for it
-        with contextlib.suppress(AuthError, ServerError):
+        with self._unless_refused():
             for line in listed.decode("utf-8", "replace").splitlines():
                 words = dict(word.partition("=")[::2] for word in line.split(" "))
                 name = words.get("name", "")
                 names = f"{CLIENT_NAME}:" if self._taken_over else self._names
                 if name.startswith(names) and name != self.client_name:
                     # It may be gone by now.
-                    with contextlib.suppress(ServerError):
+                    with contextlib.suppress(*(() if self._begun else (ServerError,))):
                         await target.call("CLIENT", "KILL", "ID", words["id"])
                         text = "The target closed the connection of another engine"
                         _log.info(text, extra={"end": "target", "client": name})
+
+    @contextlib.contextmanager
+    def _unless_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except (AuthError, ServerError):
+            if self._begun:
+                raise _may_not_end() from None
 
     async def clear(self, target: Admin, *commands: Sequence[Arg]) -> None:
         """Run `commands`, which take away what was there, and leave our bare claim.
@@ -219,6 +236,8 @@ class TargetClaim:
                 raise beaten(other)
             if other is not None and not (other.opened or self._take_over):
                 raise foreign(other, target.name)
+            at = found or other
+            self._begun = self._begun or (at is not None and at.begun is not None)
             await self._still_ours()
             if value is None and not self.first:
                 await self._lost(target)
@@ -260,6 +279,16 @@ def not_ours(target: str, keys: int) -> TransferStopped:
         "by now (another migration was completed there, say), and nothing is written to it",
         remedy="If the target is in use, abort this migration. If its keys may go, empty it and "
         "resume, or abort and start with --take-over.",
+        fault="target",
+    )
+
+
+def _may_not_end() -> AuthError:
+    """What to raise where an engine before us may still write, and cannot be ended."""
+    return AuthError(
+        "the target's user may not end the connections of the engine before this one, which may "
+        "still have commands under way",
+        remedy="Grant +client|list +client|kill to the target's user, and resume.",
         fault="target",
     )
 

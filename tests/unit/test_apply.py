@@ -327,10 +327,12 @@ def test_what_python_may_not_ask():
 # --- Replies ---
 
 
-def answer(data: bytes, *queued: int, sizes: list[int] | None = None) -> list[TransactionResult]:
+def answer(
+    data: bytes, *queued: int | tuple[int, bool], sizes: list[int] | None = None
+) -> list[TransactionResult]:
     reader = TransactionReader()
     for count in queued:
-        reader.expect(count)
+        reader.expect(*(count if isinstance(count, tuple) else (count,)))
     push(reader, data, sizes)
     results = reader.take()
     assert reader.waiting == len(queued) - len(results)
@@ -540,6 +542,177 @@ def test_depth_costs_nothing():
     deep = b"*1\r\n" * 200_000 + b":1\r\n"
     (result,) = answer(OK + QUEUED + b"*1\r\n" + deep + GUARD, 1)
     assert result.status == "applied"
+
+
+# --- Records ---
+
+BEFORE = b"$3\r\npos\r\n"
+RECORDS = {
+    "recorded": (
+        b":1\r\n$-1\r\n+OK\r\n" + BEFORE + OK,
+        3,
+        {"status": "recorded", "position": b"pos"},
+    ),
+    "one fails": (
+        OK + b"-OOM no\r\n" + OK + BEFORE + OK,
+        3,
+        {"status": "recorded", "failed": [(1, "OOM no")], "position": b"pos"},
+    ),
+    "no commands": (BEFORE + OK, 0, {"status": "recorded", "position": b"pos"}),
+    "no record any more": (b":1\r\n$-1\r\n$-1\r\n", 1, {"status": "unrecorded"}),
+    "no record, RESP3": (b":1\r\n_\r\n_\r\n", 1, {"status": "unrecorded"}),
+    "the record is refused": (
+        b":1\r\n" + BEFORE + b"-OOM no\r\n",
+        1,
+        {"status": "unrecorded", "guard_error": "OOM no", "position": b"pos"},
+    ),
+    "the look is refused": (
+        b":1\r\n-NOPERM get\r\n" + OK,
+        1,
+        {"status": "recorded", "guard_error": "NOPERM get"},
+    ),
+    "all is refused": (
+        b"-LOADING a\r\n" * 4,
+        2,
+        {
+            "status": "unrecorded",
+            "failed": [(0, "LOADING a"), (1, "LOADING a")],
+            "guard_error": "LOADING a",
+        },
+    ),
+    "values of every kind": (
+        b"*2\r\n*0\r\n-ERR inside\r\n|1\r\n+a\r\n:1\r\n%1\r\n+a\r\n,1.5\r\n!5\r\nERR x\r\n#t\r\n"
+        + BEFORE
+        + OK,
+        4,
+        {"status": "recorded", "failed": [(2, "ERR x")], "position": b"pos"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_answers_before_a_record_are_read_however_they_are_cut(name: str) -> None:
+    data, commands, expected = RECORDS[name]
+    for sizes in (None, [1], [2], [3], [7], *([cut, len(data)] for cut in range(1, len(data)))):
+        (result,) = answer(data, (commands, True), sizes=sizes)
+        assert shown(result) == expected
+    assert answer(data[:-1], (commands, True)) == []
+    assert result.stands(b"pos") == (expected == {"status": "recorded", "position": b"pos"})
+    assert not result.stands(b"another")
+
+
+replies = st.sampled_from(
+    [b":1\r\n", OK, b"$-1\r\n", b"*1\r\n-ERR in\r\n", b"-OOM no\r\n", b"-ERR x\r\n"]
+)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(list(ANSWERS)),
+            st.tuples(
+                st.lists(replies, max_size=5),
+                st.sampled_from([b"$3\r\npos\r\n", b"$-1\r\n", b"-ERR get\r\n"]),
+                st.sampled_from([OK, b"$-1\r\n", b"-OOM set\r\n"]),
+            ),
+        ),
+        max_size=8,
+    ),
+    st.lists(st.integers(1, 40), min_size=1, max_size=5),
+)
+def test_both_forms_are_read_in_their_order(
+    sent: list[str | tuple[list[bytes], bytes, bytes]], sizes: list[int]
+) -> None:
+    """Any errors, anywhere, and bytes cut anywhere."""
+    data, queued, expected = b"", [], []
+    for each in sent:
+        if isinstance(each, str):
+            data += ANSWERS[each][0]
+            queued.append((ANSWERS[each][1], False))
+            expected.append(ANSWERS[each][2])
+            continue
+        commands, before, record = each
+        data += b"".join(commands) + before + record
+        queued.append((len(commands), True))
+        says: dict[str, object] = {"status": "recorded" if record == OK else "unrecorded"}
+        failed = [
+            (slot, reply[1:-2].decode()) for slot, reply in enumerate(commands) if reply[:1] == b"-"
+        ]
+        refused = [reply[1:-2].decode() for reply in (before, record) if reply[:1] == b"-"]
+        says |= {"failed": failed} if failed else {}
+        says |= {"guard_error": refused[0]} if refused else {}
+        says |= {"position": b"pos"} if before[:2] == b"$3" else {}
+        expected.append(says)
+    assert [shown(result) for result in answer(data, *queued, sizes=sizes)] == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "at", "expected"),
+    [
+        (b":1\r\n:2\r\n", 4, "the reply to GET"),
+        (b":1\r\n" + BEFORE + b":1\r\n", 13, "the reply to SET"),
+        (b":1\r\n" + BEFORE + b"+QUEUED\r\n", 13, "the reply to SET"),
+        (b":1\r\n" + BEFORE + OK + OK, 18, "nothing"),
+    ],
+)
+def test_bytes_that_are_no_answer_before_a_record(data: bytes, at: int, expected: str) -> None:
+    with pytest.raises(ProtocolError, match=f"{expected}.* at byte {at}"):
+        answer(data, (1, True))
+
+
+@settings(max_examples=200)
+@given(
+    kinds=st.lists(st.sampled_from([INCR, PLAIN, command(b"DEL", b"a", b"b")]), max_size=12),
+    skip=st.frozensets(st.integers(0, 11)),
+    position=st.binary(max_size=80),
+)
+def test_a_record_lies_behind_its_commands(
+    kinds: list[bytes], skip: frozenset[int], position: bytes
+) -> None:
+    batch = batch_of(*((0, data) for data in kinds))
+    skip = frozenset(each for each in skip if each < len(kinds))
+    encoded = TransactionEncoder(KEY).encode_record(batch, position, skip=skip)
+    kept = [each for each in range(len(kinds)) if each not in skip]
+    assert bytes(encoded) == b"".join(kinds[each] for each in kept) + command(
+        b"GET", KEY
+    ) + command(b"SET", KEY, position, b"XX")
+    assert encoded.record
+    assert slots_of(encoded) == kept
+    assert bytes(encoded.body) == bytes(encoded)
+
+
+def test_what_no_record_can_have() -> None:
+    encoder = TransactionEncoder(KEY)
+    with pytest.raises(ValueError, match="another database"):
+        encoder.encode_record(batch_of((0, INCR), (2, INCR)), POSITION)
+    with pytest.raises(ValueError, match="SWAPDB"):
+        encoder.encode_record(batch_of((0, command(b"SWAPDB", b"1", b"2"))), POSITION)
+    with pytest.raises(ValueError, match="at most"):
+        encoder.encode_record(batch_of((0, INCR)), b"x" * 4097)
+    with pytest.raises(IndexError):
+        encoder.encode_record(batch_of((0, INCR)), POSITION, skip=frozenset({1}))
+    assert not encoder.encode(batch_of((0, INCR)), POSITION, db=0).record
+    assert TransactionEncoder(KEY, 2).encode_record(batch_of((2, INCR)), POSITION).queued == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "alone"),
+    [
+        (INCR + INCR, True),
+        (b"", True),
+        (command(b"MULTI") + INCR + command(b"EXEC"), False),
+        (INCR + command(b"MULTI") + INCR + INCR + command(b"EXEC") + INCR, False),
+        (command(b"SELECT", b"1") + INCR, False),
+        (INCR + command(b"SELECT", b"1") + INCR, False),
+    ],
+)
+def test_which_commands_stand_alone(data: bytes, alone: bool) -> None:
+    reader = StreamReader(0)
+    reader.feed(command(b"PING") + data)
+    reader.flush()
+    batches = reader.take()
+    assert all(batch.stand_alone(0) for batch in batches) == alone
 
 
 def test_the_same_message_is_one_object():

@@ -48,6 +48,7 @@ def test_each_doubt_has_its_row() -> None:
         (Doubt.OUTAGE, Again.TTLS | Again.FIELD_COUNTS, True),
         (Doubt.LAPSED, Again.EVERY_KEY, False),
         (Doubt.EXPOSED, Again.EVERY_KEY, False),
+        (Doubt.BEGUN_BEFORE, Again.EVERY_KEY, False),
     ],
 )
 def test_what_an_offset_ends(doubt: Doubt, again: Again, near: bool) -> None:
@@ -83,6 +84,16 @@ def test_what_an_offset_ends(doubt: Doubt, again: Again, near: bool) -> None:
     assert doubt not in trust
     assert (trust.catching_up, trust.plain) == (False, True)
     assert trust.again == calm.again
+
+
+@pytest.mark.parametrize(("offset", "end"), [(100, 100), (5000, 700)])
+def test_no_command_behind_its_bound_is_in_doubt(offset: int, end: int) -> None:
+    """An engine before this one has sent nothing behind it, nor what the source had not sent."""
+    trust = Trust(OLD)
+    trust.note(Doubt.BEGUN_BEFORE, 1.0, bound=700)
+    trust.note_source_offset(1.0, offset)
+    assert trust.reached(end - 1, near=True) == frozenset()
+    assert trust.reached(end, near=False) == {Doubt.BEGUN_BEFORE}
 
 
 def test_noted_again_its_end_moves() -> None:

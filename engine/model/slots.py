@@ -1,0 +1,94 @@
+"""Sets of a cluster's slots, as ranges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+SLOTS = 16384
+"""How many there are."""
+_RANGES = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSet:
+    """Slots from 0 to 16383, as ascending ranges (first, last) that do not touch each other.
+
+    Raises `ValueError` for ranges that are not.
+    """
+
+    ranges: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        before = -2
+        for first, last in self.ranges:
+            if not before + 1 < first <= last < SLOTS:
+                raise ValueError(f"not ranges of slots: {self.ranges}")
+            before = last
+
+    @classmethod
+    def of(cls, slots: Iterable[int]) -> SlotSet:
+        """The set of these slots, in any order. Raises `ValueError`."""
+        ranges: list[tuple[int, int]] = []
+        for slot in sorted(set(slots)):
+            if ranges and ranges[-1][1] == slot - 1:
+                ranges[-1] = (ranges[-1][0], slot)
+            else:
+                ranges.append((slot, slot))
+        return cls(tuple(ranges))
+
+    @classmethod
+    def parse(cls, text: str) -> SlotSet:
+        """Inverse of `str`. Raises `ValueError`."""
+        if not _RANGES.fullmatch(text):
+            raise ValueError(f"not slots: {text[:80]!r}")
+        ranges = []
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            ranges.append((int(first), int(last or first)))
+        return cls(tuple(ranges))
+
+    def __str__(self) -> str:
+        return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in self.ranges)
+
+    def __iter__(self) -> Iterator[int]:
+        for first, last in self.ranges:
+            yield from range(first, last + 1)
+
+    def __contains__(self, slot: int) -> bool:
+        return any(first <= slot <= last for first, last in self.ranges)
+
+    def __bool__(self) -> bool:
+        return bool(self.ranges)
+
+    def __or__(self, other: SlotSet) -> SlotSet:
+        merged: list[tuple[int, int]] = []
+        for first, last in sorted(self.ranges + other.ranges):
+            if merged and first <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+            else:
+                merged.append((first, last))
+        return SlotSet(tuple(merged))
+
+    def __and__(self, other: SlotSet) -> SlotSet:
+        found = []
+        for first, last in self.ranges:
+            for start, end in other.ranges:
+                if max(first, start) <= min(last, end):
+                    found.append((max(first, start), min(last, end)))
+        return SlotSet(tuple(sorted(found)))
+
+    def __sub__(self, other: SlotSet) -> SlotSet:
+        left, found = 0, []
+        for first, last in other.ranges:
+            if left < first:
+                found.append((left, first - 1))
+            left = last + 1
+        if left < SLOTS:
+            found.append((left, SLOTS - 1))
+        return self & SlotSet(tuple(found))
+
+
+ALL_SLOTS = SlotSet(((0, SLOTS - 1),))
+"""What a target that is no cluster holds."""
