@@ -756,7 +756,10 @@ cdef class StreamReader:
         command.in_multi = self.in_multi
         if name == NAME_RESTORE and self.extend_fields:
             anchored = extend_restored_hash(&self.open, &command, &self.expire_times, self.scratch)
-        if anchored != ANCHOR_PASS:
+        if anchored != ANCHOR_PASS or not (
+                self.expire_times.anchor or self.expire_times.extend_before or self.extend_fields
+                or NAME_ABSOLUTE_FIRST <= name <= NAME_ANCHORED_LAST):
+            # Most sources: nothing is rewritten, whatever the command.
             pass
         elif self.open.raw.file != NULL and command.size > LONG_COMMAND:
             anchored = self.anchor_long(&command, name, alias != NULL)
@@ -776,7 +779,7 @@ cdef class StreamReader:
         self.commands += self.open.count - before
         return self.end_step()
 
-    cdef inline AnchorResult anchor(
+    cdef AnchorResult anchor(
         self, Packed *packed, StreamCommand *command, StreamName name, bint has_alias
     ) noexcept nogil:
         """Add `command`, whose bytes lie in `packed.raw`, as what its expire time is rewritten to.

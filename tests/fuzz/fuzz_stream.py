@@ -6,6 +6,7 @@ is instrumented, so its branches guide the inputs; the native one must agree wit
 
 from __future__ import annotations
 
+import os
 import sys
 
 import atheris
@@ -35,7 +36,9 @@ def once(data: bytes) -> None:
     if not data:
         return
     text = data[1:].replace(b"~~", b"\r\n")
-    reader = StreamReader(1000, batch_bytes=1 + data[0])
+    # Every other one has all but the first bytes in a file.
+    file = (lambda: os.memfd_create("fuzz")) if data[0] % 2 else None
+    reader = StreamReader(1000, batch_bytes=1 + data[0], file=file, memory_bytes=data[0] // 8)
     failed = False
     try:
         push(reader, text, [1 + data[0] % 31])
