@@ -36,6 +36,7 @@ from engine.transfer.checks.check_result import (
     skipped,
     warned,
 )
+from engine.transfer.checks.cluster import check_cluster
 from engine.transfer.checks.databases import (
     check_chosen,
     check_existing,
@@ -473,6 +474,11 @@ async def _meet(
         checks[:] = [each for each in checks if each.name != users.name]
         checks.append(users)
     checks.extend(check_server(side, info, settings))
+    if info.mode == "cluster":
+        # That it is one is not all that its nodes say.
+        with suppress(EngineError):
+            found = await check_cluster(side, end)
+            checks = [found if each.name == found.name else each for each in checks]
     return _Met(checks, end, info, round_trip)
 
 
