@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from benches import datasets
 from tests.support.faces import Face
 from tests.support.scenario import NewScenario
 
@@ -13,7 +12,7 @@ from tests.support.scenario import NewScenario
 def test_each_face_runs_a_migration(scenario: NewScenario, face: Face) -> None:
     """Keys before it and writes beside it are on the target behind a cut-over."""
     s = scenario("redis-7.0", "redis-7.0", proxies="both")
-    s.load(datasets.demo, keys=500)
+    s.load(keys=500)
     with s.migration(face) as run:
         with s.counters() as counters:
             run.following()
