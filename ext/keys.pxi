@@ -118,6 +118,7 @@ cdef struct TableRange:
     bint scanning         # a SCAN of it is under way
     bint scanned          # SCAN has come to its end
     bint over             # every key of it is answered for
+    bint follows          # it begins where the one before it ends
 
 
 cdef inline bint range_ends(const TableRange *part, uint64_t cursor) noexcept nogil:
@@ -130,6 +131,35 @@ cdef inline bint range_ends(const TableRange *part, uint64_t cursor) noexcept no
 cdef inline bint range_advances(const TableRange *part, uint64_t cursor) noexcept nogil:
     """Whether `cursor` may follow the range's last one in such a table."""
     return cursor == 0 or turned(cursor) > turned(part.next)
+
+
+cdef enum:
+    # Names at a range's beginning that are known. The page that ends the range before it reaches
+    # over so many keys at the most, but for tables whose hashes fall very unevenly.
+    FIRST_NAMES_MOST = 256
+
+
+# The first names of a range, by their digests: what the last page of the range before it names
+# beyond its end is among them, and would come twice. It is left out there. Pages are passed in the
+# order in which they came, so a position behind that last page is behind these keys as well.
+cdef struct FirstNames:
+    uint64_t low[FIRST_NAMES_MOST]
+    uint64_t high[FIRST_NAMES_MOST]
+    uint32_t count
+
+
+cdef inline void first_names_add(FirstNames *names, uint64_t low, uint64_t high) noexcept nogil:
+    names.low[names.count] = low
+    names.high[names.count] = high
+    names.count += 1
+
+
+cdef inline bint first_names_have(const FirstNames *names, uint64_t low, uint64_t high) noexcept nogil:
+    cdef uint32_t i
+    for i in range(names.count):
+        if names.low[i] == low and names.high[i] == high:
+            return True
+    return False
 
 
 cdef struct Page:

@@ -12,7 +12,8 @@
 # The next cursor is known from a SCAN's reply alone, so that one page comes in a round trip. Where
 # that is long a table is scanned in several ranges beside each other: a cursor says all that SCAN
 # remembers, and stands for a place in the table's order (keys.pxi). A range ends at the page whose
-# cursor reaches the beginning of the next one; the keys of that page beyond it come twice.
+# cursor reaches the beginning of the next one; the keys of that page beyond it were named by the
+# next one, which is how they are told, and are left to it.
 
 cdef enum ScanState:
     REPLY_START
@@ -161,6 +162,10 @@ cdef class ScanPipeline:
     cdef uint64_t keys_expected
     cdef uint64_t page_cursor
     cdef uint64_t page_keys_left
+    cdef uint32_t name_size            # of the key that is being named
+    cdef bint page_reaches_over        # into the range that follows
+    cdef FirstNames *firsts            # of each range, where there are several
+    cdef Sip name_digest               # to be gone on with, for each name
 
     # The reply being read.
     cdef ScanState state
@@ -189,6 +194,7 @@ cdef class ScanPipeline:
         str ttl="pexpiretime", access=None,
         size_t batch_bytes=1 << 20, size_t stream_above=4 << 20, size_t value_limit=512 << 20,
     ):
+        cdef bytes digest_key
         self.input = InputBuffer()
         self.bytes_in = &self.input.state
         self.db = db
@@ -196,8 +202,17 @@ cdef class ScanPipeline:
         if len(ranges) > RANGES_MOST:
             raise ValueError(f"{len(ranges)} ranges; at most {RANGES_MOST}")
         for begin, stop in ranges or ((cursor, 0),):
-            self.pages.ranges[self.ranges_count] = TableRange(begin, stop, begin, False, False, False)
+            self.pages.ranges[self.ranges_count] = TableRange(
+                begin, stop, begin, False, False, False,
+                self.ranges_count > 0
+                and self.pages.ranges[self.ranges_count - 1].stop == <uint64_t>begin)
             self.ranges_count += 1
+        if self.ranges_count > 1:
+            self.firsts = <FirstNames *>PyMem_RawCalloc(self.ranges_count, sizeof(FirstNames))
+            if self.firsts == NULL:
+                raise MemoryError()
+            digest_key = os.urandom(16)
+            sip_begin(&self.name_digest, <const uint8_t *>PyBytes_AS_STRING(digest_key))
         self.runs_most = RUNS_MOST if self.ranges_count > 1 else RUNS_MOST_OF_ONE
         self.ttl_command = {"pttl": TTL_PTTL, "pexpiretime": TTL_PEXPIRETIME}[ttl]
         self.access_command = {
@@ -213,6 +228,7 @@ cdef class ScanPipeline:
         arena_free(&self.arena)
         PyMem_RawFree(self.first.data)
         PyMem_RawFree(self.again.data)
+        PyMem_RawFree(self.firsts)
 
     # --- What to send ---
 
@@ -590,6 +606,30 @@ cdef class ScanPipeline:
             self.run_answered()
         self.state = REPLY_START
 
+    cdef inline bint reaches_over(self) noexcept nogil:
+        """Whether the page that begins may name keys of the range that follows."""
+        cdef uint32_t n = self.runs[self.runs_head].part
+        return (n + 1 < self.ranges_count and self.pages.ranges[n + 1].follows
+                and range_ends(&self.pages.ranges[n], self.page_cursor)
+                and self.page_cursor != self.pages.ranges[n].stop)
+
+    cdef bint named_twice(self, uint32_t size) noexcept nogil:
+        """Whether the name of `size` bytes at the queue's tail was named by the range that follows;
+        the first names of each range are noted."""
+        cdef uint32_t n = self.runs[self.runs_head].part
+        cdef bint first = self.pages.ranges[n].follows and self.firsts[n].count < FIRST_NAMES_MOST
+        cdef Sip digest = self.name_digest
+        cdef uint64_t low, high
+        if not (first or self.page_reaches_over):
+            return False
+        sip_update(&digest, self.first.data + self.first.tail - size, size)
+        sip_finish(&digest, &low, &high)
+        if self.page_reaches_over and first_names_have(&self.firsts[n + 1], low, high):
+            return True
+        if first:
+            first_names_add(&self.firsts[n], low, high)
+        return False
+
     cdef void page_ended(self) noexcept nogil:
         """A reply to SCAN is complete."""
         cdef TableRange *part = &self.pages.ranges[self.runs[self.runs_head].part]
@@ -678,9 +718,12 @@ cdef class ScanPipeline:
                 self.body_left -= n
                 if self.body_left:
                     return STOP_NEED_DATA
-                self.first.queued += 1
                 self.named += 1
-                page_of(&self.pages, pages_last(&self.pages)).open += 1
+                if self.firsts != NULL and self.named_twice(self.name_size):
+                    self.first.tail -= sizeof(KeyHead) + self.name_size
+                else:
+                    self.first.queued += 1
+                    page_of(&self.pages, pages_last(&self.pages)).open += 1
                 self.page_keys_left -= 1
                 self.state = BODY_END
             elif self.state == VALUE_DISCARD:
@@ -816,6 +859,7 @@ cdef class ScanPipeline:
                     return STOP_NO_MEMORY
                 key_size = <uint32_t>n
                 queue_begin(&self.first, key_size, pages_last(&self.pages))
+                self.name_size = key_size
                 self.body_left = n
                 self.after_body = SCAN_KEY
                 self.state = SCAN_KEY_BODY
@@ -843,6 +887,7 @@ cdef class ScanPipeline:
                 input.start = at + 2
                 pages_begin(
                     &self.pages, self.page_cursor, self.runs[self.runs_head].part)
+                self.page_reaches_over = self.reaches_over()
                 if number:
                     self.state = SCAN_KEY
                 else:

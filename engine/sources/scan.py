@@ -24,9 +24,9 @@ from engine.sources.base import Item
 from engine.sources.fetch_policy import FetchPolicy
 from engine.sources.scan_pace import Pace
 from engine.sources.scan_ranges import in_table_order, ranges
-from engine.wire.connection import Connection
-from engine.wire.dial import dial
-from engine.wire.info_command import ask_info
+from engine.wire.connection import Connection, answered, unless_refused
+from engine.wire.dial import dial_and_ask
+from engine.wire.info_command import info_in
 
 _log = logs.logger(__name__)
 # With this many bytes or fewer a read was hardly worth its wake-up: let more come together. While
@@ -52,6 +52,8 @@ class ScanSource:
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
         self._connection: Connection | None = None
+        # The database that is chosen there.
+        self._db = 0
         self._start: ScanPosition | None = None
         self._done: list[int] = []
         self._databases: list[int] = []
@@ -76,11 +78,21 @@ class ScanSource:
 
     async def open(self, position: ScanPosition | None) -> None:
         """Dial, learn what the server can do, and choose the databases behind `position`."""
-        connection = await dial(
-            self._endpoint, fault="source", timeout=self._settings.connect_timeout
+        connection, (info, _, no_touch, expire_time) = await dial_and_ask(
+            self._endpoint,
+            [
+                ("INFO",),
+                # Not to be evicted as a large client; not to touch the keys' idle time and
+                # counters.
+                ("CLIENT", "NO-EVICT", "on"),
+                ("CLIENT", "NO-TOUCH", "on"),
+                ("PEXPIRETIME", "startmigration:no-such-key"),
+            ],
+            fault="source",
+            timeout=self._settings.connect_timeout,
         )
-        self._connection = connection
-        self.info = await ask_info(connection)
+        self._connection, self._db = connection, 0
+        self.info = info_in(connection, answered(info))
         if self.info.loading:
             connection.close()
             raise ServerError(
@@ -88,10 +100,9 @@ class ScanSource:
             )
         extra = {"end": "source", "server": self.info.name, "run_id": self.info.run_id}
         _log.info("Connected to the source, to scan it", extra=extra)
-        # Not to be evicted as a large client; not to touch the keys' idle time and counters.
-        await connection.try_call("CLIENT", "NO-EVICT", "on")
-        untouched = await connection.try_call("CLIENT", "NO-TOUCH", "on") is not None
-        await self._choose_ttl_command(connection)
+        untouched = unless_refused(no_touch) is not None
+        # PEXPIRETIME (7.0) gives the expire time itself; PTTL is anchored to TIME.
+        self._ttl = "pttl" if isinstance(expire_time, EngineError) else "pexpiretime"
         policy = self.info.maxmemory_policy
         self._access = (
             "idletime" if policy.endswith("-lru") else "freq" if policy.endswith("-lfu") else None
@@ -113,22 +124,13 @@ class ScanSource:
         ordered = self._in_order or not position.ranges
         return ordered and bool(position.run_id) and position.run_id == self.info.run_id
 
-    async def _choose_ttl_command(self, connection: Connection) -> None:
-        """PEXPIRETIME (7.0) gives the expire time itself; PTTL is anchored to TIME."""
-        try:
-            await connection.call("PEXPIRETIME", "startmigration:no-such-key")
-            self._ttl = "pexpiretime"
-            return
-        except EngineError as exc:
-            if isinstance(exc, LinkError):
-                raise
-        self._ttl = "pttl"
-
     async def items(self) -> AsyncGenerator[Item, None]:
         """Every database in turn; each ends with a batch whose `last` is set."""
         assert self._connection is not None
         for db in self._databases:
-            await self._connection.call("SELECT", db)
+            if db != self._db:
+                await self._connection.call("SELECT", db)
+                self._db = db
             parts = self._ranges(db)
             scan = _DatabaseScan(
                 self._connection,
@@ -344,8 +346,12 @@ class _DatabaseScan:
         pipeline, pace = self._pipeline, self._pace
         if self._scan_timer is not None or not pipeline.may_scan:
             return
-        # How long names are is known from the first page, which is small.
-        if pipeline.scanning and not pipeline.named:
+        # How long names are is known from the first pages, which are small: of all ranges at once.
+        if not pipeline.named:
+            while pipeline.may_scan and not self._connection.lost:
+                self._connection.write(
+                    pipeline.request_scan(pace.first_count, self._match, self._key_type)
+                )
             return
         pace.page(pipeline.waiting, pipeline.queued_bytes)
         if not self._roomy() or self._connection.lost:

@@ -17,6 +17,9 @@ _FULL_FAR = (1.5, 4.0)
 # The source had nothing to do for most of the round trip: far away doubling would take seconds.
 _IDLE = 1.25
 _IDLE_GROWTH = 8
+# The first sample, of keys from all over the table: how long values are is known well by then.
+_IDLE_GROWTH_FIRST = 64
+_SAMPLE_LEAST = 128
 # The first depth is small: how long the values are is not known yet. The usual one holds some 15 ms
 # of work, so that a source does not wait while the scheduler has us wait.
 _DEPTH_FIRST = 512
@@ -28,6 +31,7 @@ _DEPTH_MOST_FAR = 131_072
 _REPLY_BUDGET = 8 << 20
 # Keys named by one SCAN: the source serves nothing else meanwhile (about 1 µs a key).
 _COUNT_FIRST = 8
+_COUNT_FIRST_OF_RANGE = 4
 _COUNT_USUAL = 1024
 _COUNT_MOST = 10_240
 # Bytes of keys (names alone) in one reply to SCAN.
@@ -67,6 +71,11 @@ class Pace:
             return queued < self.depth
         return queued + pages * _COUNT_USUAL < max(self.depth, _AHEAD_LEAST)
 
+    @property
+    def first_count(self) -> int:
+        """SCAN's COUNT for the first page of each of several ranges."""
+        return _COUNT_FIRST_OF_RANGE
+
     def count(self, dry: bool) -> int:
         """SCAN's COUNT now; grows from page to page to its usual value.
 
@@ -90,7 +99,10 @@ class Pace:
         first, self._sampled = not self._sampled, True
         if not full and (depth >= self.depth // 2 or (first and self._ranged)):
             idle = self._ranged and seconds < _IDLE * self._round_trip
-            self._wanted = min(self._wanted * (_IDLE_GROWTH if idle else 2), self._depth_most)
+            growth = _IDLE_GROWTH if idle else 2
+            if idle and first and keys >= _SAMPLE_LEAST:
+                growth = _IDLE_GROWTH_FIRST
+            self._wanted = min(self._wanted * growth, self._depth_most)
         elif seconds > self._full_most * self._round_trip:
             self._wanted = max(self._wanted // 2, _DEPTH_USUAL)
         if keys:

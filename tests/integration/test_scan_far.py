@@ -19,8 +19,8 @@ from tests.support.writers import writing
 KEYS = 60_000
 ROUND_TRIP = 0.3
 # One page of SCAN a round trip takes sixteen for so many keys; six more go to what SCAN does not
-# name. Side by side it is twelve in all.
-MOST = 17.0
+# name. Side by side it is eight in all.
+MOST = 14.0
 
 
 def fill(server: Server, keys: int) -> None:
@@ -37,8 +37,8 @@ def test_pages_come_beside_each_other(server_factory: ServerFactory) -> None:
         report = copied(far, target, skip_checks=("clocks",)).report
     assert report.status == "done", report.errors
     assert target.client().dbsize() == KEYS
-    # At the end of a range some keys come twice.
-    assert KEYS <= report.keys <= KEYS * 1.1
+    # (Of a table whose size changes meanwhile some would come twice.)
+    assert KEYS <= report.keys <= KEYS * 1.005
     taken = next(step.seconds for step in report.steps if step.name == "snapshot") / ROUND_TRIP
     print(f"{KEYS:,} keys in {taken:.1f} round trips")
     assert taken < MOST
