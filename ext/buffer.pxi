@@ -61,6 +61,17 @@ cdef class InputBuffer:
             input.end -= input.start
             input.start = 0
 
+    def read_from(self, int fd):
+        """Read what a socket that does not block has, into the free tail; how many bytes came, to
+        be told to the parser's `received`. 0: the other end has closed, -1: nothing is there, or an
+        error that the next to read finds as well."""
+        cdef Input *input = &self.state
+        cdef ssize_t n
+        self.compact()
+        with nogil:
+            n = read(fd, input.data + input.end, input.capacity - input.end)
+        return n
+
     cdef int commit(self, size_t n) except -1:
         """Count `n` bytes as received."""
         if n > self.state.capacity - self.state.end:

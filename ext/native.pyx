@@ -18,6 +18,7 @@ from libc.stdint cimport (
 )
 from libc.stdlib cimport qsort
 from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+from posix.unistd cimport read
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 import collections
@@ -43,6 +44,7 @@ include "rdb_text.pxi"
 include "field_ttls.pxi"
 include "rdb.pxi"
 include "seen_keys.pxi"
+include "receive_times.pxi"
 include "command_table.pxi"
 include "file_bytes.pxi"
 include "packed_commands.pxi"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -128,20 +129,23 @@ class ServerInfo:
         return cls(**data)
 
 
+_LINE = re.compile(r"^([^#:\r\n][^:\r\n]*):([^\r\n]*)", re.MULTILINE)
+
+
 def parse_info(text: str) -> ServerInfo:
     """Read INFO's reply (`genValkeyInfoString`/`genRedisInfoString`, server.c).
 
     Sections that were not asked for, or that a managed service hides, leave their fields at the
     defaults. Raises `ProtocolFault` if the text names no version: the section `server` is needed.
     """
-    fields: dict[str, str] = {}
+    # Without a turn for each of the two hundred lines: both ends are asked all the time.
+    lines = _LINE.findall(text)
+    fields = {name: value.strip() for name, value in lines}
     modules: list[tuple[str, int]] = []
-    for name, value in _lines(text):
-        if name == "module":  # one such line a module: name=…,ver=…,…
-            about = _attributes(value)
-            modules.append((about.get("name", "?"), _number(about, "ver")))
-        else:
-            fields[name] = value
+    if "module" in fields:  # one such line a module: name=…,ver=…,…
+        del fields["module"]
+        found = (_attributes(value.strip()) for name, value in lines if name == "module")
+        modules += [(about.get("name", "?"), _number(about, "ver")) for about in found]
     flavour: Flavour = "redis"
     version = fields.get("redis_version")
     if "valkey_version" in fields or fields.get("server_name") == "valkey":
@@ -194,13 +198,6 @@ def parse_version(text: str) -> Version:
             break
     major, minor, patch = (*parts, 0, 0, 0)[:3]
     return major, minor, patch
-
-
-def _lines(text: str) -> Iterator[tuple[str, str]]:
-    for line in text.splitlines():
-        name, colon, value = line.partition(":")
-        if colon and not line.startswith("#"):
-            yield name, value.strip()
 
 
 def _mode(fields: dict[str, str]) -> Mode:

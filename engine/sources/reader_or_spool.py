@@ -15,6 +15,7 @@ from typing import Any
 from engine._native import (
     CommandBatch,
     ProtocolError,
+    ReceiveTimes,
     RecordBatch,
     SnapshotReader,
     StreamReader,
@@ -23,7 +24,6 @@ from engine.errors import ProtocolFault
 from engine.model.newer_rdb_features import by_scan, newer_than_known
 from engine.model.server_capabilities import flavour_named
 from engine.sources.read_delay import ReadDelay
-from engine.sources.receive_times import ReceiveTimes
 from engine.sources.spool import Spool
 from engine.wire.psync import MARK_BYTES, FullSync, PartialSync
 

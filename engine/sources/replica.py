@@ -135,6 +135,8 @@ class ReplicaSource:
         self._waiter: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._whole = asyncio.Event()
+        # The same without a call: it is asked for with every read.
+        self._is_whole = False
 
     # --- Its life ---
 
@@ -171,7 +173,7 @@ class ReplicaSource:
         self._watch = None
         self._lost, self._waiter = None, None
         self.usable = True
-        self._whole = asyncio.Event()
+        self._whole, self._is_whole = asyncio.Event(), False
         self._drain, self._sip = False, 0
         self._interrupted = False
         self._acks_seen, self.ack_wanted = 0, None
@@ -227,7 +229,7 @@ class ReplicaSource:
                 continue
             if demux.stream is not None:
                 return
-            if self._lost is not None and not self._whole.is_set():
+            if self._lost is not None and not self._is_whole:
                 raise self._lost
             self._raise_if_broken()
             if await self._parse_spooled():
@@ -258,7 +260,7 @@ class ReplicaSource:
         if self._lost is not None:
             self._raise_if_broken()
         batch = self._demux.next_commands()
-        if batch is not None and not self._whole.is_set():
+        if batch is not None and not self._is_whole:
             self._steer()
         return batch
 
@@ -566,7 +568,7 @@ class ReplicaSource:
             self._acks_seen = stream.acks_wanted
             self.ack_wanted = stream.parsed_offset
             self._acknowledge_now()
-        connection, whole = self.connection, self._whole.is_set()
+        connection, whole = self.connection, self._is_whole
         if self._spool.size or not whole:
             self._steer()
         if whole:
@@ -590,14 +592,15 @@ class ReplicaSource:
     def _steer(self) -> None:
         """Read from the socket, or leave it to the source to hold what it has."""
         demux, spool = self._demux, self._spool
-        if demux.snapshot_bytes is not None and not self._whole.is_set():
+        if demux.snapshot_bytes is not None and not self._is_whole:
+            self._is_whole = True
             self._whole.set()
             if demux.snapshot_bytes:
                 extra = {"end": "source", "bytes": demux.snapshot_bytes}
                 _log.info("The whole snapshot is received", extra=extra)
         if spool.behind:
             read = False
-        elif self._whole.is_set() or self._drain or self._sip:
+        elif self._is_whole or self._drain or self._sip:
             read = True
         else:
             read = not spool.size and demux.ready < READY_LIMIT
@@ -615,9 +618,10 @@ class ReplicaSource:
 
     def _on_lost(self, error: EngineError) -> None:
         if self._demux.snapshot_bytes is not None:
+            self._is_whole = True
             self._whole.set()
         known = self._demux.received_offset >= self._known
-        if self._whole.is_set() and isinstance(error, LinkError) and known:
+        if self._is_whole and isinstance(error, LinkError) and known:
             self._start(self._relink(error))
             self._wake()
         else:
@@ -660,7 +664,7 @@ class ReplicaSource:
 
     async def _beat(self) -> None:
         """Tell the source that we live, and how far the target is."""
-        while not self._whole.is_set():
+        while not self._is_whole:
             self.connection.write(BEAT)
             self._sip = _SIP_BYTES
             self._steer()
@@ -701,7 +705,7 @@ class ReplicaSource:
     async def _watch_pending(self, offset: int) -> None:
         """See `sources/snapshot_backpressure`: from then on the target's pace no longer matters."""
         reason = await too_much_behind(offset, self._handshake.dial, self._whole)
-        if reason is not None and not self._whole.is_set():
+        if reason is not None and not self._is_whole:
             self._drain = True
             self.on_event(f"the source's socket is drained, whatever the target's pace: {reason}")
             self._steer()

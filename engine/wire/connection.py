@@ -21,7 +21,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
-from engine._native import NEED_DATA, ProtocolError, ReplyError, RespReader, encode_command
+from engine._native import (
+    NEED_DATA,
+    InputBuffer,
+    ProtocolError,
+    ReplyError,
+    RespReader,
+    encode_command,
+)
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import without_arguments
@@ -295,9 +302,19 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self.lost is not None:
             return
-        assert self._transport is not None
-        # A view, for asyncio's own transports take no other buffer.
-        self._transport.write(memoryview(data))
+        transport = self._transport
+        assert transport is not None
+        sent = 0
+        if self._fd >= 0 and not transport.get_write_buffer_size():
+            # Past the transport, which would write it at the end of the loop's turn.
+            try:
+                sent = os.write(self._fd, data)
+            except OSError:
+                # What is wrong, if anything, the transport finds out as well, and tells.
+                sent = 0
+        if sent < len(data):
+            # A view, for asyncio's own transports take no other buffer.
+            transport.write(memoryview(data)[sent:])
         if beside is not None and beside.resting:
             beside._beside = self
             self.resting = True
@@ -409,11 +426,14 @@ class Connection(asyncio.BufferedProtocol):
             return -1
         room = bulk.input
         self._room = len(room)
-        try:
-            n = os.readv(self._fd, (room,))
-        except OSError:
-            return -1
-        if not n:
+        if type(room) is InputBuffer:
+            n = room.read_from(self._fd)
+        else:
+            try:
+                n = os.readv(self._fd, (room,))
+            except OSError:
+                return -1
+        if n <= 0:
             return -1
         self._received_at = self._loop.time()
         self.last_read = n

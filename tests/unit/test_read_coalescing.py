@@ -193,6 +193,64 @@ async def reads_on_when_a_read_filled_its_room(pair: Endpoints) -> None:
     assert pair.reads[0] == 64 << 10
 
 
+async def writes_in_order_whatever_the_kernel_takes(pair: Endpoints) -> None:
+    """Past the transport as long as that keeps nothing."""
+    blobs = [bytes([n % 251]) * (1 + n * n * 15) for n in range(120)]
+    got = bytearray()
+    pair.far.setblocking(False)
+    for blob in blobs:
+        pair.connection.write(blob)
+        with contextlib.suppress(BlockingIOError):
+            got += pair.far.recv(100_000)
+    async with asyncio.timeout(20):
+        while len(got) < sum(map(len, blobs)):
+            with contextlib.suppress(BlockingIOError):
+                got += pair.far.recv(1 << 20)
+            await asyncio.sleep(0)
+    assert bytes(got) == b"".join(blobs)
+
+
+async def rests_beside_another(pair: Endpoints) -> None:
+    """Until that one's rest is over, however it ends."""
+    async with ends() as other:
+        ways: list[Callable[[], object]] = [
+            other.connection.stop_resting,
+            other.connection.look,
+            lambda: None,
+            lambda: other.far.sendall(b"+OK\r\n"),
+            other.connection.close,
+        ]
+        for n, end in enumerate(ways):
+            pair.connection.write(b"x", other.connection)
+            assert not pair.connection.resting
+            brief = n in (2, 3)
+            other.connection.rest(0.02 if brief else 30)
+            pair.connection.write(b"x", other.connection)
+            assert pair.connection.resting
+            pair.far.sendall(b"+OK\r\n")
+            await asyncio.sleep(0.002)
+            assert brief or len(pair.reads) == n
+            end()
+            await pair.until(lambda n=n: len(pair.reads) == n + 1)  # type: ignore[misc]
+            assert not pair.connection.resting
+            assert pair.connection.listening
+
+
+async def is_read_by_hand_while_it_rests(pair: Endpoints) -> None:
+    """`on_ready` hears nothing of that."""
+    pair.connection.rest(30)
+    assert pair.connection.take() == -1
+    pair.far.sendall(b"+OK\r\n")
+    async with asyncio.timeout(5):
+        while pair.connection.take() < 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert (pair.reads, pair.connection.last_read) == ([], 5)
+    assert pair.connection.resting
+    pair.connection.stop_resting()
+    pair.far.sendall(b"+OK\r\n")
+    await pair.until(lambda: pair.reads == [5])
+
+
 @pytest.mark.parametrize(
     "story",
     [
@@ -203,6 +261,9 @@ async def reads_on_when_a_read_filled_its_room(pair: Endpoints) -> None:
         is_told_of_the_end,
         is_closed_in_its_rest,
         reads_on_when_a_read_filled_its_room,
+        writes_in_order_whatever_the_kernel_takes,
+        rests_beside_another,
+        is_read_by_hand_while_it_rests,
     ],
 )
 def test_a_connection_that(story: Callable[[Endpoints], Awaitable[None]]) -> None:
@@ -215,7 +276,7 @@ def test_a_connection_that(story: Callable[[Endpoints], Awaitable[None]]) -> Non
 
 @pytest.mark.parametrize("loop", [run, asyncio.run], ids=["uvloop", "asyncio"])
 @pytest.mark.parametrize("end", ["abort", "close", "far end", "our own"])
-def test_a_connection_never_reads_another_socket_s_bytes(
+def test_a_connection_keeps_away_from_another_socket(
     loop: Callable[[Coroutine[None, None, None]], None], end: str
 ) -> None:
     """Whoever ends the link: it is known to be lost before its socket's number is another's."""
@@ -242,14 +303,17 @@ def test_a_connection_never_reads_another_socket_s_bytes(
                             each.setblocking(False)
                             each.sendall(b"+OTHER\r\n")
                         pair.connection.look()
+                        pair.connection.write(b"+OURS\r\n")
                         await asyncio.sleep(0.0005)
                 assert pair.connection.lost is not None
                 for _ in range(5):
                     pair.connection.rest(0.001)
                     pair.connection.look()
                     pair.connection._wake()
+                    pair.connection.write(b"+OURS\r\n")
                     await asyncio.sleep(0.002)
                 assert pair.reads == []
+                assert {each.recv(100) for each in others} == {b"+OTHER\r\n"}
             finally:
                 for each in others:
                     each.close()

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine._native import ReceiveTimes
 from engine.errors import SpoolFull, UsageError
-from engine.sources.receive_times import ReceiveTimes
 from engine.sources.spool import CHUNK_BYTES, SEGMENT_BYTES, Spool, spool_directory
 
 MIB = 1 << 20
@@ -297,6 +297,39 @@ def test_receipts_are_never_late(steps: list[tuple[int, float]], repeat: int) ->
         assert found <= at
     receive_times.forget(truth[-1][0])
     assert receive_times.at(truth[-1][0]) is not None
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.sampled_from([0.0, 0.0004, 0.002])), max_size=60),
+    st.lists(st.tuples(st.integers(-5, 1500), st.sampled_from([0.0, 0.001, 0.01])), max_size=8),
+    st.integers(-5, 700),
+)
+def test_receipts_agree_with_slow_python(
+    steps: list[tuple[int, float]], questions: list[tuple[int, float]], forgotten: int
+) -> None:
+    receive_times = ReceiveTimes()
+    kept: list[tuple[int, float]] = []
+    end, at = 0, 1.0
+    for n, gap in steps:
+        end, at = end + n, at + gap
+        receive_times.add(end, at)
+        if kept and at - kept[-1][1] < 0.001:
+            kept[-1] = (end, kept[-1][1])
+        else:
+            kept.append((end, at))
+    for turn in range(2):
+        assert len(receive_times) == len(kept)
+        for position, seconds in questions:
+            rest = [each for each in kept if each[0] >= position]
+            assert receive_times.at(position) == (rest[0][1] if rest else None)
+            if position < 0:
+                continue
+            run = [each[0] for each in rest if each[1] < rest[0][1] + seconds]
+            last = max([rest[0][0], *run]) if rest else position
+            assert receive_times.together(position, seconds) == last
+        if not turn:
+            receive_times.forget(forgotten)
+            kept = [each for each in kept if each[0] >= forgotten]
 
 
 def _rss() -> int:
