@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,18 @@ ROOT = Path(__file__).resolve().parents[2]
 CAPABILITIES = "engine/model/server_capabilities.py"
 
 
-def python_files() -> Iterator[tuple[str, ast.Module]]:
-    """Each file of the engine, as (path in the project, its tree)."""
+def python_files(*words: str) -> Iterator[tuple[str, ast.Module]]:
+    """Each file of the engine that has one of these words, as (path in the project, its tree)."""
     for path in sorted((ROOT / "engine").rglob("*.py")):
-        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text())
+        text = path.read_text()
+        if any(word in text for word in words):
+            yield path.relative_to(ROOT).as_posix(), ast.parse(text)
+
+
+@cache
+def verbs() -> Any:
+    """The commands of the command line, by their names."""
+    return typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 # --- Versions of servers ---
@@ -57,7 +66,9 @@ def compared_versions(tree: ast.AST) -> Iterator[int]:
     releases = {
         target.id
         for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and any(map(_is_release, ast.walk(node.value)))
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Tuple | ast.IfExp)
+        and any(map(_is_release, ast.walk(node.value)))
         for target in node.targets
         if isinstance(target, ast.Name)
     }
@@ -99,7 +110,7 @@ def test_versions_are_compared_in_one_place() -> None:
     elsewhere = {"engine/model/newer_rdb_features.py"}
     found = [
         f"{path}:{line}"
-        for path, tree in python_files()
+        for path, tree in python_files("version", "flavour", ", 0)")
         if path != CAPABILITIES and path not in elsewhere
         for line in compared_versions(tree)
     ]
@@ -153,7 +164,7 @@ def test_a_retry_is_known() -> None:
 
 def test_what_failed_is_tried_again_in_one_place() -> None:
     """`model.retry` is that place."""
-    found = {path: list(retries(tree)) for path, tree in python_files()}
+    found = {path: list(retries(tree)) for path, tree in python_files("sleep")}
     with_loops = {path for path, lines in found.items() if lines}
     assert with_loops == set(PERIODIC)
 
@@ -167,7 +178,7 @@ def test_what_waits_between_tries_is_asked_in_one_place() -> None:
     }
     found = {
         path
-        for path, tree in python_files()
+        for path, tree in python_files(".failed(")
         for each in ast.walk(tree)
         if isinstance(each, ast.Call)
         and isinstance(each.func, ast.Attribute)
@@ -210,7 +221,7 @@ def samples(each: Setting) -> list[Any]:
 
 def typed(verb: str, *arguments: str) -> Any:
     """What a verb is called with for a command line, as Typer reads it."""
-    command = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+    command = verbs()[verb]
     context = command.make_context(verb, list(arguments), resilient_parsing=False)
     names = transfer_options.PARAMETERS
     return {name: value for name, value in context.params.items() if name in names}
@@ -252,7 +263,7 @@ def test_a_setting_is_a_member_of_the_api(each: Setting) -> None:
 def test_what_a_resume_may_change_is_one_list() -> None:
     changeable = [each for each in SETTINGS if each.resumed]
     assert {each.name for each in changeable} == set(CHANGEABLE) == set(Changes.__annotations__)
-    params = typer.main.get_command(app).commands["resume-migration"].params  # type: ignore[attr-defined]
+    params = verbs()["resume-migration"].params
     assert {each.flag for each in changeable} <= {option for each in params for option in each.opts}
     assert changed(source_nodes=["a:1", "a:1"], retry_for=None) == {"source_nodes": ("a:1",)}
     with pytest.raises(UsageError, match="fence cannot be changed by a resume"):
@@ -346,7 +357,7 @@ def test_the_page_has_no_counter_of_its_own() -> None:
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda one: one.name)
 def test_a_verb_is_in_every_face(verb: Verb) -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = verbs()
     assert not commands[verb.name].hidden
     if verb.former:
         assert commands[verb.former].hidden
@@ -419,7 +430,7 @@ def test_a_member_is_a_parameter_of_the_library(verb: Verb) -> None:
 
 def names() -> Iterator[str]:
     """Every name by which somebody outside speaks to the engine, or reads of it."""
-    for verb, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for verb, command in verbs().items():
         yield f"verb {verb}"
         for each in command.params:
             yield from (f"option {verb} {name}" for name in (*each.opts, *each.secondary_opts))
