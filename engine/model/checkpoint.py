@@ -1,4 +1,21 @@
-"""What a transfer writes down so that another process can go on."""
+"""What a transfer writes down so that another process can go on.
+
+There is one record of it, `Checkpoint`: the counters, and one of three things that say where to go
+on. They are three because the exact position is kept in three places:
+
+    ScanPosition       a scan: its position is here, and moves with each page that the target has
+                       acknowledged. Written by `transfer.offline`.
+    OnlineCheckpoint   a followed source, an append-only file: their position is in a key on the
+                       target, written in one transaction with the data. Here is what that key
+                       cannot say: what was done to both servers (fence, promotion, TTLs), and it
+                       changes before each such step. Written by `transfer.checkpoint_writer`.
+    FileIdentity       a snapshot's file, which is loaded from its beginning: there is no position
+                       but which file it is. Written by `transfer.offline`, before the first key.
+
+All are encoded and read back here alone, and are in one column of the state (`groups.schema`). An
+operator's word that changes one (`resume-migration`) goes through `groups.registry`. What an
+earlier version has written is read by `from_dict`: what it lacks has a default there.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +29,7 @@ from engine.model.report import NotCarried
 
 
 @dataclass(frozen=True, slots=True)
-class FileMark:
+class FileIdentity:
     """Which file (a snapshot) a transfer writes into its target, kept before its first key.
 
     `identity` is the same for the same bytes alone. `held_before`: whether the target had keys that
@@ -28,7 +45,7 @@ class Checkpoint:
     """A position that the target has acknowledged, and the counters as they stood then.
 
     Of a scanned source it is SCAN's; an online migration has its exact position on the target, and
-    a mark here. A file has none, and `file` says which one it is.
+    what it has done here. A file has none, and `file` says which one it is.
 
     A position lies between two pages of SCAN, the counters between two batches: some keys behind
     the position may be in the counters already, and are counted again by a run that goes on.
@@ -51,7 +68,7 @@ class Checkpoint:
     beyond: tuple[tuple[str, int], ...] = ()
     evictions: Evictions = field(default_factory=Evictions)
     telemetry: tuple[tuple[int, str], ...] = ()
-    file: FileMark | None = None
+    file: FileIdentity | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -67,5 +84,5 @@ class Checkpoint:
         data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])
         data["telemetry"] = tuple((db, key) for db, key in data.get("telemetry", ()))
         data["evictions"] = Evictions.from_dict(data.get("evictions", {}))
-        data["file"] = FileMark(**file) if (file := data.get("file")) else None
+        data["file"] = FileIdentity(**file) if (file := data.get("file")) else None
         return cls(**data)

@@ -1,4 +1,4 @@
-"""What an online migration leaves while it runs: a mark in the state, keys on the target."""
+"""What an online migration leaves while it runs: its mark in the state, keys on the target."""
 
 from __future__ import annotations
 

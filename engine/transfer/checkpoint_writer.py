@@ -1,6 +1,7 @@
 """The checkpoint of an online migration: what the next process that takes it up has to know.
 
-They hold a mark and the counters. The exact position is not among them: it stands on the target.
+It holds what was done to both servers (`OnlineCheckpoint`, called the mark here) and the counters.
+The exact position is not in it: that is a key on the target.
 """
 
 from __future__ import annotations

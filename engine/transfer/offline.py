@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
-from engine.model.checkpoint import Checkpoint, FileMark
+from engine.model.checkpoint import Checkpoint, FileIdentity
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY
@@ -103,7 +103,7 @@ class Offline:
         # The next engine begins at the start.
         self._copied_again = False
         # The file that is written into the target, and whether an engine before this one has begun.
-        self._mark: FileMark | None = None
+        self._mark: FileIdentity | None = None
         self._file_begun = False
         self.left_out: list[str] = []
         """What the source holds beside keys and the target did not get."""
@@ -439,7 +439,7 @@ class Offline:
                 had_keys = False
                 self._context.on_event("the file is another one than before; the target is empty")
         self.held_before = had_keys if self.held_before is None else self.held_before
-        self._mark = FileMark(identity, bool(self.held_before))
+        self._mark = FileIdentity(identity, bool(self.held_before))
         checkpoint = Checkpoint(ScanPosition("", 0, 0), self._target.info.identity, file=self._mark)
         await asyncio.to_thread(self._checkpoints.save, checkpoint)
 
@@ -447,7 +447,7 @@ class Offline:
         abort = "Abort that migration (complete-migration --force) and start anew"
         words = (
             f"{self._source_endpoint.address} is not the file of which this migration has loaded a "
-            f"part before: what that file alone has would stay on the target, which holds {keys:,} "
+            f"part before: what only that file has would stay on the target, which holds {keys:,} "
             "keys"
         )
         if held_before:

@@ -26,7 +26,7 @@ from engine.errors import (
 from engine.front.engine import Engine
 from engine.front.faults_with_details import PreflightFault
 from engine.front.one_command_migration import default_id
-from engine.model.checkpoint import Checkpoint, FileMark
+from engine.model.checkpoint import Checkpoint, FileIdentity
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.position import ScanPosition
@@ -413,7 +413,7 @@ def test_another_file_for_a_target_that_was_emptied_meanwhile(
     store = MemoryCheckpoint()
     there = target.client()
     for held_before in (True, False):
-        mark = FileMark("rdb-0000000000000001-77", held_before)
+        mark = FileIdentity("rdb-0000000000000001-77", held_before)
         earlier = Checkpoint(ScanPosition("", 0, 0), "", file=mark)
         store.save(Checkpoint.from_dict(json.loads(json.dumps(earlier.to_dict()))))
         there.set("old:1", 1)
