@@ -20,8 +20,8 @@ def complete_migration(
         bool,
         typer.Option(
             "--force/--no-force",
-            help="Abort: nothing is cut over, and no fence is put up. The source stays open and is "
-            "not drained, the target stays as it is.",
+            help="Abort: nothing is cut over, and no fence is put up. The source accepts writes "
+            "and is not drained, the target stays as it is.",
         ),
     ] = False,
     skip_verification: Annotated[

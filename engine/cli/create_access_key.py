@@ -18,7 +18,7 @@ def create_access_key(
         typer.Option(
             "--credentials",
             metavar="FILE",
-            help="The file of keys; it is created for its owner alone.",
+            help="The file of keys; it is created with access for its owner only.",
         ),
     ],
     role: Annotated[

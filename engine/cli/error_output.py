@@ -48,7 +48,7 @@ def lost_writes(report: Report) -> TransferFailed | None:
     if report.status != "done" or not report.lost_writes:
         return None
     return TransferFailed(
-        f"the target is open, and {report.lost_writes}",
+        f"the target is promoted, and {report.lost_writes}",
         remedy="The migration is complete; what is missing has to be written at the target again.",
         fault="source",
     )

@@ -36,7 +36,7 @@ def serve(
         ),
     ] = None,
     no_auth: Annotated[
-        bool, typer.Option("--no-auth", help="Authenticate no request; on the loopback alone.")
+        bool, typer.Option("--no-auth", help="Do not authenticate requests; only on the loopback.")
     ] = False,
     tls_cert: Annotated[
         Path | None,

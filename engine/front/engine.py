@@ -123,8 +123,8 @@ class Engine:
         `Migration.CanComplete` is not true: the group stays migrating, and an event says why.
         `skip_verification` cuts over without the comparison of both ends; fence, drain and write
         block are as ever, and what `CanComplete` says holds. `force` aborts the migration, with or
-        without a worker: nothing is cut over, the source stays open and the target as it is.
-        Returns {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
+        without a worker: nothing is cut over, the source accepts writes and the target stays as it
+        is. Returns {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
         `ReplicationGroupNotUnderMigrationFault`, and `InvalidParameterCombinationException` for
         both words at once, too.
         """

@@ -173,7 +173,7 @@ async def _take_up(
             "with another source or other settings than these.",
             remedy="Resume it with what it was started with, or with resume-migration; or abort it "
             f"with complete-migration --force --replication-group-id {name} (no cut-over: the "
-            "source stays open, the target as it is).",
+            "source accepts writes, the target stays as it is).",
         )
     return await services.state(
         lambda registry: registry.resume_migration(

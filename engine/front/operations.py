@@ -384,17 +384,17 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
     mark = checkpoint.position if checkpoint is not None else None
     promoted = isinstance(mark, OnlineCheckpoint) and mark.opened
     if promoted:
-        message = "ended by force, without a worker, after the target was opened"
+        message = "ended by force, without a worker, after the target was promoted"
         if isinstance(mark, OnlineCheckpoint) and mark.sealed and not mark.came_back:
             message += "; the source refuses writes, until unblock-source"
     elif isinstance(mark, OnlineCheckpoint) and mark.promoting:
-        message = "aborted by force, without a worker, while the target was being opened"
+        message = "aborted by force, without a worker, while the target was being promoted"
     else:
         how_far = response_shapes.how_far(progress)
         message = f"aborted by force, without a worker and not cut over, after {how_far}"
         fenced = isinstance(mark, OnlineCheckpoint) and mark.fenced
         if not fenced and transfer.source.file_path is None:
-            message += "; the source stays open"
+            message += "; the source accepts writes"
     report = Report(
         status="stopped",
         source_type=progress.source_type,

@@ -23,7 +23,9 @@ from engine.model.progress import FIGURES, Progress
 from engine.model.report import Report
 from engine.model.verification import Difference, Verification
 
-ABORT = "complete-migration --force (no cut-over: the source stays open, the target as it is)"
+ABORT = (
+    "complete-migration --force (no cut-over: the source accepts writes, the target stays as it is)"
+)
 """How a migration is given up, and what that leaves."""
 # Of one that has stopped behind its cut-over.
 _ABORT_BLOCKED = (
@@ -230,13 +232,13 @@ def reason(transfer: TransferRecord) -> str:
 
 def _undecided(transfer: TransferRecord) -> str:
     """The reason of one whose worker is gone from the middle of the cut-over."""
-    gone = "the worker process is gone from the middle of the cut-over, and the target may be open"
+    gone = "the worker process ended in the middle of the cut-over, and the target may be promoted"
     next_one = "a new worker" if transfer.leased() else "resume-migration starts a worker that"
     text = f"{gone}: {next_one} finds out whether it is"
     if transfer.progress.lets_scripts:
         text += (
             ". Until then the source runs scripts (EVAL), although it refuses other writes: if the "
-            "target is open, what they write is lost, and is counted then"
+            "target is promoted, what they write is lost, and is counted then"
         )
     return text
 

@@ -640,10 +640,12 @@ def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
     if isinstance(mark, OnlineCheckpoint) and not mark.came_back:
         if mark.opened:
             refuses = "; the source refuses writes, until unblock-source" if mark.sealed else ""
-            return f"the cut-over has happened, and the target is open{refuses}"
+            return f"the cut-over has happened, and the target is promoted{refuses}"
         if mark.promoting and not mark.timed:
-            return "the target was asked to open, and is asked whether it did"
-    return "no cut-over, the source stays open"
+            return (
+                "the promotion was sent to the target, and the target is asked whether it happened"
+            )
+    return "no cut-over, the source accepts writes"
 
 
 def _of_lane(transfer: TransferRecord) -> ColumnElement[bool]:

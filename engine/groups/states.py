@@ -131,7 +131,7 @@ class Request(StrEnum):
     COMPLETE_UNVERIFIED = "complete-unverified"
     """Cut over with fence, drain and write block as ever, and without the comparison."""
     FORCE = "force"
-    """Abort: no cut-over. The source stays open, the target stays as it is."""
+    """Abort: no cut-over. The source accepts writes, the target stays as it is."""
     STOP = "stop"
 
 

@@ -72,7 +72,7 @@ def calls_words(name: str, run: Calls, when: str = "since the cut-over") -> str:
     else:
         # Other commands of no script are refused.
         what = f"{writes} {when}, of transactions (MULTI) that were begun before it"
-    return f"{name} has run {what}: what they wrote is on the source alone"
+    return f"{name} has run {what}: what they wrote is only on the source"
 
 
 def _more(now: int | None, before: int | None) -> int | None:

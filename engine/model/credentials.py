@@ -188,7 +188,9 @@ class Credentials:
     def read(cls, items: object, where: str) -> Credentials:
         """Check a list of entries as they stand in a configuration. Raises `UsageError`."""
         if not isinstance(items, list):
-            raise UsageError(f"{where}: credentials is not a list of tables")
+            raise UsageError(
+                f"{where}: `credentials` must be a list of tables, [[credentials]] in TOML"
+            )
         named = ((f"{where}: credentials entry {n}", item) for n, item in enumerate(items, 1))
         return cls(tuple(Credential.read(item, name) for name, item in named))
 

@@ -347,7 +347,7 @@ def _meant(url: str) -> UsageError | None:
             (_AOF_SCHEME, "an append-only file") if commands else (_FILE_SCHEME, "a file of SAVE")
         )
         return UsageError(
-            "a path alone names no source",
+            "a path without rdb: or aof: names no source",
             remedy=f"Write {kind}{shown} for {what}, unix://PATH for a server's socket.",
         )
     return None

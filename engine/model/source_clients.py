@@ -93,7 +93,7 @@ class SourceClients:
         if self.lets_scripts and refuses:
             why += (
                 "; the source refuses writes (NOREPLICAS), but runs scripts (EVAL), and what they "
-                "write from now on is on the source alone and is not counted: stop the source, or "
+                "write from now on is only on the source and is not counted: stop the source, or "
                 "keep its clients away"
             )
         return replace(self, ended=why)
@@ -126,7 +126,7 @@ def alone(found: SourceClients, group_id: str) -> str:
     if found.lets_scripts:
         text += (
             ": nothing holds them either, and what scripts (EVAL) have written there since then is "
-            "on the source alone; how much that is is not known"
+            "only on the source; how much that is is not known"
         )
     return f"{text}. disconnect-clients --replication-group-id {group_id} goes on"
 

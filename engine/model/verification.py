@@ -15,7 +15,7 @@ NAMED_LIMIT = 1000
 STOP_AT = 10_000
 
 
-LENGTH_UNKNOWN = "a length that neither end tells"
+LENGTH_UNKNOWN = "a length that neither end gives"
 """Of a key that is not read behind the fence, in the place of its bytes."""
 
 

@@ -195,9 +195,10 @@ class RdbFile:
         end = reader.offset
         if reader.aux.get("aof-base") == b"1":
             raise ProtocolFault(
-                f"{self.name} is the base of an append-only file, which holds a part of the data "
-                "alone",
-                remedy=f"Give the folder, with the files behind it: aof:{self.path.parent}.",
+                f"{self.name} is the base of an append-only file, which holds only a part of the "
+                "data",
+                remedy="Give the folder of the append-only file as the source: "
+                f"aof:{self.path.parent}.",
                 fault="user",
             )
         if reader.finished:

@@ -38,7 +38,7 @@ async def too_much_behind(
                 async with asyncio.timeout(_ASK_SECONDS):
                     await whole.wait()
     except EngineError as exc:
-        return f"it does not tell what waits behind the snapshot ({exc})"
+        return f"it does not say how much waits behind the snapshot ({exc})"
     finally:
         if connection is not None:
             connection.close()

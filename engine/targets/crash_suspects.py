@@ -79,7 +79,7 @@ class CrashSuspects:
             self._suspects = again
             self._event(
                 f"the target's process ended again while the same {_keys(len(again))} under way: "
-                "they are sent alone from now on, until it is known which of them it is"
+                "they are sent one at a time from now on, until it is known which of them it is"
             )
         else:
             # Somewhere else, or for the first time.
@@ -95,7 +95,7 @@ class CrashSuspects:
         if self._found == LEFT_OUT_MOST:
             raise TransferStopped(
                 f"the target's process ended again and again, at {LEFT_OUT_MOST + 1} values that "
-                "were written alone",
+                "were written one at a time",
                 remedy="Its log says why. Correct that (another version of the server, or of its "
                 "module), then resume.",
                 fault="target",

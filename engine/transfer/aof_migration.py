@@ -217,7 +217,7 @@ class AppendOnly:
             self._checkpoint.take_up()
             if self._checkpoint.mark.opened:
                 await self._tidy()
-                context.reason = "the target was opened before"
+                context.reason = "the target was promoted before"
                 context.enter(Phase.DONE)
                 return
             await self._open()
@@ -233,7 +233,8 @@ class AppendOnly:
                 await context.insist(self._count_keys, "target")
                 self._publish_keys()
             context.reason = (
-                f"applied: what the files held at first, without {self._beyond_words}"
+                "applied: what the files had when the migration began, without "
+                f"{self._beyond_words}"
                 if self._beyond
                 else "applied: all that the files hold"
             )
@@ -408,7 +409,7 @@ class AppendOnly:
         target_position = await self._claim.take(end)
         if target_position.opened:
             raise TransferFailed(
-                f"{end.name} was opened at the end of this migration", fault="target"
+                f"{end.name}was promoted at the end of this migration", fault="target"
             )
         position = target_position.position
         if self._context.stats.evictions.known:

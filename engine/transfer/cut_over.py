@@ -59,13 +59,13 @@ CUT_OVER: tuple[CutOverStep, ...] = (
         "block writes",
         _L.block_writes,
         until=_fence_ends,
-        late=_behind("the source was told to refuse writes"),
+        late=_behind("the engine set the source to refuse writes"),
     ),
     Step(
         "look at the role",
         _L.look_at_role,
         until=_fence_ends,
-        late=_behind("the source was asked for its role once more"),
+        late=_behind("the engine asked the source for its role once more"),
     ),
     # The target answers whether it is open, without a deadline.
     Step("promote the target", _L.promote),

@@ -429,7 +429,7 @@ class CutOverComparison:
             if not clock.expired():
                 raise
             return self._refuse(
-                f"the comparison behind the fence was not finished within {limit:g} s",
+                f"the comparison during the fence was not finished within {limit:g} s",
             )
         except EngineError as error:
             if pump.done() or isinstance(error, StateError):
@@ -454,9 +454,7 @@ class CutOverComparison:
                 self.again = True
                 return self._refuse("BITFIELD was called since the strings were compared")
             self._lengthened = more
-        why = (
-            f"over the budget of {size_words(self._context.settings.check_bytes)} behind the fence"
-        )
+        why = f"over the limit of {size_words(self._context.settings.check_bytes)} behind the fence"
         if any(what.startswith(LENGTH_UNKNOWN) for what in comparison.over_budget.values()):
             why += ", or of an unknown length"
         restless = self._restless(calls)
@@ -550,14 +548,17 @@ class CutOverComparison:
             words.append(not_compared_words(unknown))
         before = {key: what for key, what in left.items() if key not in unproven}
         if before:
-            words.append(f"{len(before):,} keys compared before alone, {why}: {some_words(before)}")
+            words.append(
+                f"{len(before):,} keys were compared only before the fence, {why}: "
+                f"{some_words(before)}"
+            )
         if unproven:
             words.append(
                 f"{len(unproven):,} keys not compared, as they are written to all the time: "
                 f"{some_words(unproven)}"
             )
         if more := sum(self._sweep.silent_more[kind] for kind in restless):
-            words.append(f"{more:,} more keys compared before alone: {_SILENT}")
+            words.append(f"{more:,} more keys were compared only before the fence: {_SILENT}")
         if self._lengthened != 0:
             times = "" if self._lengthened is None else f" {self._lengthened:,} times"
             words.append(

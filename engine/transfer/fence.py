@@ -441,7 +441,8 @@ class PauseFence:
         replication = replication_in(end, reply)
         if replication.is_replica:
             raise TransferFailed(
-                f"{self._name} became a replica behind its fence: another one accepts writes",
+                f"{self._name} became a replica during the fence: another server accepts writes "
+                "now",
                 fault="source",
             )
         return replication
@@ -512,7 +513,7 @@ class PauseFence:
             self.lost_writes = "; ".join(lost)
             events += lost
         if not refuses:
-            self.lost_writes = f"{name} still accepts writes, which exist on it alone"
+            self.lost_writes = f"{name} still accepts writes, which exist only there"
         self._finished = refuses and holds
         # Once it is known what was run there.
         return [self._said(refuses, holds), *events]
@@ -543,13 +544,13 @@ class PauseFence:
         elif run is None and not holds:
             yield (
                 f"what {self._name} has run of scripts and transactions since the cut-over is not "
-                "known (INFO commandstats), and what they wrote is on the source alone"
+                "known (INFO commandstats), and what they wrote is only on the source"
             )
         if self._runs_scripts and not self._hands_on:
             yield (
                 f"scripts (EVAL) go on at {self._name} and are not counted, because its clients "
-                "are disconnected only once (--disconnect-for 0): what they write is on the source "
-                "alone. Stop the source, or keep its clients away (disconnect-clients)"
+                "are disconnected only once (--disconnect-for 0): what they write is only on the "
+                "source. Stop the source, or keep its clients away (disconnect-clients)"
             )
 
     @property

@@ -293,7 +293,7 @@ class FenceUpkeep:
         await self.switch_once()
         patience = self._context.patience(
             "the source's clients",
-            ended="the target is open, but the source could not be told so",
+            ended="the target is promoted, but the source could not be set to refuse writes",
             next_step="it is told again",
             fault="source",
             limit=_FINISH_SECONDS if patient else 0.0,
@@ -308,8 +308,8 @@ class FenceUpkeep:
                     exc.message,
                     remedy="Its writers may wait, or write what is not migrated: resume the "
                     "migration once the source answers, or stop its writers and end the migration "
-                    "(complete-migration --force); the target stays open either way.",
-                    event=f"the source was not told that its writes have gone: {exc.message}; "
+                    "(complete-migration --force); the target stays promoted either way.",
+                    event=f"the source could not be set to refuse writes: {exc.message}; "
                     "trying again",
                 )
 
@@ -370,13 +370,13 @@ class FenceUpkeep:
             await self.not_moved(fence)
         except TransferFailed as exc:
             return (
-                f"the source failed over while the target was opened ({exc.message}): what its new "
-                "primary takes is on that server alone"
+                f"the source failed over while the target was promoted ({exc.message}): what its "
+                "new primary accepts is only on that server"
             )
         except EngineError as exc:
             return (
-                "whether the source failed over while the target was opened is not known "
-                f"({exc.message}): what another primary takes is on that server alone"
+                "whether the source failed over while the target was promoted is not known "
+                f"({exc.message}): what another primary accepts is only on that server"
             )
         finally:
             await self._roles.siblings.close()

@@ -77,7 +77,7 @@ async def attach(end: Admin) -> None:
     replid = info.replid if info.capabilities.replication_ids else info.run_id
     if replication is None or replication.is_replica or not replid:
         replica = replication is not None and replication.is_replica
-        what = "is a replica by now" if replica else "tells no replication id (INFO replication)"
+        what = "is a replica by now" if replica else "gives no replication id (INFO replication)"
         raise ServerError(f"{end.name} {what}", code="ERR", fault=end.fault)
     await end.become_replica(replid, replication.offset + 1)
 

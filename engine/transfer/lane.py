@@ -277,7 +277,7 @@ class Lane:
                     if await self._outcome.promoted(target_position):
                         break
                     self.cut_over.led_back(
-                        self._outcome.not_promoted or "the target was not opened"
+                        self._outcome.not_promoted or "the target was not promoted"
                     )
                     if resumed and reached is not None and (why := self._copied_again()):
                         context.on_event(why)
@@ -737,7 +737,7 @@ class Lane:
             why = cause.reason if isinstance(cause, ReadAgain) else str(cause)
         if not self._promotion.asked:
             return why, False
-        why = f"the target was asked to open, and did not answer: {why}"
+        why = f"the promotion was sent to the target, which did not answer: {why}"
         self._outcome.not_promoted = why.removesuffix(".")
         return why, True
 

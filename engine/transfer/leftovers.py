@@ -171,7 +171,8 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
         return warned(
             NAME,
             refusal.message,
-            "Make sure yourself that the target has no keys of a migration that was not completed"
+            "The engine could not look for keys that an earlier migration has left on the target: "
+            "look for them yourself, and remove them"
             f"{own_keys(target, refusal)}.",
         )
     if found is None or not found.keys:

@@ -140,11 +140,15 @@ class MigrationContext:
         """Tell that a cut-over was refused, and what asks for the next one: we ourselves, if it is
         `repeated`, where no operator can."""
         if self.one_go:
-            follows = "it is repeated automatically" if repeated else "it is not tried again"
+            follows = (
+                "the engine tries it again by itself"
+                if repeated
+                else "the engine does not try it again"
+            )
         elif self.settings.auto_cut_over:
-            follows = "the server asks for it again within a minute or so"
+            follows = "the engine tries it again within about a minute"
         else:
-            follows = "complete-migration asks for it again"
+            follows = "run complete-migration to try it again"
         self.on_event(f"cut-over refused: {why.removesuffix('.')}; {follows}")
 
     def enter(self, phase: Phase, *, publish: bool = True) -> None:

@@ -133,7 +133,7 @@ class PreFenceComparison:
         try:
             async with asyncio.timeout(limit), contextlib.AsyncExitStack() as stack:
                 # 1. What was found behind a fence that came to nothing.
-                if first := dict.fromkeys(first, "it differed behind the fence"):
+                if first := dict.fromkeys(first, "it differed during the fence"):
                     self.resynced |= first
                     self._follower.read_again(first)
                     await self._stored()

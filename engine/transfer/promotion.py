@@ -60,7 +60,7 @@ from engine.wire.info_command import ask_info, info_in
 _log = logs.logger(__name__)
 # How long the target may be away when it is to be tidied up.
 _TIDY_SECONDS = 120.0
-_LATE = "the time of the fence ran out before the target answered that it is open"
+_LATE = "the time of the fence ran out before the target confirmed its promotion"
 
 
 class Promotion:
@@ -311,7 +311,7 @@ class Promotion:
             if not info.keys:
                 raise PositionMoved(None)
             raise TransferFailed(
-                "the target was opened, then restarted or replaced, and holds no mark of this "
+                "the target was promoted, then restarted or replaced, and holds no mark of this "
                 "migration: it may have come back older",
                 remedy="Look whether the target has what the source has (INFO keyspace at both, "
                 "and some keys). If so nothing is left to do, else start the migration anew.",

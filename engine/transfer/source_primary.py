@@ -157,7 +157,7 @@ def _check_one_stream(source: ServerInfo, head: ServerInfo, address: str) -> Non
         return
     if not (source.replid and head.replid):
         raise _failed(
-            f"the source is a replica of {address}, and does not tell whether their offsets are "
+            f"the source is a replica of {address}, and does not say whether their offsets are "
             "one stream's (before Redis 4.0 they are not)"
         )
     if source.replid != head.replid:

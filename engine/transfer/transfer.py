@@ -70,13 +70,13 @@ def _aborted(way: Way | None) -> str:
 
 
 def _left_open(source: Endpoint, way: Way | None) -> str:
-    """That the source stays open, where it is a server and no fence stands there by the
+    """That the source accepts writes, where it is a server and no fence stands there by the
     checkpoint."""
     if source.file_path is not None:
         return ""
     if _follows(way) and (way.promoted or way.in_doubt or way.fenced):
         return ""
-    return "; the source stays open"
+    return "; the source accepts writes"
 
 
 async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
@@ -156,8 +156,8 @@ class Transfer:
     def complete(self, *, force: bool = False, skip_verification: bool = False) -> None:
         """Cut over as soon as the gates are open; the last word counts.
 
-        `skip_verification`: without the comparison of both ends, and with everything else.
-        `force`: abort at once. Nothing is cut over: the source stays open, the target as it is.
+        `skip_verification`: without the comparison of both ends, and with everything else. `force`:
+        abort at once. Nothing is cut over: the source accepts writes, the target stays as it is.
         """
         self._forced = self._forced or force
         self._overview.orders.skip_verification = skip_verification

@@ -66,7 +66,7 @@ class LaneOutcome:
             await self.came_back()
             return False
         await self._upkeep.finish(patient=patient)
-        self._context.reason = "the target was open already"
+        self._context.reason = "the target was promoted already"
         return True
 
     async def take(self) -> TargetPosition:
@@ -91,11 +91,11 @@ class LaneOutcome:
             await self._promotion.confirm()
             await self._promotion.tidy_up()
             await self._upkeep.finish()
-            self._context.reason = "the target was opened; the answer was lost on its way"
+            self._context.reason = "the target was promoted; its answer was lost"
             return True
         if self._promotion.asked:
             await self._promotion.deny()
-            found = f"the target was not opened: it has {place_words(target_position.position)}"
+            found = f"the target was not promoted: it has {place_words(target_position.position)}"
             self._context.on_event(found)
             self.not_promoted = f"{self.not_promoted}; {found}" if self.not_promoted else found
             await self._upkeep.take_away(at_once=True)
@@ -166,8 +166,8 @@ class LaneOutcome:
             )
             if forced and self._promotion.in_doubt:
                 self._context.on_event(
-                    "whether the target was opened is not known, for it does not answer; the "
-                    "source accepts writes again"
+                    "it is not known whether the target was promoted, because it does not answer; "
+                    "the source accepts writes again"
                 )
                 await self._upkeep.take_away(at_once=True, in_doubt=True)
         if forced and self._mark.begun:

@@ -154,7 +154,7 @@ def setting_of(info: ServerInfo) -> str:
 async def _settings(end: Admin) -> _Settings:
     found = _read(await end.call(*ASK))
     if found is None:
-        raise ProtocolFault(f"{end.name} does not tell its {_NAMES[0][0]}", fault=end.fault)
+        raise ProtocolFault(f"{end.name} does not give its {_NAMES[0][0]}", fault=end.fault)
     return found
 
 

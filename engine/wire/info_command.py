@@ -55,7 +55,5 @@ def replication_in(server: AskedServer, reply: object) -> Replication:
     """What a reply to INFO replication says. Raises `ProtocolFault` where it tells no offset."""
     found = parse_replication(reply)
     if found is None:
-        raise ProtocolFault(
-            f"{server.name} did not tell its replication offset", fault=server.fault
-        )
+        raise ProtocolFault(f"{server.name} did not say its replication offset", fault=server.fault)
     return found

@@ -124,7 +124,7 @@ TABLE: dict[State, dict[Line, State | None]] = {
         Line.FULLRESYNC: State.PREAMBLE,
         Line.CONTINUE: State.PARTIAL,
         # A snapshot without a word before it is the answer to SYNC: the source's syncCommand takes
-        # PSYNC for it under any other name (rename-command), and tells no position.
+        # PSYNC for it under any other name (rename-command), and gives no position.
         Line.LENGTH: State.REFUSED,
         Line.NOT_NOW: State.LATER,
         Line.FAILED: State.BROKEN,
@@ -306,7 +306,7 @@ def _refusal(connection: Connection, state: State, line: bytes) -> PsyncRefused 
         )
     elif line.startswith(b"$"):
         error = PsyncRefused(
-            f"{connection.name} takes PSYNC for SYNC under another name, and tells no position",
+            f"{connection.name} takes PSYNC for SYNC under another name, and gives no position",
             remedy="Take rename-command for PSYNC out of its configuration; or copy without "
             "following the writes (--source-type scan).",
         )

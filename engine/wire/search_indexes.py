@@ -246,7 +246,7 @@ def index_of(name: str, info: Any, synonyms: Any) -> Index:
     """An index by the replies to FT.INFO and FT.SYNDUMP."""
     for reply in (info, synonyms):
         if isinstance(reply, EngineError):
-            return Index((), f"the source does not tell its definition: {reply.message}")
+            return Index((), f"the source does not give its definition: {reply.message}")
     try:
         create = _create(raw_name(name), _pairs(info))
         return Index((create, *_synonyms(create[1], synonyms)))

@@ -248,13 +248,19 @@ def test_clients_of_an_open_target_that_cannot_be_let_go(
         run.following()
         run.in_sync(source)
         run.complete()
-        run.wait_for(lambda: any("was not told" in each for each in run.events), "a failure")
+        run.wait_for(
+            lambda: any("could not be set to refuse writes" in each for each in run.events),
+            "a failure",
+        )
         assert "it is told again in" in run.progress.reason
         if again == "by itself":
             right(source, "+client|unpause")
     if again == "resumed":
         assert (run.report.status, run.report.needs_hand) == ("stopped", True), run.report
-        assert "the target is open, but the source could not be told so" in run.report.errors[0]
+        assert (
+            "the target is promoted, but the source could not be set to refuse writes"
+            in run.report.errors[0]
+        )
         assert (mark_of(store).opened, mark_of(store).fenced) == (True, True)
         assert run.report.sealed == "0 10"
         target.client().set("key:0", "the user's")

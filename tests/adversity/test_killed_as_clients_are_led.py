@@ -154,7 +154,7 @@ def test_scripts_are_run_until_somebody_goes_on(
     for _ in range(3):
         client.eval("return redis.call('INCR', KEYS[1])", 1, "key")
     reason = migration.describe()["Migration"]["Reason"]
-    assert "may be open: resume-migration starts a worker" in reason
+    assert "may be promoted: resume-migration starts a worker" in reason
     assert "Until then the source runs scripts (EVAL)" in reason
     process = migration.cli.start("resume-migration", "--replication-group-id", "g", "--wait")
     migration.cli.end(process)

@@ -150,11 +150,11 @@ def test_a_link_that_is_lost_at_the_opening(
                 run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 1
-    assert ("the target was opened" in run.history[-1].reason) is (direction == "down")
+    assert ("the target was promoted" in run.history[-1].reason) is (direction == "down")
     if direction == "up":
         reason = led_back(run)[-1]
-        assert "the target was asked to open, and did not answer: " in reason
-        assert "; the target was not opened: it has offset " in reason
+        assert "the promotion was sent to the target, which did not answer: " in reason
+        assert "; the target was not promoted: it has offset " in reason
     assert refuses_writes(source)
     assert values(target) == OLD
     assert_tidy(target)
@@ -193,7 +193,7 @@ def test_an_engine_that_dies_before_it_knows_that_the_target_is_open(
     target.client().set(KEYS[0], "the user's")
     run = migrated(source, target, checkpoints=store)
     assert run.report.status == "done", (run.report.errors, run.events)
-    assert "the target was opened" in run.history[-1].reason
+    assert "the target was promoted" in run.history[-1].reason
     assert values(target) == ["the user's", *NEW[1:]]
     assert source.client().info("stats")["sync_full"] == 1
     assert refuses_writes(source)
@@ -282,7 +282,7 @@ def test_a_target_that_cannot_tell(source: Server, opened: tuple[Server, MemoryC
         time.sleep(0.3)
         run.complete(force=True)
     assert run.report.status == "stopped"
-    assert any("whether the target was opened is not known" in each for each in run.events)
+    assert any("it is not known whether the target was promoted" in each for each in run.events)
     assert not refuses_writes(source)
 
 
@@ -340,7 +340,7 @@ def test_a_target_that_stands_still_when_it_is_to_be_opened(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert target.client().get("clicks") == b"2"
     assert run.report.full_syncs == 1
-    undone = "the promotion was revoked", "the target was not opened: it has offset "
+    undone = "the promotion was revoked", "the target was not promoted: it has offset "
     assert any(each in reason for each in undone for reason in led_back(run)), led_back(run)
     assert_tidy(target)
 

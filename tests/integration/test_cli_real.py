@@ -119,11 +119,11 @@ def test_the_end_by_force(two: tuple[Server, Server], cli: Cli) -> None:
     told = cli("complete-migration", *GROUP, "--force", "--wait")
     assert told.code == 0, told.err
     # The command itself says so, and so do the events.
-    aborted = r"aborted by force, not cut over: .+; the source stays open"
+    aborted = r"aborted by force, not cut over: .+; the source accepts writes"
     assert re.search(rf"^STOPPED .*\({aborted}\)", told.err, re.MULTILINE), told.err
     events = cli("describe-events", *GROUP, "--output", "json").json["Events"]
     messages = [each["Message"] for each in events]
-    assert "abort requested (force): no cut-over, the source stays open" in messages
+    assert "abort requested (force): no cut-over, the source accepts writes" in messages
     assert any(re.search(aborted, each) for each in messages), messages
     assert source.client().set("later", "1")
     assert cli.group()["Status"] == "available"

@@ -95,9 +95,9 @@ def test_a_cut_over_in_one_go_is_given_up_after_three_refusals(
     assert run.report.errors[0].startswith("not yet")
     assert len(asked) == 3
     assert run.refusals == [
-        "cut-over refused: not yet; it is repeated automatically",
-        "cut-over refused: not yet; it is repeated automatically",
-        "cut-over refused: not yet; it is not tried again",
+        "cut-over refused: not yet; the engine tries it again by itself",
+        "cut-over refused: not yet; the engine tries it again by itself",
+        "cut-over refused: not yet; the engine does not try it again",
     ]
     assert source.client().set("key", 2)
 
@@ -231,7 +231,7 @@ def test_a_comparison_that_takes_too_long_can_be_left_out(ends: tuple[Server, Se
             run.following()
             run.in_sync()
             reason = run.refused()
-            assert "the comparison behind the fence was not finished" in reason
+            assert "the comparison during the fence was not finished" in reason
             assert "complete-migration --skip-verification cuts over" in reason
             run.in_sync()
             run.complete(skip_verification=True)

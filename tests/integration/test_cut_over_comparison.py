@@ -402,7 +402,9 @@ def test_a_source_that_cannot_be_read_and_its_delivery_counts(
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.verification is not None
-    named = "1 keys compared before alone, and may differ by now: database 0, key jobs"
+    named = (
+        "1 keys were compared only before the fence, and may differ by now: database 0, key jobs"
+    )
     assert (named in run.report.verification.reason) is bool(calls), run.report.verification
 
 
@@ -589,7 +591,7 @@ def test_a_large_value_holds_nobody_up(server_factory: ServerFactory) -> None:
     verification = run.report.verification
     assert verification.repaired == 1
     assert [each.key for each in verification.over_budget] == ["large"]
-    assert "1 keys compared before alone, over the budget of" in verification.reason
+    assert "1 keys were compared only before the fence, over the limit of" in verification.reason
     assert target.client().scard("large") == 40_000
     # By values that were read; not by a time that a busy machine may take.
     asked = source.client().info("commandstats")["cmdstat_sscan"]["calls"]

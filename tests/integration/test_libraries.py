@@ -286,7 +286,7 @@ def test_the_preflight_names_what_goes_astray(
         checks = asyncio.run(preflight(*ends, TransferSettings())).checks
         return [f"{each.outcome}: {each.figure}" for each in checks if each.name == "beside-keys"]
 
-    assert told(target) == ["warn: libraries that the target alone has: another"]
+    assert told(target) == ["warn: libraries that only the target has: another"]
     (found,) = told(old)
     assert found.startswith("warn: Redis 6.2")
     assert found.endswith("knows no functions, and the source has libraries: mylib")

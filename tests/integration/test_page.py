@@ -231,7 +231,7 @@ def test_a_migration(api: Serving, browser: Browser, server_factory: ServerFacto
     assert page.eval("document.querySelector('dialog .danger').disabled")
     page.press("Cancel")
     page.press("Abort (Force)…")
-    page.sees("The source stays open")
+    page.sees("The source keeps accepting writes")
     page.write("#typed", "cach")
     assert page.eval("document.querySelector('dialog .danger').disabled")
     page.write("#typed", "cache")

@@ -483,7 +483,7 @@ async def test_a_source_that_tells_nothing_is_drained(server_factory: ServerFact
             while not source.snapshot_received:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert source.spooled > 20 * MIB
-        assert any("does not tell" in each for each in events)
+        assert any("does not say" in each for each in events)
 
 
 async def test_a_full_spool_fails_and_leaves_the_source_alone(

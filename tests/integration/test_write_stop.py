@@ -273,7 +273,7 @@ def test_scripts_behind_the_cut_over(
     many = "1 script" if lost == 1 else f"{lost:,} scripts"
     writes = "1 command that writes" if lost == 1 else f"{lost:,} commands that write"
     (only,) = told
-    alone = "what they wrote is on the source alone"
+    alone = "what they wrote is only on the source"
     assert only == f"the source has run {many} since the cut-over, with {writes}: {alone}"
     assert run.report.lost_writes.startswith(only)
     assert "(--disconnect-for 0)" in run.report.lost_writes

@@ -39,7 +39,7 @@ def test_what_was_run_since(before: Calls, more: Calls) -> None:
 
 
 def test_words() -> None:
-    alone = "what they wrote is on the source alone"
+    alone = "what they wrote is only on the source"
     assert calls_words("it", Calls(1)) == f"it has run 1 script since the cut-over: {alone}"
     assert calls_words("it", Calls(2000, 1), "meanwhile") == (
         f"it has run 2,000 scripts meanwhile, with 1 command that writes: {alone}"

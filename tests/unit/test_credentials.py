@@ -349,7 +349,7 @@ def test_a_file_without_passwords_may_be_read(
     [
         ("[[credentials]\n", "is not TOML"),
         (f"[[credentials]]\nhost = 'a'\npassword = '{SECRET}\n", "is not TOML"),
-        ("credentials = 1\n", "not a list of tables"),
+        ("credentials = 1\n", "must be a list of tables"),
         ("[[credential]]\nhost = 'a'\n", "unknown key 'credential'"),
         ("[[credentials]]\nhosts = 'a'\n", "unknown key 'hosts'"),
     ],

@@ -655,7 +655,7 @@ async def test_the_end_by_force_of_a_followed_source(services: ServiceContext) -
     assert isinstance(report, Report)
     assert (report.source_type, report.commands, report.repaired_keys) == ("replica", 7, 3)
     standing = "after 9 of about 9 keys, with a lag of 18,000,000 bytes"
-    assert report.errors[0].endswith(f"{standing}; the source stays open")
+    assert report.errors[0].endswith(f"{standing}; the source accepts writes")
 
 
 @pytest.mark.parametrize(
@@ -663,7 +663,10 @@ async def test_the_end_by_force_of_a_followed_source(services: ServiceContext) -
     [
         ({}, "migration aborted by force, without a worker and not cut over, after 9 of about"),
         ({"promoting": "x"}, "migration aborted by force, without a worker, while the target was"),
-        ({"opened": True}, "migration ended by force, without a worker, after the target was open"),
+        (
+            {"opened": True},
+            "migration ended by force, without a worker, after the target was promoted",
+        ),
     ],
 )
 async def test_force_says_whether_the_target_is_open(
@@ -732,7 +735,8 @@ async def test_a_dead_worker(services: ServiceContext) -> None:
     )
     gone = (
         f"the worker process ({DEAD.words}) is gone: resume with resume-migration, or abort with "
-        "complete-migration --force (no cut-over: the source stays open, the target as it is)"
+        "complete-migration --force (no cut-over: the source accepts writes, the target stays as "
+        "it is)"
     )
     migration = (await described(services))["Migration"]
     assert migration["Reason"] == gone
@@ -752,7 +756,7 @@ async def test_a_dead_worker(services: ServiceContext) -> None:
     assert ended["Reason"].startswith("aborted by force, without a worker")
     assert (await events(services))[-1] == (
         "migration aborted by force, without a worker and not cut over, after 5 of about 9 keys; "
-        "the source stays open"
+        "the source accepts writes"
     )
     report = await face.wait("g", until="available")
     assert isinstance(report, Report)

@@ -182,5 +182,5 @@ async def test_the_names_since_5_0() -> None:
 
 
 async def test_a_server_that_tells_neither() -> None:
-    with pytest.raises(ProtocolFault, match="does not tell its min-replicas-to-write"):
+    with pytest.raises(ProtocolFault, match="does not give its min-replicas-to-write"):
         await write_block.ask(cast(Admin, _Told()))

@@ -60,7 +60,7 @@ def test_what_is_not_known_is_said(changed: dict[str, Any], what: str) -> None:
 
 def test_an_error() -> None:
     found = index_of("i", ServerError("no such index", code="ERR"), [])
-    assert found == Index((), "the source does not tell its definition: no such index")
+    assert found == Index((), "the source does not give its definition: no such index")
 
 
 def test_which_differ() -> None:

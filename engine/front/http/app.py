@@ -331,7 +331,7 @@ class Api:
             if skipped is None:
                 return
             if skipped:
-                _log.info("%d refusals of callers without a key were not told of", skipped)
+                _log.info("%d refusals of callers without a key were not logged", skipped)
         action = actions.ACTIONS.get(call.operation)
         level = (
             logging.INFO
@@ -397,7 +397,9 @@ def _fault(error: Exception, call: Call) -> ApiFault:
         return error
     if isinstance(error, StateError):
         _log.error("%s", error, extra={"request": call.id})
-        return ServiceUnavailable("The state of the server cannot be used just now.")
+        return ServiceUnavailable(
+            "The server's state database cannot be used now. Try again; the server's log says why."
+        )
     if isinstance(error, EngineError):
         _log.error("%s", error, extra={"request": call.id})
         return InternalFailure(error.message, remedy=error.remedy)

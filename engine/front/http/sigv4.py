@@ -98,7 +98,7 @@ def claim(request: Signed) -> Claim:
     if in_header and in_query:
         raise IncompleteSignature("The request is signed twice: in its header and in its query.")
     if "x-amz-security-token" in headers or any(n == "X-Amz-Security-Token" for n, _ in query):
-        raise InvalidClientTokenId("Session tokens are not known here.")
+        raise InvalidClientTokenId("Session tokens are not supported.")
     found = _from_header(request, headers) if in_header else _from_query(query)
     _check_coverage(found, headers)
     return found

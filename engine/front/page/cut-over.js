@@ -128,7 +128,7 @@ export class CutOver {
     return {
       title: `Abort the migration of ${this.#id}?`,
       lines: [
-        "Force aborts: nothing is cut over. The source stays open and goes on taking writes, and " +
+        "Force aborts: nothing is cut over. The source keeps accepting writes, and " +
           "the target stays as it is now. What has not arrived by then does not arrive.",
         `It stands so: ${this.#standing}.`,
       ],

@@ -72,7 +72,8 @@ def check_commands(
         yield warned(
             "stream-commands",
             "; ".join(doubts),
-            "A server that loads the file takes the same commands. The report names what differs.",
+            "A server that loads the file runs the same commands, with the same doubt. The report "
+            "names what differs.",
         )
 
 

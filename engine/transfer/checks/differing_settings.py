@@ -37,7 +37,7 @@ async def check_script_effects(source: Admin, info: ServerInfo) -> Check | None:
     value = await _setting(source, _EFFECTS)
     if value is None:
         return passed(
-            name, f"{_EFFECTS} is not told (CONFIG GET denied); yes unless it was changed"
+            name, f"{_EFFECTS} is not known (CONFIG GET denied); yes unless it was changed"
         )
     if value == "yes":
         return passed(name, f"the source's stream has what scripts did ({_EFFECTS} yes)")

@@ -158,7 +158,7 @@ def _target_role(info: ServerInfo) -> Check:
         return passed(name, "primary")
     return failed(
         name,
-        f"a replica of {info.primary}: it takes writes from its primary alone",
+        f"a replica of {info.primary}: it accepts writes only from its primary",
         "Name the primary as the target, or promote this server (REPLICAOF NO ONE).",
     )
 

@@ -57,7 +57,7 @@ async def check_besides(
     elif ours.libraries is not None:
         alone = sorted((theirs.libraries or {}).keys() - ours.libraries.keys())
         if alone:
-            figures.append(f"libraries that the target alone has: {_some(alone)}")
+            figures.append(f"libraries that only the target has: {_some(alone)}")
             remedies.append("delete them there (FUNCTION DELETE) if it is to equal the source")
     if not figures:
         return None

@@ -43,7 +43,7 @@ async def check_modules(
     figures = []
     if absent := sorted(ours - theirs):
         names = ", ".join(absent)
-        figures.append(f"on the source alone: {names}; values of their types cannot be loaded")
+        figures.append(f"only on the source: {names}; the target cannot load values of their types")
     refused = refusals(seen, types)
     figures += [f"among {looked} keys looked at: {each}" for each in refused]
     left = f"; {TELEMETRY_LEFT}" if GRAPH_MODULE in ours else ""

@@ -286,7 +286,10 @@ async def _check_write_block(source: Admin, settings: TransferSettings) -> Check
     if not rights.denied:
         return None
     figure = f"{rights.figure('source')}: once cut over {rights.losses}"
-    resume = "Or --source-after resume, if clients write there no more; else the exit code is 1."
+    resume = (
+        "Or set --source-after resume if no client writes to the source after the cut-over. "
+        "Without either the exit code is 1."
+    )
     return warned("source-after", figure, f"{rights.remedy('source')} {resume}")
 
 
@@ -309,7 +312,8 @@ async def _check_writes(target: Admin, keys: SampleKeys) -> Check:
         return passed("stream-commands", f"{rights.asked} common writes allowed ({rights.how})")
     return warned(
         "stream-commands",
-        f"{rights.figure('target')}: the migration fails when the source writes with one of them",
+        f"{rights.figure('target')}: the migration fails when the source runs one of these "
+        "commands",
         rights.remedy("target", "+@write"),
     )
 

@@ -136,7 +136,7 @@ async def check_clocks(source: Admin, target: Admin) -> Check:
         if not isinstance(reply, list):
             return warned(
                 "clocks",
-                f"{end.name} does not tell its time (TIME denied)",
+                f"{end.name} does not say its time (TIME denied)",
                 "Make sure that both clocks are set (NTP): expire times are absolute.",
             )
         skews.append(skew(int(reply[0]) + int(reply[1]) / 1e6, before, after))
@@ -149,7 +149,7 @@ async def check_clock(target: Admin) -> Check:
     (reply,) = await target.pipeline([("TIME",)])
     after = time.time()
     if not isinstance(reply, list):
-        return passed("clocks", "the target does not tell its time (TIME denied)")
+        return passed("clocks", "the target does not say its time (TIME denied)")
     return judge_clocks(
         skew(int(reply[0]) + int(reply[1]) / 1e6, before, after), other="this machine"
     )
@@ -180,7 +180,7 @@ async def check_bulk_limit(source: Admin, target: Admin) -> Check:
     ours, theirs = await asyncio.gather(ask_bulk_limit(source), ask_bulk_limit(target))
     if ours is None or theirs is None:
         return passed(
-            name, "not told (CONFIG GET denied, or not known); 512 MiB unless it was changed"
+            name, "not known (CONFIG GET denied, or no such setting); 512 MiB unless it was changed"
         )
     if theirs < ours:
         return warned(

@@ -94,7 +94,7 @@ def check_memory(source: ServerInfo, target: ServerInfo, settings: TransferSetti
     if not needed or not limit:
         return warned(
             name,
-            "an end does not tell its memory",
+            "an end does not say how much memory it has",
             "Compare the source's data set with the target's size yourself.",
         )
     free = max(limit - target.used_memory, 0)
