@@ -88,7 +88,11 @@ def migrate(
             )
 
     def again() -> str:
-        secrets = here.password is not None or there.password is not None
+        secrets = any(
+            each.password is not None
+            or (each.sentinel is not None and each.sentinel.password is not None)
+            for each in (here, there)
+        )
         line = command(
             "migrate",
             ("--source", here.url),

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from engine.errors import UsageError
-from engine.model.sentinel_group import SCHEME
+from engine.model.sentinel_group import is_url
 
 OPTION = "--customer-node-endpoint-list"
 EXPECTED = (
@@ -112,7 +112,7 @@ def _checked(item: object) -> dict[str, Any]:
             raise UsageError(f"{name!r} is not a member of an endpoint", remedy=EXPECTED)
     for name, kind, article in (("Address", str, "a string"), ("Port", int, "a number")):
         if name not in item:
-            if name == "Port" and SCHEME in item["Address"]:
+            if name == "Port" and is_url(item["Address"]):
                 continue  # Sentinels, each with its port
             raise UsageError(f"an endpoint has no {name}", remedy=EXPECTED)
         if not isinstance(item[name], kind) or isinstance(item[name], bool):

@@ -164,8 +164,9 @@ def _node(item: object, name: str) -> Endpoint:
             raise _invalid(
                 f"Unknown parameter in {name}: {str(member)!r}, must be one of: Address, Port."
             )
-    if sentinel_group.SCHEME in str(item.get("Address")) and item.get("Port") is None:
-        return _watched(str(item["Address"]), name)
+    address = item.get("Address")
+    if isinstance(address, str) and item.get("Port") is None and sentinel_group.is_url(address):
+        return _watched(address, name)
     for member in _MEMBERS:
         if item.get(member) in (None, ""):
             raise _invalid(f"The parameter {name}.{member} must be provided and must not be blank.")
@@ -178,6 +179,8 @@ def _watched(url: str, name: str) -> Endpoint:
         found = Endpoint.parse(url)
     except UsageError as error:
         raise _invalid(f"Invalid value for {name}.Address: {error.message}.") from None
+    if found.sentinel is None:
+        raise _invalid(f"Invalid value for {name}.Address: it names no Sentinels.")
     if found.tls is not None and any((found.tls.ca_file, found.tls.cert_file, found.tls.key_file)):
         # A caller that may start migrations may not have the engine open files.
         raise _invalid(f"Invalid value for {name}.Address: it names files.", _WHERE_CREDENTIALS_GO)

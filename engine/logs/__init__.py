@@ -35,7 +35,7 @@ SHARD = "0001"
 logging.getLogger(ROOT).addHandler(logging.NullHandler())
 
 _URL_PASSWORD = re.compile(r"(://[^\s:@/'\"]*):[^\s'\"]*@")
-_NAMED_SECRET = re.compile(r"(?i)\b(password|passwd|pwd|secret|token)=[^\s&'\",;]+")
+_NAMED_SECRET = re.compile(r"(?i)(?<![A-Za-z])(password|passwd|pwd|secret|token)=[^\s&'\",;]+")
 # A server that does not know AUTH, or calls it otherwise, repeats what it was sent.
 _ECHOED = re.compile(r"(?s)(with args beginning with:).*")
 _MASK = "***"

@@ -11,8 +11,13 @@ URL did not say itself:
     password_file = "/run/secrets/redis"        # or password, or password_env
     tls = true                                  # ca_file, cert_file, key_file, server_name, verify
 
-Behind Sentinels an entry whose host is the name that they watch is for the servers that hold the
-data; one that fits a Sentinel's address (it has a port: "sentinel-*:26379") is for the Sentinels.
+An entry for Sentinels is found by their address ("sentinel-*:26379"). One for the servers behind
+them has the same host, and says which primary is meant: what Sentinels elsewhere call by that name
+is told nothing.
+
+    host = "sentinel-*:26379"
+    sentinel = "main"
+    password_file = "/run/secrets/main"
 
 STARTMIGRATION_CREDENTIALS holds the same entries as a JSON list, and is looked at first.
 """
@@ -58,6 +63,9 @@ class Credential:
     key_file: str | None = None
     verify: bool | None = None
     server_name: str | None = None
+    sentinel: str | None = None
+    """The entry is for the servers that hold the data of this name, which Sentinels at `host`
+    watch."""
 
     @classmethod
     def read(cls, data: object, where: str) -> Credential:
@@ -100,9 +108,13 @@ class Credential:
         An entry without a port is for 6379 alone: what else listens on that host is another
         program, which must not be told the password.
         """
-        if not self._fits_but_for_port(endpoint):
+        group = endpoint.sentinel
+        if group is not None:
+            ours = replace(self, sentinel=None, username=None)
+            return self.sentinel == group.name and any(map(ours.fits, endpoint.sentinels))
+        if self.sentinel is not None or not self._fits_but_for_port(endpoint):
             return False
-        if endpoint.unix_path is not None or endpoint.sentinel is not None:
+        if endpoint.unix_path is not None:
             return True
         _, port = credential_host_pattern.split(self.host)
         return fnmatchcase(str(endpoint.port), str(DEFAULT_PORT) if port is None else port)
@@ -115,10 +127,7 @@ class Credential:
                 self.host.startswith("/")
                 and socket_path_pattern.fits(os.path.realpath(endpoint.unix_path), self.host)
             )
-        host, port = credential_host_pattern.split(self.host)
-        if endpoint.sentinel is not None:
-            # By the name of what they watch: where that is, is only known later.
-            return port is None and fnmatchcase(endpoint.sentinel.name, host)
+        host, _ = credential_host_pattern.split(self.host)
         named = _canonical(endpoint.host)
         if (
             host_pattern_check.wild(host)
@@ -203,7 +212,9 @@ class Credentials:
     def other_port(self, endpoint: Endpoint) -> str | None:
         """The `host` of an entry that is for this server but for its port, where none is for the
         server itself."""
-        if endpoint.file_path is not None or self.find(endpoint) is not None:
+        if endpoint.file_path is not None or endpoint.sentinel is not None:
+            return None
+        if self.find(endpoint) is not None:
             return None
         near = (entry.host for entry in self.entries if entry._fits_but_for_port(endpoint))
         return next(near, None)
@@ -246,18 +257,15 @@ class Credentials:
         """These, and before them what the endpoint's own URL said of user and password."""
         group = endpoint.sentinel
         if group is not None:
-            named = [
-                Credential(
-                    node if node.startswith("[") else escape(node),
-                    username=group.username,
-                    password=group.password,
-                )
-                for node in (node_address(*each) for each in group.nodes)
-                if group.password is not None
-            ]
-            if endpoint.password is not None:
-                own = Credential(group.name, username=endpoint.username, password=endpoint.password)
-                named.append(own)
+            named = []
+            for node in (node_address(*each) for each in group.nodes):
+                host = node if node.startswith("[") else escape(node)
+                if group.password is not None:
+                    theirs = Credential(host, username=group.username, password=group.password)
+                    named.append(theirs)
+                if endpoint.password is not None:
+                    data = Credential(host, endpoint.username, endpoint.password)
+                    named.append(replace(data, sentinel=group.name))
             return replace(self, entries=(*named, *self.entries))
         if endpoint.password is None:
             return self
@@ -282,6 +290,9 @@ class Credentials:
             )
         if endpoint.unix_path is None and _is_loopback(host):
             host = endpoint.host
+        if endpoint.sentinel is not None and endpoint.password is not None:
+            # As the primary is reached that the Sentinels name.
+            return endpoint.at(host, int(port))
         names = endpoint.command_names
         filled = self.apply(Endpoint(host=host, port=int(port), command_names=names))
         if filled.password is None:

@@ -17,11 +17,10 @@ from engine.errors import UsageError
 
 DEFAULT_PORT = 26379
 SUFFIX = "+sentinel"
-SCHEME = f"{SUFFIX}://"
-"""What the URL of such an endpoint holds."""
 OPTIONS = ("sentinel_username", "sentinel_password")
 # What a name may hold that a credentials entry, an address and a URL can repeat as it is.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_URL = re.compile(r"[a-z]+\+sentinel://", re.IGNORECASE)
 _NODE = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
 _EXPECTED = "Expected redis+sentinel://HOST:PORT,HOST:PORT/NAME."
 
@@ -49,6 +48,11 @@ class SentinelGroup:
         return [f"sentinel_username={quote(self.username, safe='')}"]
 
 
+def is_url(text: str) -> bool:
+    """Whether this is a URL whose scheme says that it names Sentinels."""
+    return _URL.match(text) is not None
+
+
 def node_address(host: str, port: int) -> str:
     """`host:port`, `[v6]:port`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -64,7 +68,11 @@ def parse(nodes: str, path: str, options: dict[str, str]) -> SentinelGroup:
     for text in nodes.split(","):
         node = _NODE.fullmatch(text)
         if node is None:
-            raise UsageError(f"{text!r} is no HOST:PORT of a Sentinel", remedy=_EXPECTED)
+            # Not repeated: a password with a / in it has its rest here.
+            raise UsageError(
+                "a Sentinel is not named as HOST:PORT",
+                remedy=f"{_EXPECTED} Write / in a password as %2F, and ? as %3F.",
+            )
         port = DEFAULT_PORT if node["port"] is None else int(node["port"])
         place = (unquote(node["v6"] or node["host"]), port)
         if place in found:
@@ -75,8 +83,9 @@ def parse(nodes: str, path: str, options: dict[str, str]) -> SentinelGroup:
         raise UsageError("the URL does not say which primary the Sentinels watch", remedy=_EXPECTED)
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name under which Sentinels watch a primary",
-            remedy="A name has letters, digits, dots, hyphens and underscores.",
+            "what stands behind the / is no name under which Sentinels watch a primary",
+            remedy="A name has letters, digits, dots, hyphens and underscores. Write / in a "
+            "password as %2F, and ? as %3F.",
         )
     username, password = (options.pop(each, None) for each in OPTIONS)
     return SentinelGroup(name, tuple(found), username, password)

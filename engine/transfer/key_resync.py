@@ -37,7 +37,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine._native import CommandBatch, RestoreEncoder, encode_command, is_telemetry
-from engine.errors import EngineError, ProtocolFault, ServerError
+from engine.errors import EngineError, LinkError, ProtocolFault, ServerError
 from engine.model.keys import DbKey, placed
 from engine.model.modules import HEAD_BYTES
 from engine.model.online_checkpoint import POSITION_DB
@@ -113,8 +113,10 @@ class KeyResync:
         bulk_limit: int = 512 << 20,
         suspects: CrashSuspects | None = None,
         extended: ExtendedKeys | None = None,
+        stream: Callable[[], str] = str,
     ) -> None:
         self._source = source
+        self._stream = stream
         self._unknown = UnknownCommands(source)
         self._encoder = encoder
         self._names_key = names_key
@@ -569,7 +571,17 @@ class KeyResync:
             )
         seconds, micros = (int(part) for part in replies[0])
         now = seconds * 1000 + micros // 1000
-        offset = replication_in(self._source, replies[1]).offset
+        told = replication_in(self._source, replies[1])
+        history = self._stream()
+        if history and told.replid and told.replid != history:
+            # What is dialled by this name now may be another server.
+            await self._source.close()
+            raise LinkError(
+                f"{self._source.name} has another replication history than the stream that is "
+                "followed: there was a failover",
+                fault="source",
+            )
+        offset = told.offset
         stores: list[Store] = []
         unfit: list[tuple[int, bytes, str, int]] = []
         left: list[DbKey] = []

@@ -13,13 +13,13 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from engine import logs
-from engine.errors import EngineError
+from engine.errors import AuthError, EngineError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.migration_context import MigrationContext
 from engine.wire import sentinel
-from engine.wire.control_connection import admin
+from engine.wire.control_connection import Admin, admin
 from engine.wire.dial import located
 
 _CHANNEL = "+switch-master"
@@ -32,7 +32,7 @@ _log = logs.logger(__name__)
 
 
 class SentinelMonitor:
-    """`moved` is called with the end and its new primary, once its Sentinels name another one."""
+    """`moved` is called with the end and its primary whenever its Sentinels were asked."""
 
     def __init__(
         self, ends: Endpoints, context: MigrationContext, moved: Callable[[Side, Endpoint], None]
@@ -41,6 +41,7 @@ class SentinelMonitor:
         self._context = context
         self._moved = moved
         self._primaries: dict[Side, Endpoint] = {}
+        self._refused: set[Side] = set()
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -74,11 +75,29 @@ class SentinelMonitor:
     async def _listen(self, side: Side, end: Endpoint, node: Endpoint) -> None:
         """Until the link goes. Raises `LinkError`, `AuthError`, `ServerError`."""
         timeout = self._ends.settings.connect_timeout
+        await self._look(side, end)
         async with admin(node, timeout=timeout, fault=side, straight=True) as connection:
-            await connection.subscribe(_CHANNEL)
+            listens = await self._subscribe(connection, side)
             while True:
                 await self._look(side, end)
-                await connection.message(_ASK_SECONDS)
+                if listens:
+                    await connection.message(_ASK_SECONDS)
+                else:
+                    await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _subscribe(self, connection: Admin, side: Side) -> bool:
+        """Whether the Sentinel announces failovers to us. Raises `LinkError`."""
+        try:
+            await connection.subscribe(_CHANNEL)
+        except (AuthError, ServerError) as exc:
+            if side not in self._refused:
+                self._refused.add(side)
+                self._context.on_event(
+                    f"the Sentinels of the {side} are asked each second, for they do not announce "
+                    f"failovers to us: {exc.message}"
+                )
+            return False
+        return True
 
     async def _look(self, side: Side, end: Endpoint) -> None:
         """Where is the primary by now? What the Sentinels do not tell is asked the next time."""
@@ -90,11 +109,11 @@ class SentinelMonitor:
             _log.debug("No Sentinel answers: %s", exc.message, extra={"end": side})
             return
         self._primaries[side] = there
-        if before is None or before.address != there.address:
-            if before is not None:
-                assert end.sentinel is not None
-                self._context.on_event(
-                    f"Sentinel names {there.address} as the primary of {end.sentinel.name} (the "
-                    f"{side}); it was {before.address}"
-                )
-            self._moved(side, there)
+        if before is not None and before.address != there.address:
+            assert end.sentinel is not None
+            self._context.on_event(
+                f"Sentinel names {there.address} as the primary of {end.sentinel.name} (the "
+                f"{side}); it was {before.address}"
+            )
+        # Each time: a link that was being made meanwhile may lead to the one before.
+        self._moved(side, there)

@@ -34,6 +34,7 @@ from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, command_renames
 from engine.wire.address_detours import leading
 from engine.wire.dial import located
+from engine.wire.sentinel import named_last
 from engine.wire.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -257,8 +258,14 @@ class Admin:
             raise self._link_error(ConnectionResetError())
         listed = [c if isinstance(c, tuple) else tuple(c) for c in commands]
         connected = self._connection.is_connected
-        if not connected and self._named is not None and self._named.sentinel is not None:
-            await self._locate(self._named)
+        if self._named is not None and self._named.sentinel is not None:
+            there = named_last(self._named)
+            if connected and there is not None and there.address != self.endpoint.address:
+                # Its Sentinels have given this server up, though it may answer on.
+                await self._drop()
+                connected = False
+            if not connected:
+                await self._locate(self._named)
         unread, before = (self._unread, self._unsent) if connected else ([], self._kept)
         self._unread, self._unsent = [], []
         if self._chosen is not None:

@@ -57,8 +57,7 @@ async def dial_and_ask(
     """
     began = asyncio.get_running_loop().time()
     endpoint = await located(leading(endpoint), fault=fault, timeout=timeout)
-    left = timeout - (asyncio.get_running_loop().time() - began)
-    return await _dial_at(endpoint, questions, fault, max(left, 0.1), may_ping)
+    return await _dial_at(endpoint, questions, fault, timeout, may_ping, began)
 
 
 async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endpoint:
@@ -70,7 +69,8 @@ async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endp
         return endpoint
 
     async def ask(at: Endpoint, question: tuple[str, ...]) -> Any:
-        connection, (reply,) = await _dial_at(at, [question], fault, timeout, False)
+        began = asyncio.get_running_loop().time()
+        connection, (reply,) = await _dial_at(at, [question], fault, timeout, False, began)
         connection.close()
         return answered(reply)
 
@@ -83,14 +83,16 @@ async def _dial_at(
     fault: FaultOf,
     timeout: float,
     may_ping: bool,
+    began: float,
 ) -> tuple[Connection, list[Any]]:
-    """As `dial_and_ask`, at this very address."""
+    """As `dial_and_ask`, at this very address; the time counts from `began` on, by the loop's
+    clock."""
     connection: Connection | None = None
     kind = LinkError
     of = {"end": fault, "endpoint": endpoint.address}
     _log.debug("Connects", extra=of)
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout_at(began + timeout):
             connection = await _connect(endpoint, fault)
             replies = await _greet(connection, questions, may_ping)
             _log.debug(

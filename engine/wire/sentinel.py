@@ -2,8 +2,8 @@
 
 All of them are asked at once (SENTINEL MASTER), and the answer of the latest configuration epoch
 counts: a Sentinel that was cut off from the others during a failover names the former primary, with
-an earlier epoch. An answer holds for a second, so that a dozen connections that are made together
-cost one question.
+an earlier epoch. Behind a later one that was heard before it is believed with a majority alone. An
+answer holds for a second, so that a dozen connections that are made together cost one question.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import logs
-from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError
-from engine.model.endpoint import Endpoint
+from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError, UsageError
+from engine.model.endpoint import Endpoint, check_host
 
-# How long an answer holds; and how long the others may take once one Sentinel has answered.
+# How long an answer holds; and how long the others may take once a majority has answered.
 _HOLDS_SECONDS = 1.0
 _OTHERS_SECONDS = 0.5
+# Of the time for a dial.
+_SHARE = 0.6
 _REMEDY = (
     "Check the Sentinels' addresses, the network, and their credentials (sentinel_username, "
     "sentinel_password)."
@@ -54,7 +56,16 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
     known = _last.get(endpoint)
     if known is not None and time.monotonic() - known[1] < _HOLDS_SECONDS:
         return _there(endpoint, known[0])
-    told = await _ask_all(endpoint, ask, fault, timeout)
+    # The rest of the time is the primary's.
+    told, answers = await _ask_all(endpoint, ask, fault, timeout * _SHARE)
+    if known is not None and told.epoch < known[0].epoch and 2 * answers <= len(endpoint.sentinels):
+        raise LinkError(
+            f"{fault} {endpoint.address}: of its Sentinels {answers} answered, with an earlier "
+            f"configuration than was heard before: {told.by.address} may be cut off from the "
+            "others.",
+            remedy=_REMEDY,
+            fault=fault,
+        )
     if known is None or (known[0].host, known[0].port) != (told.host, told.port):
         extra = {"end": fault, "endpoint": endpoint.address, "sentinel": told.by.address}
         place = _there(endpoint, told).address
@@ -76,8 +87,9 @@ def forget(endpoint: Endpoint) -> None:
 
 
 def _there(endpoint: Endpoint, told: Told) -> Endpoint:
-    # The loopback of the Sentinel that said so.
-    host = told.by.host if _is_loopback(told.host) else told.host
+    # The loopback of the Sentinel that said so; on this machine it is the same by any name.
+    away = _is_loopback(told.host) and not _is_loopback(told.by.host)
+    host = told.by.host if away else told.host
     return endpoint.at(host, told.port)
 
 
@@ -88,7 +100,9 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-async def _ask_all(endpoint: Endpoint, ask: Ask, fault: FaultOf, timeout: float) -> Told:
+async def _ask_all(
+    endpoint: Endpoint, ask: Ask, fault: FaultOf, timeout: float
+) -> tuple[Told, int]:
     group = endpoint.sentinel
     assert group is not None
     asked = [asyncio.create_task(_asked(each, group.name, ask)) for each in endpoint.sentinels]
@@ -106,14 +120,14 @@ async def _ask_all(endpoint: Endpoint, ask: Ask, fault: FaultOf, timeout: float)
                     found.append(told)
                 else:
                     failed.append(told)
-            if found:
+            if 2 * len(found) > len(asked):
                 ends = min(ends, loop.time() + _OTHERS_SECONDS)
     finally:
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
     if found:
-        return max(found, key=lambda each: each.epoch)
+        return max(found, key=lambda each: each.epoch), len(found)
     raise _none_answers(endpoint, failed, fault, timeout)
 
 
@@ -125,6 +139,7 @@ async def _asked(at: Endpoint, name: str, ask: Ask) -> Told | EngineError:
         exc.message = exc.message.replace(at.address, "Sentinel").rstrip(".")
         return exc
     try:
+        check_host(reply[reply.index(b"ip") + 1].decode())
         fields = dict(zip(reply[::2], reply[1::2], strict=True))
         return Told(
             at,
@@ -132,7 +147,7 @@ async def _asked(at: Endpoint, name: str, ask: Ask) -> Told | EngineError:
             int(fields[b"port"]),
             int(fields.get(b"config-epoch", 0)),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, UsageError):
         return ServerError(f"Sentinel does not say where {name} is", code="ERR")
 
 

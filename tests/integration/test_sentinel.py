@@ -176,6 +176,37 @@ def test_the_sources_primary_fails_over(name: str, how: str, server_factory: Ser
     assert_tidy(target)
 
 
+def test_a_former_primary_that_goes_on_by_itself(server_factory: ServerFactory) -> None:
+    """It answers us as before, and the Sentinels name another one: nothing is read from it any
+    more, neither the stream nor the keys that are read again."""
+    target = server_factory(known("redis-7.0"))
+    with watched("redis-7.0", server_factory) as source:
+        former, new, there = source.primary.client(), source.replica.client(), target.client()
+        former.rpush("k", "a")
+        with migrating(source.url, target) as run:
+            run.in_sync(source.primary)
+            new.execute_command("REPLICAOF", "NO", "ONE")
+            for each in source.group:
+                client = each.client()
+                client.execute_command("SENTINEL", "REMOVE", "main")
+                place = source.replica.host, source.replica.port
+                client.execute_command("SENTINEL", "MONITOR", "main", *place, 2)
+            run.wait_for(lambda: _tells_of(run, source.replica), "an event")
+            new.set("marker", 1)
+            run.wait_for(lambda: there.get("marker") == b"1", "the new primary's writes")
+            # The target refuses the next command, so that its key is read again.
+            there.delete("k")
+            there.set("k", "no list")
+            new.rpush("k", "b", "c")
+            former.set("later", "lost")
+            run.wait_for(lambda: there.type("k") == b"list", "a reading")
+            assert there.lrange("k", 0, -1) == [b"a", b"b", b"c"]
+            run.cut_over(source.replica)
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert not there.exists("later")
+        assert_settled(source.replica, target)
+
+
 @pytest.mark.parametrize("how", ["killed", "ordered"])
 def test_the_targets_primary_fails_over(how: str, server_factory: ServerFactory) -> None:
     """What the promoted replica lacks is brought there; nothing is applied twice."""
@@ -245,7 +276,9 @@ def test_what_sentinels_refuse(server_factory: ServerFactory, tmp_path: Path) ->
         # 3. Both by entries of the configuration: by the name, and by a Sentinel's address.
         entries = Credentials.read(
             [
-                {"host": "main", "password": "data"},
+                {"host": "main", "password": "of a server of that name"},
+                {"host": "127.0.0.1:*", "sentinel": "other", "password": "other"},
+                {"host": "127.0.0.1:*", "sentinel": "main", "password": "data"},
                 {"host": "127.0.0.1:*", "password": "sentinels"},
             ],
             "a test",
