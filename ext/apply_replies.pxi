@@ -365,6 +365,8 @@ cdef class TransactionReader:
                 self.item_offset = input_offset(input)
                 return self.wrong("nothing: no reply is owed")
             self.pass_slots()
+            if input.start == input.end:
+                return TX_NEED_DATA
             step = self.read_item()
             if step == ITEM_NEED_DATA:
                 return TX_NEED_DATA

@@ -359,9 +359,13 @@ cdef class StreamReader:
         cdef Input *bytes_in = &self.input.state
         self.input.commit(n)
         self.check()
-        self.ingest(bytes_in.data + bytes_in.start, bytes_in.end - bytes_in.start)
-        bytes_in.start = bytes_in.end
-        self.parse_all()
+        try:
+            self.ingest(bytes_in.data + bytes_in.start, bytes_in.end - bytes_in.start)
+            bytes_in.start = bytes_in.end
+            self.parse_all()
+        except (OSError, MemoryError) as exc:
+            self.failure = exc
+            raise
         return len(self.ready)
 
     def feed(self, bytes data not None):
@@ -371,8 +375,12 @@ cdef class StreamReader:
         self.check()
         while left:
             n = min(left, <size_t>INPUT_BYTES)
-            self.ingest(p, n)
-            self.parse_all()
+            try:
+                self.ingest(p, n)
+                self.parse_all()
+            except (OSError, MemoryError) as exc:
+                self.failure = exc
+                raise
             p += n
             left -= n
         return len(self.ready)

@@ -272,13 +272,15 @@ def joined(records: Iterable[TargetPosition]) -> TargetPosition:
         if (
             at is None
             or there is None
+            or result.opened
+            or other.opened
             or (result.transfer, at.replid)
             != (
                 other.transfer,
                 there.replid,
             )
         ):
-            raise ValueError("records of several transfers or streams cannot be joined")
+            raise ValueError("records of several transfers, streams or promotions are not joined")
         low = min(at, there, key=_offset)
         since = min(result.since or at, other.since or there, key=_offset)
         furthest = max(result.begun or 0, other.begun or 0, at.offset, there.offset)

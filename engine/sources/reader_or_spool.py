@@ -74,6 +74,8 @@ class Demux:
         self.receive_times = ReceiveTimes()
         self._watched = watched
         self._read_delay = ReadDelay(self._clock())
+        # Why a portion could not be taken in: nothing behind it may be.
+        self._broken: BaseException | None = None
         # Up to here (`total`) some bytes may have lain in the kernel for long.
         self.was_late = False
         """The last read brought what may have lain in the kernel for long."""
@@ -212,10 +214,20 @@ class Demux:
     async def parse_spooled(self) -> None:
         """Give the oldest spooled portion to the reader. Cancelled, it loses nothing.
 
-        Raises `ProtocolFault`, `SpoolFull`.
+        Raises `ProtocolFault`, `SpoolFull`; once it has failed, always.
         """
+        if self._broken is not None:
+            raise self._broken
         with await self._spool.read() as view:
             portion = bytes(view)
+        try:
+            self._parse_portion(portion)
+        except BaseException as exc:
+            # The portion is gone from the spool.
+            self._broken = exc
+            raise
+
+    def _parse_portion(self, portion: bytes) -> None:
         if self._source_ms is None:
             if portion:
                 self._parse(0.0, portion, len(portion))

@@ -612,7 +612,12 @@ class ReplicaSource:
     async def _parse_spooled(self) -> bool:
         if not self._spool.size:
             return False
-        await self._demux.parse_spooled()
+        try:
+            await self._demux.parse_spooled()
+        except EngineError as exc:
+            # The portion is gone: nothing that comes behind it may be taken in.
+            self.connection.fail(exc)
+            raise
         self._steer()
         return True
 

@@ -215,14 +215,18 @@ class Applier:
         await self.link.dial()
         return self.link.position
 
-    async def begin(self, position: bytes, *, over: bytes) -> None:
-        """Write the first position: the target holds a whole snapshot up to it.
+    async def begin(self, position: bytes, *, over: bytes, process: str | None = None) -> None:
+        """Write the first position: the target holds a whole snapshot up to it, in the process
+        called `process`.
 
         `over` is what has to stand there before. Raises as `apply` does.
         """
         while True:
             self._drop_ahead()
             connection = await self.link.control()
+            if process is not None and not same_process(self.identity, process):
+                # It came back with the claim, and perhaps without some of the values.
+                raise PositionMoved(self.link.position)
             try:
                 if self.link.position == over:
                     # Its WATCH stands since the position was seen.
@@ -233,6 +237,9 @@ class Applier:
             except (LinkError, ServerError) as exc:
                 connection.close()
                 await self.link.pause(exc)
+                continue
+            if self.link.position == over:
+                # Our own claim was written once more since the WATCH, which stands anew.
                 continue
             if self.link.position != position:
                 raise PositionMoved(self.link.position)
@@ -297,6 +304,8 @@ class Applier:
                             self.identity, process
                         )
                     if self.link.position == position != before:
+                        # The target has taken it: what stood in the way is over.
+                        self.link.patience.progress()
                         return Applied(unseen=True)
                     if self.link.position != before:
                         raise PositionMoved(self.link.position)
@@ -358,6 +367,7 @@ class Applier:
         await self._dial_again(problem)
         if self.link.position == sent.position:
             self._form.unresolved = False
+            self.link.patience.progress()
             return Applied(unseen=True)
         if self.link.position != sent.before:
             raise PositionMoved(self.link.position)

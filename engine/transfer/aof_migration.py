@@ -600,7 +600,12 @@ class AppendOnly:
             target_position.transfer, StreamPosition(survey.identity, begin), target_position.engine
         )
         applier = await self._dialled(target_position)
-        await applier.begin(first.encode(), over=target_position.encode())
+        await applier.begin(
+            first.encode(),
+            over=target_position.encode(),
+            # Without a snapshot no value is there that could be lacking.
+            process=self._writer.info.identity if survey.snapshot else None,
+        )
         await self._checkpoint.save()
         return first, applier
 

@@ -88,6 +88,12 @@ class CrashingCommands:
             known[0].crashing = True
         return alone
 
+    def ended_at_one_of(self, batches: Sequence[CommandBatch]) -> None:
+        """The process ended while these were under way at once, one behind the other."""
+        if not any(map(self._overlapping, batches)):
+            span = _Span(batches[0].start_offset, batches[-1].end_offset)
+            self._spans = [*self._spans[1 - _SPANS_MOST :], span]
+
     def parted(self, batch: CommandBatch, stores: Sequence[Store]) -> bool:
         """Whether a transaction that the process ended at is to go in pieces, and can."""
         several = len(batch) > 1 or len({store[:2] for store in stores}) + bool(len(batch)) > 1

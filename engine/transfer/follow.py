@@ -47,6 +47,7 @@ from engine.model.doubt import Doubt
 from engine.model.keys import DbKey
 from engine.model.modules import HEAD_BYTES, TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
+from engine.model.server import same_process
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
 from engine.targets.base import ReadAgain
@@ -471,6 +472,7 @@ class Follower:
             await self._transact(only.batch, only)
             return
         links, resync = self._applier.reconnects, self._resync
+        process = self._applier.identity
         settled = await self._applier.settle(unsettled)
         away = self._applier.reconnects != links
         if away:
@@ -500,6 +502,8 @@ class Follower:
             await resync.spread(batch)
             self._commands += batch.stream_commands
             self._pass(self._behind(batch, sent.replid))
+        if again and not same_process(self._applier.identity, process):
+            self._crashing.ended_at_one_of(again)
         for batch in again:
             await self._apply(batch)
 

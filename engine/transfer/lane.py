@@ -541,6 +541,8 @@ class Lane:
         context = self._context
         context.total_keys = self._source.total_keys
         if isinstance(sync, PartialSync):
+            # Known by the time at which it is followed, as behind a snapshot.
+            self._check.ask_rights()
             await self._checkpoint.save(partial_syncs=self._mark.partial_syncs + 1)
             return
         await self._snapshot.prepare(sync, position)
@@ -557,7 +559,11 @@ class Lane:
             await together([self._finish_snapshot(), self._dialled(applier)])
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
         target_position = replace(self._ownership.claim.bare, position=position)
-        begun = applier.begin(target_position.encode(), over=self._ownership.claim.bare.encode())
+        begun = applier.begin(
+            target_position.encode(),
+            over=self._ownership.claim.bare.encode(),
+            process=self._writer.info.identity,
+        )
         _, self._dirty_names = await together([begun, self._ask_dirty()])
         return target_position
 
@@ -591,6 +597,7 @@ class Lane:
                 self._writer.bulk_limit,
                 self._writer.suspects,
                 self._ttl_guard.extended,
+                lambda: self._source.replid,
             )
             applier = await self._ready(target_position)
             follower = self._follower = Follower(

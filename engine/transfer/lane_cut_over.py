@@ -458,6 +458,8 @@ class LaneCutOver:
         let_go = asyncio.ensure_future(self.upkeep.let_clients_go(self._fence))
         try:
             await self._promotion.tidy_up()
+            # The mark is gone: the next engine has to know, however long clients may take.
+            await self._checkpoint.save()
         finally:
             await let_go
         await self.upkeep.finish()

@@ -3,12 +3,16 @@ needed, and everything that the operator may want is possible."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
 import pytest
 
 from benches.support.engines import Migration
+from engine.model.progress import ENDS
+from engine.transfer.snapshot import Snapshot
+from tests.support.library import migrating
 from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known, refuses_writes
 
@@ -91,3 +95,39 @@ def test_a_target_that_comes_back_older_as_clients_are_led_to_it(
     else:
         assert not refuses_writes(source)
     assert_tidy(target, left=then == "aborted")
+
+
+@pytest.mark.parametrize("skip", [False, True], ids=["verified", "not verified"])
+def test_older_behind_the_snapshot(
+    skip: bool, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the snapshot's confirmation and the first position: the claim is there as before, and
+    some of the values are not. No position says that they are."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    keys = [f"k:{n}" for n in range(5000)]
+    source.client().mset(dict.fromkeys(keys, 1))
+    note_names = Snapshot.note_names
+    crashes: list[int] = []
+
+    def crash() -> None:
+        # What it had not written yet.
+        client = target.client()
+        client.delete(*keys[:1000])
+        client.save()
+        target.kill()
+        target.restart()
+
+    async def and_then(self: Snapshot) -> None:
+        await note_names(self)
+        if not crashes:
+            crashes.append(1)
+            await asyncio.to_thread(crash)
+
+    monkeypatch.setattr(Snapshot, "note_names", and_then)
+    with migrating(source, target) as run:
+        run.in_sync(source)
+        run.complete(skip_verification=skip)
+        run.wait_for(lambda: run.progress.phase in ENDS, "an end")
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.full_syncs == 2
+    assert target.client().exists(*keys) == len(keys)

@@ -67,7 +67,7 @@ def test_an_outage_after_a_refused_cut_over(
         await extend_all(self)
 
     # The pass that would be quick enough comes too late.
-    monkeypatch.setattr(TtlGuard, "_lift_all", after_the_outage)
+    monkeypatch.setattr(TtlGuard, "_extend_all", after_the_outage)
     with (
         Proxy(target.host, target.port) as proxy,
         migrating(source, proxy, gate_in_sync=gate, timeout=90) as run,

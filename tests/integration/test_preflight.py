@@ -1085,3 +1085,20 @@ def test_clocks() -> None:
     assert ahead.outcome == "warn"
     assert "expire early" in ahead.figure
     assert "live longer" in judge_clocks(-3.0).figure
+
+
+def test_the_probe_leaves_what_is_not_its_own(server_factory: ServerFactory) -> None:
+    """Where a user may touch one name alone the probe has that name, which a key may have."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    with source.client().pipeline(transaction=False) as pipe:
+        for n in range(20_000):
+            pipe.set(f"k:{n}", n)
+        pipe.set("config", "the source's").execute()
+    client = target.client()
+    client.set("config", "the target's")
+    client.execute_command("ACL", "SETUSER", "mover", "on", ">pw", "~config", "&*", "+@all")
+    at = target.url.replace("redis://", "redis://mover:pw@")
+    settings = TransferSettings(source_type="scan", match="config")
+    for _ in range(2):
+        asyncio.run(look(source, at, settings))
+        assert client.get("config") == b"the target's"

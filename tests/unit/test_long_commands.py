@@ -302,3 +302,6 @@ def test_a_disk_that_is_full_is_an_error(more: tuple[bytes, ...]) -> None:
         assert caught.value.errno == errno.EFBIG
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    # There is room again, and a hole in what was read: nothing behind it is taken in.
+    with pytest.raises(OSError, match="File too large"):
+        reader.feed(command(b"SET", b"behind", b"it"))

@@ -37,7 +37,7 @@ async def check_cluster(side: Side, end: Admin) -> Check:
         return failed(
             f"{side}-mode",
             f"{figure}; {'; '.join(shown)}",
-            "Mend the cluster (redis-cli --cluster fix), and let moves of slots end.",
+            "Have each slot served by a node that the others reach, and let moves of slots end.",
         )
     return failed(
         f"{side}-mode",

@@ -79,16 +79,17 @@ async def check_probe(
 async def _restored(
     target: Admin, key: bytes, expire_at: int, version: int
 ) -> tuple[object, object, object]:
-    """RESTORE the probe, in one go with what reads it back and deletes it; the replies to that.
-    Raises as `Admin.call`, for RESTORE."""
+    """RESTORE the probe, in one go with what reads it back, and delete it; the replies to that.
+    Raises as `Admin.call`, for RESTORE: then what has this name is not the probe, and stays."""
     restore = ("RESTORE", key, expire_at, dump(version), "ABSTTL")
-    behind = [("GET", key), ("PTTL", key), ("DEL", key)]
+    behind = [("GET", key), ("PTTL", key)]
     taken, *read = await target.pipeline([restore, *behind])
     if isinstance(taken, EngineError):
         # A server that is busy is asked again for a while.
         await target.call(*restore)
         read = await target.pipeline(behind)
-    value, left, deleted = read
+    (deleted,) = await target.pipeline([("DEL", key)])
+    value, left = read
     return value, left, deleted
 
 
