@@ -34,6 +34,7 @@ from engine import logs
 from engine.cli import app
 from engine.fleet.process import ProcessId
 from engine.front.engine import Engine
+from engine.logs import output
 
 T = TypeVar("T")
 
@@ -133,14 +134,23 @@ class Cli:
 def _log_of_its_own() -> Iterator[None]:
     """Meanwhile the log goes where a new process's would. What was set up in this process before
     may write to a stream that is closed by now."""
-    root = logging.getLogger(logs.ROOT)
-    handlers, level = list(root.handlers), root.level
-    root.handlers[:] = [logging.NullHandler()]
+    root, ours = logging.getLogger(), logging.getLogger(logs.ROOT)
+    level, before = ours.level, _installed(root)
+    for handler in before:
+        root.removeHandler(handler)
     try:
         yield
     finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
+        for handler in _installed(root):
+            root.removeHandler(handler)
+        for handler in before:
+            root.addHandler(handler)
+        ours.setLevel(level)
+
+
+def _installed(root: logging.Logger) -> list[logging.Handler]:
+    """What `logs.output.install` has put there, and not the test runner."""
+    return [each for each in root.handlers if isinstance(each.formatter, output.Line)]
 
 
 class Migration:

@@ -124,6 +124,11 @@ class Proxy:
         """
         self._call(lambda: setattr(self, "_cut", (direction, count)))
 
+    @property
+    def armed(self) -> bool:
+        """Whether the cut that `cut_after` has ordered is still to come."""
+        return self._cut is not None
+
     def refuse(self, on: bool = True) -> None:
         """Accept and reset at once, as a server at its connection limit does nearly."""
         self._call(lambda: setattr(self, "_refusing", on))

@@ -137,7 +137,7 @@ class ScanSource:
                 self._pipeline(db, parts),
                 self._settings,
                 self._fetch_policy(db),
-                ranged=len(parts) > 1,
+                parts=len(parts),
             )
             try:
                 while True:
@@ -229,7 +229,7 @@ class _DatabaseScan:
         settings: TransferSettings,
         fetch_policy: FetchPolicy,
         *,
-        ranged: bool,
+        parts: int,
     ) -> None:
         self._connection = connection
         self._pipeline = pipeline
@@ -237,8 +237,11 @@ class _DatabaseScan:
         self._match = settings.match
         self._key_type = settings.key_type
         self._clock = asyncio.get_running_loop().time
-        self._pace = Pace(connection.round_trip, ranged)
-        self._ranged = ranged
+        self._ranged = parts > 1
+        self._pace = Pace(connection.round_trip, self._ranged)
+        # Of how many ranges the first page is asked for, and was.
+        self._parts = parts
+        self._first_pages = 0
         self._scan_timer: asyncio.TimerHandle | None = None
         self._ready: deque[Item] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -347,8 +350,12 @@ class _DatabaseScan:
         if self._scan_timer is not None or not pipeline.may_scan:
             return
         # How long names are is known from the first pages, which are small: of all ranges at once.
-        if not pipeline.named:
-            while pipeline.may_scan and not self._connection.lost:
+        # Where they name none (few keys match), the next ones grow as usual.
+        if not pipeline.named and self._first_pages < self._parts:
+            while self._first_pages < self._parts and pipeline.may_scan:
+                if self._connection.lost:
+                    return
+                self._first_pages += 1
                 self._connection.write(
                     pipeline.request_scan(pace.first_count, self._match, self._key_type)
                 )

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
+from engine import logs
 from engine._native import (
     NEED_DATA,
     InputBuffer,
@@ -35,6 +36,7 @@ from engine.model.joined_sentences import without_arguments
 from engine.wire import command_renames
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.
+_log = logs.logger(__name__)
 WRITE_HIGH_WATER = 2 << 20
 # Reads past the transport in a row, before the loop's other sockets have their turn.
 _READS_AT_ONCE = 8
@@ -144,7 +146,15 @@ class Connection(asyncio.BufferedProtocol):
         elif isinstance(exc, MemoryError):
             self.fail(EngineError("the engine is out of memory"))
         else:
-            raise exc
+            # Not raised: in a timer's callback that would leave a link of which nothing is read.
+            _log.error("A fault of the engine", exc_info=exc, extra={"end": self.fault})
+            self.fail(
+                EngineError(
+                    f"{type(exc).__name__} while the answers of {self.name} were read: this is a "
+                    "fault of the engine",
+                    remedy="The log has the place.",
+                )
+            )
 
     def eof_received(self) -> bool:
         """The server closed its side: nothing more will come."""

@@ -881,7 +881,7 @@ def test_a_fence_that_is_held_anew_behind_the_opening(server_factory: ServerFact
             settings,
             before="" if first is None else first.before,
             calls_before=None if first is None else first.calls,
-            held=first is not None,
+            script_pause=first is not None,
         )
         assert isinstance(fence, PauseFence)
         if first is None:

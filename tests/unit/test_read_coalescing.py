@@ -251,9 +251,27 @@ async def is_read_by_hand_while_it_rests(pair: Endpoints) -> None:
     await pair.until(lambda: pair.reads == [5])
 
 
+async def is_lost_by_a_fault_of_the_engine(pair: Endpoints) -> None:
+    """In a timer's callback as well: nothing would be read any more, and nothing would say so."""
+
+    def fault(_: int) -> None:
+        raise AttributeError("no such thing")
+
+    for rest in (0.0, 0.005):
+        async with ends() as other:
+            other.connection.take_over(other.reader, fault, other.lost.append)
+            if rest:
+                other.connection.rest(rest)
+            other.far.sendall(b"+OK\r\n")
+            await other.until(lambda other=other: bool(other.lost))  # type: ignore[misc]
+            assert not isinstance(other.lost[0], LinkError)
+            assert "AttributeError" in other.lost[0].message
+
+
 @pytest.mark.parametrize(
     "story",
     [
+        is_lost_by_a_fault_of_the_engine,
         rests_and_reads_once,
         rests_again_and_again,
         looks_before_the_rest_is_over,
