@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.reference.stream import TAKEN_OUT, Broken, database, read_command
+from tests.reference.stream import HAVE_KEYS, TAKEN_OUT, Broken, database, read_command
 
 ANNOTATION_BYTES_MOST = 1024
 
@@ -88,6 +88,8 @@ def read(data: bytes, until: int | None = None) -> Aof:
                 in_multi = True
             elif name == b"EXEC":
                 in_multi = False
+            elif len(args) == 1 and name in HAVE_KEYS:
+                raise Broken
         else:
             raise Broken
         found.steps.append(Step(at, args, db, in_multi))
