@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.route import ONLY, Route
 from engine.model.settings import TransferSettings
 from engine.wire.connection import Connection
 from engine.wire.control_connection import Admin, admin
@@ -26,10 +27,8 @@ class Endpoints:
     settings: TransferSettings
     credentials: Credentials = field(default_factory=Credentials)
     """By host: for servers of the source's replication that are found on the way."""
-    lane: str = ""
-    """The name of the lane between them; empty for the first one, or the only one."""
-    shared: bool = False
-    """Whether other lanes bring something to the same target."""
+    route: Route = ONLY
+    """What the lane between them brings."""
 
     def beside_source(self, address: str) -> Endpoint:
         """The server at `address` (`host:port`) of the source's replication; the source itself

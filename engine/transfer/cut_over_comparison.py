@@ -182,7 +182,7 @@ class CutOverComparison:
         try:
             await self._beat("comparing both ends before the cut-over")
             comparison.search_names = self._checkpoint.search_names
-            own = own_keys(self._checkpoint.mark.token, self._ends.lane)
+            own = own_keys(self._checkpoint.mark.token, self._ends.route.lane)
             await comparison.open(own, extend_ms=EXTEND_MS, primary=origin.primary)
             self._besides = await self._carry_code(await comparison.besides())
             found, walk = self._found, self._walk
@@ -369,7 +369,7 @@ class CutOverComparison:
         """
         self.again = False
         if self._comparison is None:
-            own_key = position_key(self._checkpoint.mark.token, self._ends.lane)
+            own_key = position_key(self._checkpoint.mark.token, self._ends.route.lane)
             if not readable:
                 return CutOverCheckResult(
                     True, "the source cannot be read while it is paused: not compared"

@@ -270,7 +270,7 @@ class FenceUpkeep:
     async def _is_lost(self) -> bool:
         """As `_lost_to_another`, of the position that is on the target now. A target that does not
         answer says nothing."""
-        key = position_key(self._checkpoint.mark.token, self._ends.lane)
+        key = position_key(self._checkpoint.mark.token, self._ends.route.lane)
         try:
             async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
                 found = await end.call("GET", key)

@@ -44,6 +44,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint, dirty_key, position
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.retry import Attempts
+from engine.model.route import ONLY, Route
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
@@ -111,9 +112,9 @@ class Lane:
         gate: CutOverCheckInSync,
         comparison: Comparison | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008
-        shared: bool = False,
+        route: Route = ONLY,
     ) -> None:
-        """`shared`: other lanes bring something to the same target."""
+        """`route`: which of the source's keys it brings. Its name is the context's."""
         self._context = context
         self._settings = context.settings
         self._source = ReplicaSource(source, context.settings)
@@ -123,7 +124,7 @@ class Lane:
         self._crashing = CrashingCommands(self._writer.suspects)
         self._writer.on_trouble = context.trouble_of("the snapshot's target")
         ends = self._ends = Endpoints(
-            source, target, context.settings, credentials, context.lane, shared
+            source, target, context.settings, credentials, replace(route, lane=context.lane)
         )
         checkpoint = self._checkpoint = CheckpointWriter(
             OnlineCheckpoint(token=secrets.token_hex(8)),
@@ -492,7 +493,7 @@ class Lane:
         if not self._mark.begun:
             keys = self._writer.info.keys
             # What other lanes bring counts as the target's own: it is not emptied.
-            self._checkpoint.note(held_before=keys > 0 or self._ends.shared)
+            self._checkpoint.note(held_before=keys > 0 or self._ends.route.shared_target)
         await self._tuning.untune()
         if self._mark.opened:
             return
@@ -509,7 +510,7 @@ class Lane:
             )
             await applier.close()
             inherit(applier.found, self._ownership.claim, self._ends, self._checkpoint)
-            if not self._mark.taken_over and not self._ends.shared:
+            if not self._mark.taken_over and not self._ends.route.shared_target:
                 left.recognise(self._checkpoint, context)
 
     async def _open_source(
@@ -848,7 +849,7 @@ class Lane:
         applier = self._figures.applier = Applier(
             self._ends.target,
             self._settings,
-            position_key(self._mark.token, self._ends.lane),
+            position_key(self._mark.token, self._ends.route.lane),
             on_event=self._context.event_of("target"),
             importing=importing,
             on_doubt=self._sync_monitor.note,

@@ -24,7 +24,7 @@ def inherit(
         return
     if not ends.settings.take_over:
         raise foreign(other, ends.target.address)
-    held_before = other.held_before or ends.shared
+    held_before = other.held_before or ends.route.shared_target
     checkpoint.note(held_before=held_before, taken_over=other.transfer)
 
 

@@ -230,7 +230,7 @@ class Promotion:
         `TransferStopped` if it was handed over before that; `TransferFailed` where that cannot be
         known; `LinkError`, `ServerError`, `StateError`."""
         mark = self._checkpoint.mark
-        key = position_key(mark.token, self._ends.lane)
+        key = position_key(mark.token, self._ends.route.lane)
         questions: list[Command] = [("WATCH", key), ("GET", key), ("INFO",)]
         async with self._ends.dialled_with(*questions) as (connection, replies):
             watched, found, info = replies

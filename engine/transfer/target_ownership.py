@@ -42,7 +42,7 @@ class TargetOwnership:
         """For the migration as the checkpoint has it now."""
         mark = self._checkpoint.mark
         return TargetClaim(
-            position_key(mark.token, self._ends.lane),
+            position_key(mark.token, self._ends.route.lane),
             mark.token,
             self.engine,
             self._still_ours,

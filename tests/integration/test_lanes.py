@@ -17,6 +17,7 @@ from engine.fleet.verification_gate import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint, position_key
 from engine.model.progress import Phase, Progress
+from engine.model.route import Route
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
@@ -102,7 +103,7 @@ def migrate(
                 checkpoints=store,
                 gate=gate,
                 comparison=comparison,
-                shared=True,
+                route=Route(shared_target=True),
             )
 
         migration = told.migration = Migration(
@@ -237,7 +238,7 @@ def test_a_promotion_that_fails_on_one_lane(
     failed: list[bool] = []
 
     async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
-        if self._ends.lane and not failed:
+        if self._ends.route.lane and not failed:
             await promoted.wait()
             failed.append(True)
             raise LinkError("the target's link was lost", fault="target")

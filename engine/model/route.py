@@ -1,0 +1,35 @@
+"""Which keys one lane brings, and what it shares with other lanes of its migration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.model.slots import ALL_SLOTS, SlotSet
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """From one source shard to one node of the target.
+
+    `lane` is the lane's name, empty for a migration's only one. `slots`: the keys of these are its
+    own; whatever else the source sends is another lane's. `from_cluster`, `to_cluster`: that end is
+    a node of a cluster, where a command takes keys of one slot alone. `tag` is the hash tag that
+    the engine's own keys have on the target, in one of `slots`; empty: they need none.
+
+    `leads`: of the lanes that have the same source this is the one that puts up the fence there,
+    changes settings there, and sends what names no key. `shared_source`, `shared_target`: other
+    lanes read from the same source, or write to the same target.
+    """
+
+    lane: str = ""
+    slots: SlotSet = ALL_SLOTS
+    from_cluster: bool = False
+    to_cluster: bool = False
+    tag: str = ""
+    leads: bool = True
+    shared_source: bool = False
+    shared_target: bool = False
+
+
+ONLY = Route()
+"""The way of a migration with one lane, to a server that is no cluster's node."""
