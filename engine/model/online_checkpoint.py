@@ -50,8 +50,9 @@ class OnlineCheckpoint:
     this byte the target's answers were read. `begun_at`: when the last full sync did, or when all
     near expire times of the target were extended since, in seconds since the epoch. `search_names`:
     those of the source's search aliases and dictionaries, printable (`model.report`). `lost`: what
-    the target lacks that is no key (`MigrationContext.lost`). The counters are those of all its
-    engines. The exact position is on the target itself.
+    the target lacks that is no key (`MigrationContext.lost`). `audit`: the slots of which every key
+    is to be read again (`transfer.slot_audit`). The counters are those of all its engines. The
+    exact position is on the target itself.
     """
 
     token: str
@@ -93,6 +94,7 @@ class OnlineCheckpoint:
     answered: int = 0
     search_names: tuple[str, ...] = ()
     lost: tuple[tuple[str, str], ...] = ()
+    audit: str = ""
 
     def accepted(self) -> OnlineCheckpoint:
         """The same once the operator wants a target that came back older to be brought up to date:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 SLOTS = 16384
 """How many there are."""
+_RANGES_SHOWN = 5
 _RANGES = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 
 
@@ -41,6 +42,8 @@ class SlotSet:
     @classmethod
     def parse(cls, text: str) -> SlotSet:
         """Inverse of `str`. Raises `ValueError`."""
+        if not text:
+            return cls()
         if not _RANGES.fullmatch(text):
             raise ValueError(f"not slots: {text[:80]!r}")
         ranges = []
@@ -51,6 +54,14 @@ class SlotSet:
 
     def __str__(self) -> str:
         return ",".join(f"{a}-{b}" if b > a else str(a) for a, b in self.ranges)
+
+    @property
+    def words(self) -> str:
+        """The same for people: the first ranges, and how many more there are."""
+        more = len(self.ranges) - _RANGES_SHOWN
+        if more <= 0:
+            return str(self)
+        return f"{SlotSet(self.ranges[:_RANGES_SHOWN])} and {more} more ranges"
 
     def __iter__(self) -> Iterator[int]:
         for first, last in self.ranges:

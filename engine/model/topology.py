@@ -86,7 +86,7 @@ class Topology:
     def problems(self) -> Iterator[str]:
         """What keeps its data from being moved as a whole, a line each."""
         if missing := self.missing:
-            yield f"no node has the slots {_few(missing)}"
+            yield f"no node has the slots {missing.words}"
         for shard in self.shards:
             if shard.primary.failing:
                 yield f"{shard.primary.address} is not reached by the other nodes ({shard.slots})"
@@ -168,9 +168,3 @@ def _move(text: str) -> Move:
     importing = "-<-" in inner
     slot, _, there = inner.partition("-<-" if importing else "->-")
     return Move(int(slot), there, importing)
-
-
-def _few(slots: SlotSet, most: int = 5) -> str:
-    shown = SlotSet(slots.ranges[:most])
-    rest = len(slots.ranges) - most
-    return f"{shown} and {rest} more ranges" if rest > 0 else str(shown)

@@ -260,6 +260,10 @@ class Follower:
         self._found.update(dict.fromkeys(keys))
         self._source.interrupt()
 
+    async def has_room(self, keys: int) -> None:
+        """Wait until no more keys than that wait to be read again."""
+        await self._until(lambda: len(self._found) + self._resync.waiting <= keys)
+
     async def reach(self, offset: int) -> None:
         """Wait until everything up to `offset` is on the target."""
         with self._source.hurried():

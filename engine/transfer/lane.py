@@ -73,6 +73,7 @@ from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.sentinel_monitor import SentinelMonitor
+from engine.transfer.slot_audit import SlotAudit
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.source_tuning import SourceTuning
 from engine.transfer.switch_hook import SwitchHook
@@ -220,6 +221,8 @@ class Lane:
         self._limit_at = 0.0
         # The target has, or had, a position of this migration.
         self._has_position = False
+        self.audit = SlotAudit(ends, checkpoint, context)
+        """The slots of which every key is to be read again."""
         self._figures = LaneFigures(
             checkpoint, context, self._source, self._writer, self._target_watch, self._sync_monitor
         )
@@ -672,17 +675,19 @@ class Lane:
         """Run the follower beside the looks at where it stands, until the target is open."""
         pump = asyncio.create_task(follower.run())
         roles = asyncio.create_task(self._roles.run())
+        audit = asyncio.create_task(self.audit.run(follower))
+        tasks = pump, roles, audit
         published = 0.0
         loop = asyncio.get_running_loop()
         try:
             offer = self.offer = Offer(Followed(follower, pump))
             while True:
                 await asyncio.wait(
-                    {pump, roles, offer.wanted},
+                    {*tasks, offer.wanted},
                     timeout=_CALM_LOOK_SECONDS if self._sync_monitor.calm else _LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                for task in (pump, roles):
+                for task in tasks:
                     if task.done():
                         task.result()
                 self._sync_monitor.look(follower)
@@ -696,7 +701,7 @@ class Lane:
                 self.on_look()
         finally:
             self._withdraw()
-            for task in (pump, roles):
+            for task in tasks:
                 if not task.done():
                     await cancelled(task)
 

@@ -1,0 +1,174 @@
+"""Slots of which every key is read again: they have moved, or were about to.
+
+While a slot moves between two nodes of a source, what both of them send of its keys tells nothing
+certain: a key is restored at one and deleted at the other, and the two streams race. The same holds
+at the target, where commands for a slot that goes elsewhere are refused. So nothing is made of it
+while it lasts. Once one node has the slot, the lane that brings it reads each of its keys again:
+those that the source has, and those that the target has, for a key that is on the target alone has
+to go.
+
+Invariants:
+
+- The slots are in the checkpoint (`OnlineCheckpoint.audit`) before anything is applied that may be
+  wrong about them, and until every key of theirs was read and stored: an engine that comes back
+  begins their audit anew.
+- A key that appears while they are read is in the stream of the lane that has the slot by now. So
+  names that one look at both ends finds are enough.
+- While there are any the gate is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from engine import logs
+from engine._native import key_slot
+from engine.errors import EngineError, LinkError, ProtocolFault, ServerError
+from engine.model.online_checkpoint import OWN_PREFIX
+from engine.model.slots import SlotSet
+from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.control_connections import Endpoints, Side
+from engine.transfer.follow import Follower
+from engine.transfer.migration_context import MigrationContext
+from engine.wire.control_connection import Admin
+
+# Keys that wait to be read again at once: the names are kept in memory, and on the target.
+_WAITING_MOST = 10_000
+# Slots whose keys are counted in one round trip.
+_SLOTS_AT_ONCE = 512
+# A slot with more keys is found by SCAN: the node would build its answer at one go.
+_NAMES_MOST = 50_000
+_SCAN_COUNT = 1000
+# Between two tries, in seconds.
+_PAUSE_SECONDS = 0.5
+_log = logs.logger(__name__)
+
+
+class SlotAudit:
+    """Reads the keys of some slots again, on one lane."""
+
+    def __init__(
+        self, ends: Endpoints, checkpoint: CheckpointWriter, context: MigrationContext
+    ) -> None:
+        self._ends = ends
+        self._checkpoint = checkpoint
+        self._context = context
+        self._report = context.trouble_of("slots that moved")
+        self._added = asyncio.Event()
+
+    @property
+    def slots(self) -> SlotSet:
+        """Those that are still to be read."""
+        return SlotSet.parse(self._checkpoint.mark.audit)
+
+    async def add(self, slots: SlotSet) -> None:
+        """These are to be read as well, as soon as a follower runs. Raises `StateError`."""
+        wanted = self.slots | slots
+        if wanted != self.slots:
+            await self._checkpoint.save(audit=str(wanted))
+        self._show()
+        self._added.set()
+
+    def _show(self) -> None:
+        slots = self.slots
+        self._report(f"every key of the slots {slots.words} is read again" if slots else "")
+
+    async def run(self, follower: Follower) -> None:
+        """Read those that are due, until cancelled.
+
+        Raises `StateError`; an end that cannot be asked is asked again.
+        """
+        while True:
+            self._added.clear()
+            self._show()
+            if slots := self.slots & self._ends.route.slots:
+                try:
+                    keys = await self._read(slots, follower)
+                except (LinkError, ServerError) as exc:
+                    _log.info("The slots %s are read again later: %s", slots.words, exc.message)
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    continue
+                self._context.on_event(
+                    f"every key of the slots {slots.words} was read again: {keys:,} keys"
+                )
+                if not self._added.is_set():
+                    await self._checkpoint.save(audit=str(self.slots - slots))
+                continue
+            await self._added.wait()
+
+    async def _read(self, slots: SlotSet, follower: Follower) -> int:
+        """How many names were found."""
+        found = 0
+        route = self._ends.route
+        sides: tuple[tuple[Side, bool], ...] = (
+            ("source", route.from_cluster),
+            ("target", route.to_cluster),
+        )
+        for side, clustered in sides:
+            async with self._ends.admin(side) as end:
+                async for names in names_in(end, slots, clustered=clustered):
+                    found += len(names)
+                    follower.read_again((0, name) for name in names)
+                    await follower.has_room(_WAITING_MOST)
+        await follower.settle()
+        return found
+
+
+async def names_in(end: Admin, slots: SlotSet, *, clustered: bool) -> AsyncIterator[list[bytes]]:
+    """The keys of these slots in database 0 that are there all the time meanwhile, a page at a
+    time; the engine's own are not among them. `clustered`: the server is a cluster's node.
+
+    Raises `LinkError`, `ServerError`, `AuthError`, `ProtocolFault`.
+    """
+    if not clustered:
+        async for page in _scanned(end, slots):
+            yield page
+        return
+    long: list[int] = []
+    every = list(slots)
+    for at in range(0, len(every), _SLOTS_AT_ONCE):
+        some = every[at : at + _SLOTS_AT_ONCE]
+        counts = await _asked(end, [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in some])
+        for slot, count in zip(some, counts, strict=True):
+            if not isinstance(count, int):
+                raise ProtocolFault(f"{end.name}: no integer for COUNTKEYSINSLOT", fault=end.fault)
+            if count > _NAMES_MOST:
+                long.append(slot)
+                continue
+            if count:
+                # Some may come meanwhile, and must not take the place of others.
+                most = 2 * count + 100
+                (names,) = await _asked(end, [("CLUSTER", "GETKEYSINSLOT", slot, most)])
+                if len(names) >= most:
+                    long.append(slot)
+                    continue
+                yield _others(names)
+    if long:
+        async for page in _scanned(end, SlotSet.of(long)):
+            yield page
+
+
+async def _scanned(end: Admin, slots: SlotSet) -> AsyncIterator[list[bytes]]:
+    wanted = frozenset(slots)
+    cursor: bytes | int = 0
+    while True:
+        ((cursor, names),) = await _asked(end, [("SCAN", cursor, "COUNT", _SCAN_COUNT)])
+        page = [name for name in names if key_slot(name) in wanted]
+        if page:
+            yield _others(page)
+        if int(cursor) == 0:
+            return
+
+
+async def _asked(end: Admin, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    replies = await end.pipeline(commands)
+    for reply in replies:
+        if isinstance(reply, EngineError):
+            raise reply
+    return replies
+
+
+def _others(names: Sequence[bytes]) -> list[bytes]:
+    return [name for name in names if not name.startswith(OWN_PREFIX)]

@@ -1,0 +1,141 @@
+"""Slots of which every key is read again, from whichever state the target is in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from benches.support.clusters import Cluster, node_lines, slot_of
+from benches.support.compare import assert_equal
+from benches.support.servers import Server
+from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.slots import SlotSet
+from engine.transfer import slot_audit
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.slot_audit import names_in
+from engine.wire.control_connection import admin
+from tests.support.library import Run, migrating
+from tests.support.servers import ServerFactory, known
+
+SLOTS = SlotSet(((0, 9999), (12000, 12000)))
+KEYS = 3000
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    with source.client().pipeline(transaction=False) as pipe:
+        for number in range(KEYS):
+            pipe.rpush(f"key:{number}", number, number)
+        pipe.execute()
+    return source, target
+
+
+def audited(run: Run, slots: SlotSet) -> None:
+    """Have the lane read these slots again, and wait for it."""
+
+    def begin() -> asyncio.Task[None]:
+        (lane,) = run.work._way.lanes  # type: ignore[union-attr]
+        return asyncio.ensure_future(lane.audit.add(slots))
+
+    task = run.call(begin)
+    run.wait_for(task.done, "the audit in the checkpoint")
+    run.wait_for(lambda: any("was read again" in each for each in run.events), "the audit's end")
+
+
+def spoil(target: Server, slots: SlotSet) -> int:
+    """Change, remove and add keys of these slots; how many."""
+    spoilt = 0
+    with target.client().pipeline(transaction=False) as pipe:
+        for number in range(KEYS):
+            if slot_of(f"key:{number}") not in slots:
+                continue
+            spoilt += 1
+            match number % 3:
+                case 0:
+                    pipe.delete(f"key:{number}")
+                case 1:
+                    pipe.rpush(f"key:{number}", "more")
+                case _:
+                    pipe.rename(f"key:{number}", f"{{key:{number}}}:other")
+        pipe.execute()
+    return spoilt
+
+
+def test_every_key_of_the_slots_is_as_at_the_source(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was changed on the target is put right, what is there alone is removed; the gate is
+    closed meanwhile, and open behind it."""
+    monkeypatch.setattr(slot_audit, "_WAITING_MOST", 100)
+    source, target = ends
+    store = MemoryCheckpoint()
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        assert spoil(target, SLOTS) > 1000
+        audited(run, SLOTS)
+        run.wait_for(lambda: mark_of(store).audit == "", "the audit out of the checkpoint")
+        assert any("every key of the slots" in each.reason for each in run.history)
+        run.cut_over()
+    assert run.report.status == "done"
+    assert_equal(source.url, target.url)
+
+
+def test_an_audit_outlives_its_engine(ends: tuple[Server, Server]) -> None:
+    """An engine that stops before its end leaves it to the next one."""
+    source, target = ends
+    store = MemoryCheckpoint()
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        spoil(target, SLOTS)
+        (lane,) = run.work._way.lanes  # type: ignore[union-attr]
+
+        def begin() -> None:
+            task = asyncio.ensure_future(lane.audit.add(SLOTS))
+            task.add_done_callback(lambda _: run.work.stop())
+
+        run.call(begin)
+    assert mark_of(store).audit == str(SLOTS)
+    with migrating(source, target, checkpoints=store) as run:
+        run.cut_over()
+    assert run.report.status == "done"
+    assert mark_of(store).audit == ""
+    assert_equal(source.url, target.url)
+
+
+def mark_of(store: MemoryCheckpoint) -> OnlineCheckpoint:
+    found = store.load()
+    assert found is not None
+    assert isinstance(found.position, OnlineCheckpoint)
+    return found.position
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with Cluster.start(known("redis-7.0"), primaries=2) as found:
+        yield found
+
+
+@pytest.mark.parametrize("most", [50_000, 100])
+def test_names_on_a_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Each key of the slots is named, whether its slot has few keys or many."""
+    monkeypatch.setattr(slot_audit, "_NAMES_MOST", most)
+    node = cluster.primaries[0]
+    client = cluster.client()
+    names = [f"{{a}}{number}" for number in range(500)] + [f"k{number}" for number in range(500)]
+    for name in names:
+        client.set(name, "v")
+    (mine,) = (line.split(" ")[8] for line in node_lines(node) if "myself" in line)
+    owned = SlotSet.parse(mine)
+    slots = SlotSet.of(slot_of(name) for name in names) & owned
+    wanted = sorted(name.encode() for name in names if slot_of(name) in slots)
+    assert wanted
+
+    async def ask() -> list[bytes]:
+        async with admin(Endpoint.parse(node.url)) as end:
+            return [name async for page in names_in(end, slots, clustered=True) for name in page]
+
+    assert sorted(set(asyncio.run(ask()))) == wanted
