@@ -130,23 +130,58 @@ class OnlineCheckpoint:
         return cls(**{**data, "search_names": tuple(names), "lost": pairs, "siblings": siblings})
 
 
-def dirty_key(token: str) -> bytes:
-    """The key on the target that holds the names of keys which are to be read again."""
-    return OWN_PREFIX + b"dirty:" + token.encode()
+@dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """The names of the keys that the migration called `token` has in the target's database 0, for
+    its lane of that name, which is empty for the only one.
 
-
-def own_keys(token: str, lane: str = "") -> tuple[bytes, ...]:
-    """The keys that the migration called `token` may have in the target's database 0, for its lane
-    of that name."""
-    return position_key(token, lane), dirty_key(token)
-
-
-def position_key(token: str, lane: str = "") -> bytes:
-    """The key on the target that holds the position of the migration called `token`, of its lane of
-    that name; of the first one, or the only one, it is empty.
-
-    All migrations have the same: a target has one at a time, and one look at the key tells whose
-    it is. A second engine, of whichever state, is refused by the WATCH on it.
+    `tag`: the hash tag that they all have, so that they are in one slot of a cluster's node, and a
+    transaction may take all of them. Empty: the target is no cluster, and they have none.
     """
-    del token
-    return POSITION_KEY + b":" + lane.encode() if lane else POSITION_KEY
+
+    token: str
+    lane: str = ""
+    tag: str = ""
+
+    @property
+    def position(self) -> bytes:
+        """Holds the position.
+
+        All migrations have the same: a lane's target has one at a time, and one look at the key
+        tells whose it is. A second engine, of whichever state, is refused by the WATCH on it.
+        """
+        return self._named(POSITION_KEY)
+
+    @property
+    def dirty(self) -> bytes:
+        """The set with the names of keys which are to be read again."""
+        return self._named(OWN_PREFIX + b"dirty:" + self.token.encode())
+
+    @property
+    def left(self) -> bytes:
+        """What the position becomes where a migration ends without a cut-over, and leaves keys:
+        one of all lanes to a target."""
+        return self._tagged(LEFT_KEY)
+
+    @property
+    def all(self) -> tuple[bytes, ...]:
+        """Those that there may be while it runs."""
+        return self.position, self.dirty
+
+    def of(self, token: str) -> OwnKeys:
+        """Those that another migration has in the same place."""
+        return replace(self, token=token)
+
+    def _named(self, name: bytes) -> bytes:
+        name = self._tagged(name)
+        return name + b":" + self.lane.encode() if self.lane else name
+
+    def _tagged(self, name: bytes) -> bytes:
+        if not self.tag:
+            return name
+        return OWN_PREFIX + b"{" + self.tag.encode() + b"}:" + name.removeprefix(OWN_PREFIX)
+
+
+def dirty_key(token: str) -> bytes:
+    """The set of names of a migration with one lane, to a target that is no cluster."""
+    return OwnKeys(token).dirty

@@ -53,6 +53,7 @@ from engine.model.online_checkpoint import (
     POSITION_DB,
     POSITION_KEY,
     OnlineCheckpoint,
+    OwnKeys,
     dirty_key,
 )
 from engine.model.position import StreamPosition, TargetPosition
@@ -491,8 +492,7 @@ class AppendOnly:
             await asyncio.to_thread(self._checkpoints.load)
 
         return TargetClaim(
-            POSITION_KEY,
-            self._checkpoint.mark.token,
+            OwnKeys(self._checkpoint.mark.token),
             secrets.token_hex(4),
             ours,
             first=first,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import OwnKeys
 from engine.model.route import ONLY, Route
 from engine.model.settings import TransferSettings
 from engine.wire.connection import Connection
@@ -29,6 +30,10 @@ class Endpoints:
     """By host: for servers of the source's replication that are found on the way."""
     route: Route = ONLY
     """What the lane between them brings."""
+
+    def own_keys(self, token: str) -> OwnKeys:
+        """The names of the engine's own keys on the target."""
+        return OwnKeys(token, self.route.lane, self.route.tag)
 
     def beside_source(self, address: str) -> Endpoint:
         """The server at `address` (`host:port`) of the source's replication; the source itself

@@ -22,7 +22,6 @@ from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model import silent_commands
 from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
-from engine.model.online_checkpoint import own_keys, position_key
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
@@ -182,7 +181,7 @@ class CutOverComparison:
         try:
             await self._beat("comparing both ends before the cut-over")
             comparison.search_names = self._checkpoint.search_names
-            own = own_keys(self._checkpoint.mark.token, self._ends.route.lane)
+            own = self._ends.own_keys(self._checkpoint.mark.token).all
             await comparison.open(own, extend_ms=EXTEND_MS, primary=origin.primary)
             self._besides = await self._carry_code(await comparison.besides())
             found, walk = self._found, self._walk
@@ -369,7 +368,7 @@ class CutOverComparison:
         """
         self.again = False
         if self._comparison is None:
-            own_key = position_key(self._checkpoint.mark.token, self._ends.route.lane)
+            own_key = self._ends.own_keys(self._checkpoint.mark.token).position
             if not readable:
                 return CutOverCheckResult(
                     True, "the source cannot be read while it is paused: not compared"

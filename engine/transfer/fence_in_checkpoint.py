@@ -18,7 +18,6 @@ from engine import logs
 from engine.errors import EngineError, TransferFailed
 from engine.model.command_calls import Calls
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import position_key
 from engine.model.replication import Replication
 from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
@@ -270,7 +269,7 @@ class FenceUpkeep:
     async def _is_lost(self) -> bool:
         """As `_lost_to_another`, of the position that is on the target now. A target that does not
         answer says nothing."""
-        key = position_key(self._checkpoint.mark.token, self._ends.route.lane)
+        key = self._ends.own_keys(self._checkpoint.mark.token).position
         try:
             async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
                 found = await end.call("GET", key)

@@ -40,7 +40,7 @@ from engine.model.credentials import Credentials
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
-from engine.model.online_checkpoint import OnlineCheckpoint, dirty_key, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.retry import Attempts
@@ -597,7 +597,7 @@ class Lane:
                 control,
                 self._source.info,
                 self._writer.encoder,
-                dirty_key(self._mark.token),
+                self._own.dirty,
                 self._writer.bulk_limit,
                 self._writer.suspects,
                 self._ttl_guard.extended,
@@ -669,7 +669,7 @@ class Lane:
 
     async def _ask_dirty(self) -> Any:
         async with self._ends.admin("target") as end:
-            return await end.call("SMEMBERS", dirty_key(self._mark.token))
+            return await end.call("SMEMBERS", self._own.dirty)
 
     async def _steer(self, follower: Follower) -> None:
         """Run the follower beside the looks at where it stands, until the target is open."""
@@ -850,11 +850,15 @@ class Lane:
 
     # --- Ends ---
 
+    @property
+    def _own(self) -> OwnKeys:
+        return self._ends.own_keys(self._mark.token)
+
     def _new_applier(self, *, importing: bool) -> Applier:
         applier = self._figures.applier = Applier(
             self._ends.target,
             self._settings,
-            position_key(self._mark.token, self._ends.route.lane),
+            self._own.position,
             on_event=self._context.event_of("target"),
             importing=importing,
             on_doubt=self._sync_monitor.note,

@@ -42,7 +42,9 @@ class TargetLeftovers:
         async with ends.admin("target") as target:
             # (Where the user may not, the preflight has said so.)
             with contextlib.suppress(AuthError):
-                self._found = await find(lambda: ends.admin("source"), target, ends.settings)
+                self._found = await find(
+                    lambda: ends.admin("source"), target, ends.settings, ends.own_keys("").left
+                )
 
     def recognise(self, checkpoint: CheckpointWriter, context: MigrationContext) -> None:
         """Raises `TransferFailed` where they cannot be there behind this migration's, and the

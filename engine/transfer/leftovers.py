@@ -101,15 +101,16 @@ Source = Callable[[], AbstractAsyncContextManager[Admin]]
 
 
 async def find(
-    source: Source | None, target: Admin, settings: TransferSettings
+    source: Source | None, target: Admin, settings: TransferSettings, mark: bytes = LEFT_KEY
 ) -> Leftovers | None:
     """Look at the target, and look its keys up at the source where that decides; None: no migration
     has left anything.
 
-    `source` opens a connection, and is None for a file. Connections are left in any database.
-    Raises `LinkError`, `ServerError`, `AuthError`, and `ProtocolFault` for a mark of another form.
+    `source` opens a connection, and is None for a file. `mark`: the key that says so. Connections
+    are left in any database. Raises `LinkError`, `ServerError`, `AuthError`, and `ProtocolFault`
+    for a mark of another form.
     """
-    (found,) = await target.ask_in(POSITION_DB, ("GET", LEFT_KEY))
+    (found,) = await target.ask_in(POSITION_DB, ("GET", mark))
     if not isinstance(found, bytes):
         return None
     left = TargetPosition.decode(found)

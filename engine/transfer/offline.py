@@ -16,7 +16,7 @@ from engine.errors import AuthError, EngineError, StateError, TransferFailed, Tr
 from engine.model.checkpoint import Checkpoint, FileIdentity
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
-from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY
+from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY, OwnKeys
 from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
@@ -536,8 +536,7 @@ class Offline:
             """The state is looked at beside the checkpoints."""
 
         return TargetClaim(
-            POSITION_KEY,
-            self._token,
+            OwnKeys(self._token),
             secrets.token_hex(4),
             ours,
             held_before=held_before,

@@ -43,7 +43,6 @@ from collections.abc import Callable
 
 from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, TransferFailed, TransferStopped
-from engine.model.online_checkpoint import LEFT_KEY, dirty_key, position_key
 from engine.model.position import TargetPosition
 from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
@@ -153,7 +152,7 @@ class Promotion:
             await applier.promote(
                 promoted.encode(),
                 process,
-                inside=[("DEL", dirty_key(token))],
+                inside=[("DEL", self._ends.own_keys(token).dirty)],
                 behind=behind,
                 limit=left,
             )
@@ -230,7 +229,8 @@ class Promotion:
         `TransferStopped` if it was handed over before that; `TransferFailed` where that cannot be
         known; `LinkError`, `ServerError`, `StateError`."""
         mark = self._checkpoint.mark
-        key = position_key(mark.token, self._ends.route.lane)
+        own = self._ends.own_keys(mark.token)
+        key = own.position
         questions: list[Command] = [("WATCH", key), ("GET", key), ("INFO",)]
         async with self._ends.dialled_with(*questions) as (connection, replies):
             watched, found, info = replies
@@ -252,10 +252,10 @@ class Promotion:
             if left:
                 # Not completed: the next start has to know (`leftovers`). RENAME, because a target
                 # without memory takes it.
-                removal = [("RENAME", key, LEFT_KEY), ("DEL", dirty_key(mark.token))]
+                removal = [("RENAME", key, own.left), ("DEL", own.dirty)]
             else:
                 # A source that was such a target once has sent its own mark along.
-                removal = [("DEL", key, dirty_key(mark.token), LEFT_KEY)]
+                removal = [("DEL", key, own.dirty, own.left)]
             done = await connection.together(("MULTI",), *removal, ("EXEC",))
             for reply in done:
                 answered(reply)
@@ -267,7 +267,7 @@ class Promotion:
                 )
             if left and (await ask_info(connection)).keys <= 1:
                 # Nothing else is there.
-                await connection.call("DEL", LEFT_KEY)
+                await connection.call("DEL", own.left)
             if self._target().capabilities.import_mode:
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)

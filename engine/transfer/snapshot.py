@@ -13,7 +13,6 @@ from collections.abc import Callable
 from engine._native import RecordBatch
 from engine.errors import SourceLost, TransferFailed
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART
-from engine.model.online_checkpoint import dirty_key
 from engine.model.position import StreamPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.model.server import ServerInfo
@@ -165,7 +164,7 @@ class Snapshot:
             return
         async with self._ends.admin("target") as end:
             for at in range(0, len(names), 1000):
-                name = dirty_key(self._checkpoint.mark.token)
+                name = self._ends.own_keys(self._checkpoint.mark.token).dirty
                 await end.call("SADD", name, *names[at : at + 1000])
 
     def _acknowledged(self, acknowledged: Acknowledged) -> None:
@@ -226,7 +225,7 @@ class Snapshot:
                 "which had keys of its own before"
             )
             # An old position beside a new snapshot would be taken for the snapshot's.
-            command: tuple[str | bytes, ...] = ("DEL", dirty_key(mark.token))
+            command: tuple[str | bytes, ...] = ("DEL", self._ends.own_keys(mark.token).dirty)
         else:
             self._context.on_event(f"{why}: the target, empty before that, is emptied")
             command = ("FLUSHALL",)

@@ -40,7 +40,7 @@ from engine.errors import (
     TransferFailed,
     TransferStopped,
 )
-from engine.model.online_checkpoint import LEFT_KEY, dirty_key
+from engine.model.online_checkpoint import OwnKeys
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.wire.control_connection import Admin, Arg
@@ -62,7 +62,7 @@ class Foreign(TransferFailed):
 
 
 class TargetClaim:
-    """The claim of `engine` on the target of `transfer`, in `key`.
+    """The claim of `engine` on the target of the migration whose keys there are `own`.
 
     `still_ours` looks at the state, and raises (`StateError`) if the migration is another's.
     `held_before` as in `TargetPosition`. `lost` is asked where the target had this claim and has
@@ -74,8 +74,7 @@ class TargetClaim:
 
     def __init__(
         self,
-        key: bytes,
-        transfer: str,
+        own: OwnKeys,
         engine: str,
         still_ours: Callable[[], Awaitable[None]],
         *,
@@ -84,7 +83,8 @@ class TargetClaim:
         lost: Callable[[Admin], Awaitable[None]] = _goes_on,
         take_over: bool = False,
     ) -> None:
-        self._key = key
+        self._own = own
+        self._key = own.position
         self._still_ours = still_ours
         self.first = first
         """Whether we have brought nothing there yet."""
@@ -97,7 +97,7 @@ class TargetClaim:
         # The replies to CLIENT LIST and INFO behind the claim.
         self._listed: object = None
         self._info_reply: object = None
-        self.bare = TargetPosition(transfer, None, engine, held_before=held_before)
+        self.bare = TargetPosition(own.token, None, engine, held_before=held_before)
         """What the key holds while there is no position."""
 
     def ours(self, found: bytes | None) -> TargetPosition | None:
@@ -244,10 +244,10 @@ class TargetClaim:
             commands, target_position = work(found)
             if self.first:
                 # What a migration that ended has left is this one's from now on (`leftovers`).
-                commands = [*commands, ("DEL", LEFT_KEY)]
+                commands = [*commands, ("DEL", self._own.left)]
             if other is not None:
                 self._taken_over = not other.opened
-                commands = [*commands, ("DEL", dirty_key(other.transfer))]
+                commands = [*commands, ("DEL", self._own.of(other.transfer).dirty)]
             *queued, done, self._listed, self._info_reply = await target.pipeline(
                 [
                     ("MULTI",),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 
 from engine.errors import TransferFailed
-from engine.model.online_checkpoint import position_key
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.targets.applier import PositionMoved
@@ -42,8 +41,7 @@ class TargetOwnership:
         """For the migration as the checkpoint has it now."""
         mark = self._checkpoint.mark
         return TargetClaim(
-            position_key(mark.token, self._ends.route.lane),
-            mark.token,
+            self._ends.own_keys(mark.token),
             self.engine,
             self._still_ours,
             held_before=mark.held_before,

@@ -17,7 +17,7 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import OnlineCheckpoint, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import ENDS, Phase
 from engine.model.settings import TransferSettings
@@ -247,7 +247,7 @@ def test_a_target_that_was_opened_and_has_no_mark(
     assert checkpoint is not None
     assert isinstance(checkpoint.position, OnlineCheckpoint)
     store.save(replace(checkpoint, position=replace(checkpoint.position, opened=True)))
-    target.client().delete(position_key(checkpoint.position.token))
+    target.client().delete(OwnKeys(checkpoint.position.token).position)
     if restarted:
         target.client().save()
         target.restart()
@@ -390,4 +390,4 @@ def test_the_mark_of_an_opening() -> None:
     assert opened.encode() == held.encode() + b" open"
     assert TargetPosition.decode(opened.encode()) == opened
     assert not held.same_place(opened)
-    assert position_key("token").startswith(OWN_PREFIX)
+    assert OwnKeys("token").position.startswith(OWN_PREFIX)

@@ -24,6 +24,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.errors import AuthError
 from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import OwnKeys
 from engine.model.position import StreamPosition, TargetPosition
 from engine.transfer.target_claim import TargetClaim
 from engine.wire import event_loop
@@ -258,7 +259,7 @@ def test_a_claim_behind_records_needs_the_right_to_end_connections(
     async def claim() -> TargetPosition:
         url = f"redis://mover:pw@{target.host}:{target.port}"
         async with admin(Endpoint.parse(url), timeout=5) as side:
-            return await TargetClaim(b"startmigration:position", "t", "new", still_ours).take(side)
+            return await TargetClaim(OwnKeys("t"), "new", still_ours).take(side)
 
     server.set("startmigration:position", plain.encode())
     assert event_loop.run(claim()) == replace(plain, engine="new")

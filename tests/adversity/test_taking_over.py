@@ -14,7 +14,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.errors import LinkError, StateError
 from engine.model.checkpoint import Checkpoint
-from engine.model.online_checkpoint import OnlineCheckpoint, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.position import StreamPosition, TargetPosition
 from engine.targets.applier import Applied, Applier
 from engine.transfer.checkpoint_store import MemoryCheckpoint
@@ -216,7 +216,7 @@ def test_a_transaction_that_arrives_late(ends: tuple[Server, Server]) -> None:
     with migrating(source, target, checkpoints=store) as run:
         run.in_sync()
         run.stop()
-    key = position_key(token_of(store))
+    key = OwnKeys(token_of(store)).position
     found = late.get(key)
     assert found is not None
     held = TargetPosition.decode(found)

@@ -10,7 +10,7 @@ import pytest
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
-from engine.model.online_checkpoint import OnlineCheckpoint, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.progress import Phase
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.comparison import assert_settled
@@ -177,7 +177,7 @@ def test_an_engine_whose_successor_has_opened_the_target(ends: tuple[Server, Ser
         assert isinstance(checkpoint.position, OnlineCheckpoint)
         opened = replace(checkpoint.position, opened=True)
         store.save(replace(checkpoint, position=opened))
-        target.client().delete(position_key(opened.token))
+        target.client().delete(OwnKeys(opened.token).position)
         target.client().set("key:0", "the user's")
         source.client().set("key:1", "nobody's")
         run.reaches(Phase.FAILED)

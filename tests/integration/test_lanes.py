@@ -15,7 +15,7 @@ from benches.support.waiting import soon
 from engine.errors import EngineError, LinkError, StateError
 from engine.fleet.verification_gate import comparison_of
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import OnlineCheckpoint, position_key
+from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.progress import Phase, Progress
 from engine.model.route import Route
 from engine.model.settings import TransferSettings
@@ -191,7 +191,7 @@ def test_two_lanes_are_cut_over_at_once(servers: tuple[list[Server], Server]) ->
     async def steer(told: Lanes) -> None:
         await told.in_sync(sources)
         client = target.client()
-        assert client.exists(position_key("")) == client.exists(position_key("", "b")) == 1
+        assert client.exists(OwnKeys("").position) == client.exists(OwnKeys("", "b").position) == 1
         # Differs on the second lane alone, behind the fences of both.
         check: Any = told.migration.lanes[1]._check
         check.run = differs
