@@ -30,6 +30,7 @@ from engine.transfer.fence_removal import FenceRemoval
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
+from engine.transfer.shared_source import SharedSource
 from engine.transfer.switch_hook import SwitchHook
 from engine.wire.control_connection import admin
 
@@ -54,6 +55,7 @@ class FenceUpkeep:
         roles: RoleMonitor,
         switch: SwitchHook,
         is_anothers: Callable[[bytes], bool],
+        shared: SharedSource,
     ) -> None:
         """`is_anothers`: whether a position that was found on the target is another migration's."""
         self._ends = ends
@@ -64,8 +66,11 @@ class FenceUpkeep:
         self._roles = roles
         self._switch = switch
         self._is_anothers = is_anothers
-        # Another migration may have cut over from the source since our fence was put up.
-        self._lost = False
+        self._shared = shared
+        shared.upkeeps.append(self)
+        self.lost = False
+        """Another migration may have cut over from the source, to this lane's target, since our
+        fence was put up."""
         self._left = FenceRemoval(context, hook=ends.settings.fence == "hook")
         # Why waiting clients of the source could not be let go.
         self._not_let_go: EngineError | None = None
@@ -89,10 +94,15 @@ class FenceUpkeep:
         """A cut-over came to nothing behind its fence: that is taken away. Never raises
         `EngineError`."""
         self._refused += 1
-        if self._lost:
+        if self._lost_any:
             self._report_left_closed()
         else:
             await self.remove(fence)
+
+    @property
+    def _lost_any(self) -> bool:
+        """Whether the target of any lane of this source was lost: it is not ours to open then."""
+        return any(each.lost for each in self._shared.upkeeps)
 
     # --- While it stands ---
 
@@ -179,7 +189,7 @@ class FenceUpkeep:
     def _stands(self, in_doubt: bool = False) -> bool:
         """Whether a fence may stand that is to be taken away."""
         mark = self._checkpoint.mark
-        if self._lost and not in_doubt:
+        if self._lost_any and not in_doubt:
             return False
         return mark.fenced and not mark.opened and (in_doubt or not self._promotion.in_doubt)
 
@@ -187,11 +197,12 @@ class FenceUpkeep:
         """One try; whether there is nothing more to do."""
         if not self._stands(in_doubt):
             return True
-        if not in_doubt and await self._is_lost():
+        if not in_doubt:
             # It was not known when the promotion broke off.
-            self._lost = True
-            self._report_left_closed()
-            return True
+            await asyncio.gather(*(each.look_for_another() for each in self._shared.upkeeps))
+            if self._lost_any:
+                self._report_left_closed()
+                return True
         try:
             fence = await self._fence_left()
         except EngineError as exc:
@@ -245,7 +256,7 @@ class FenceUpkeep:
     async def note_lost(self, found: bytes | None) -> None:
         """The target is not as it was left, and has the position `found` now: whether it may be
         another migration's."""
-        self._lost = await self._lost_to_another(found)
+        self.lost = await self._lost_to_another(found)
 
     async def _lost_to_another(self, found: bytes | None) -> bool:
         """Whether the target, of which `found` is the position now, may be another migration's, or
@@ -266,16 +277,17 @@ class FenceUpkeep:
             f"since{by_hand}"
         )
 
-    async def _is_lost(self) -> bool:
-        """As `_lost_to_another`, of the position that is on the target now. A target that does not
-        answer says nothing."""
+    async def look_for_another(self) -> None:
+        """Whether the target is `lost` by the position that is there now. One that does not answer
+        says nothing. Never raises `EngineError`."""
         key = self._ends.own_keys(self._checkpoint.mark.token).position
         try:
             async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
                 found = await end.call("GET", key)
         except (EngineError, TimeoutError):
-            return False
-        return await self._lost_to_another(found if isinstance(found, bytes) else None)
+            return
+        if await self._lost_to_another(found if isinstance(found, bytes) else None):
+            self.lost = True
 
     # --- The target is open ---
 

@@ -139,7 +139,8 @@ class Lane:
         self._ownership = TargetOwnership(ends, checkpoint)
         self._target_watch = TargetMonitor(target, context, self._to_be_written)
         self._sentinels = SentinelMonitor(ends, context, self._moved)
-        self._tuning = SourceTuning(ends, checkpoint, context)
+        shared = context.peers.source_of(source, ends.route)
+        self._tuning = SourceTuning(ends, checkpoint, context, shared)
         self._ttl_guard = TtlGuard(
             ends,
             checkpoint,
@@ -179,6 +180,7 @@ class Lane:
             self._roles,
             SwitchHook(source, target, context.settings, context.on_switch, context.on_event),
             lambda found: self._ownership.claim.another(found) is not None,
+            shared,
         )
         self.cut_over = LaneCutOver(
             ends,
@@ -191,6 +193,7 @@ class Lane:
             self._target_watch,
             self._roles,
             self._upkeep,
+            shared,
             self._ready_held,
         )
         """What each step of a cut-over does here."""

@@ -31,6 +31,7 @@ from engine.transfer.formatting import size_words
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
+from engine.transfer.shared_source import SharedSource
 from engine.transfer.source_primary import Head, Heads
 from engine.transfer.target_monitor import TargetMonitor
 from engine.transfer.ttl_guard import TtlGuard
@@ -75,6 +76,7 @@ class LaneCutOver:
         target_watch: TargetMonitor,
         roles: RoleMonitor,
         upkeep: FenceUpkeep,
+        shared: SharedSource,
         applier: Callable[[], Awaitable[Applier]],
     ) -> None:
         """`applier` gives the applier of a target on which a snapshot has ended."""
@@ -89,21 +91,15 @@ class LaneCutOver:
         self._roles = roles
         self.upkeep = upkeep
         """What keeps the fence and the checkpoint in step."""
+        # The fence, and where it stands.
+        self._shared = shared
         self._applier = applier
-        # Why the primary that takes the writes could not be asked.
-        self._unasked = ""
-        # Of the cut-over that goes on: what is followed, where its source's writes are taken, the
-        # fence there and what its server told when it was put up, the offset to be reached, the
-        # keys that are due too soon for their TTLs to be restored before the fence, and the process
-        # of the target that is drained, compared and promoted: one and the same.
+        # Of the cut-over that goes on: what is followed, what the fenced server told behind the
+        # write block, the keys that are due too soon for their TTLs to be restored before the
+        # fence, and the process of the target that is drained, compared and promoted: one and the
+        # same.
         self._followed: Followed | None = None
-        self._head: Head | None = None
-        self._address, self._at = "", ends.source
-        self._fence: Fence | None = None
-        self._replication: Replication | None = None
-        # The same behind the write block.
         self._blocked: Replication | None = None
-        self._final = 0
         self._near: list[DbKey] = []
         self._process = ""
         self._began = 0.0
@@ -116,6 +112,26 @@ class LaneCutOver:
         """From the fence to the open target."""
 
     # --- Its place in the cut-over ---
+
+    @property
+    def leads(self) -> bool:
+        """Whether it does what is done at a source that other lanes read from as well."""
+        return self._ends.route.leads
+
+    @property
+    def _acts(self) -> bool:
+        """Whether it does so in the cut-over that goes on."""
+        return self._shared.leader is self
+
+    @property
+    def _fence(self) -> Fence:
+        assert self._shared.fence is not None
+        return self._shared.fence
+
+    @property
+    def _replication(self) -> Replication:
+        assert self._shared.replication is not None
+        return self._shared.replication
 
     @property
     def name(self) -> str:
@@ -140,7 +156,8 @@ class LaneCutOver:
     async def begin(self, followed: Followed | None) -> None:
         """A cut-over begins; of what is `followed`, if anything is."""
         self._followed = followed
-        self._head = self._fence = self._replication = self._blocked = None
+        self._shared.take_part(self)
+        self._blocked = None
         self._near, self._restored = [], False
         if followed is not None:
             self._process = followed.follower.applier.identity
@@ -151,12 +168,14 @@ class LaneCutOver:
     async def end(self) -> None:
         """It has come to its end, whatever that is."""
         self._timing.close()
-        fence, self._fence = self._fence, None
+        fence = self._shared.fence if self._acts else None
         try:
             await self._check.close()
             if fence is not None:
+                self._shared.fence = None
                 await fence.remove()
         finally:
+            self._shared.leave(self)
             await self.upkeep.end()
 
     @property
@@ -221,6 +240,9 @@ class LaneCutOver:
 
     async def find_fence(self) -> None:
         """Find the server where writes are to be blocked; one fence at a time stands there."""
+        if not self._acts:
+            return
+        shared = self._shared
         try:
             head = await self._find_head()
             # Whatever takes it away dials that server, and not what the source's address leads to.
@@ -230,15 +252,14 @@ class LaneCutOver:
             raise Refused(exc.in_one_line) from exc
         if refusal := await self.upkeep.in_the_way(address):
             raise Refused(refusal)
-        self._head, self._address, self._at = head, address, at
-        self._fence = self.upkeep.fence_at(at, head.info, address)
+        shared.head, shared.address, shared.at = head, address, at
+        shared.fence = self.upkeep.fence_at(at, head.info, address)
 
     async def compare_before(self) -> None:
         """Compare both ends while no client has to wait for it."""
-        head, fence = self._head, self._fence
+        head = self._shared.head
         assert head is not None
-        assert fence is not None
-        origin = Origin(head.primary, fence.readable, self._unasked)
+        origin = Origin(head.primary, self._fence.readable, self._shared.unasked)
         _go_on(await self._check.prepare(self._follower, self._pump, origin))
 
     async def compare_in_sync(self) -> None:
@@ -256,8 +277,10 @@ class LaneCutOver:
 
     async def _prepare_fence(self) -> None:
         """Dial the fence's server, and ask what is to be put back there."""
-        assert self._fence is not None
-        extra = {"end": "source", "endpoint": self._at.address}
+        at = self._shared.at
+        if not self._acts or at is None:
+            return
+        extra = {"end": "source", "endpoint": at.address}
         with logs.timed(_log, "Cut-over: prepare the fence", extra=extra):
             await self._fence.prepare()
 
@@ -285,12 +308,13 @@ class LaneCutOver:
 
     async def record_fence(self) -> None:
         """The state has what the fence changes."""
+        if not self._acts:
+            return
         fence = self._fence
-        assert fence is not None
         await self._checkpoint.save(
             fenced=True,
             sealed=fence.before,
-            fenced_at=self._address,
+            fenced_at=self._shared.address,
             closed_before=fence.closed_before,
             held=fence.script_pause,
             lets_scripts=fence.lets_scripts,
@@ -299,9 +323,11 @@ class LaneCutOver:
     async def approach(self) -> None:
         """What is done right before the writers are paused."""
         context, fence = self._context, self._fence
-        assert fence is not None
-        await fence.approach()
+        if self._acts:
+            await fence.approach()
         self._began = asyncio.get_running_loop().time()
+        if self._acts:
+            self._shared.fence_ends = self._began + fence.seconds
         self._process = self._follower.applier.identity
         context.can_complete = context.trying_again = False
         context.lets_scripts = fence.lets_scripts
@@ -311,24 +337,24 @@ class LaneCutOver:
     async def remove_fence(self) -> None:
         """Take the fence away, and the write block with it.
 
-        TTLs are extended before that: writers may extend some as soon as they are let on.
+        TTLs are extended before that, on all lanes: writers may extend some as soon as they are let
+        on.
         """
         self._timing.close()
         self._lag = self._follower.lag_bytes
         self._follower.hurry(False)
-        await self.extend_ttls()
-        if self._fence is not None:
+        for lane in self._shared.lanes if self._acts else [self]:
+            await lane.extend_ttls()
+        if self._acts:
             await self.upkeep.call_off(self._fence)
 
     @property
-    def fence_ends(self) -> float:
-        """When the fence's time is over, by the loop's clock."""
-        assert self._fence is not None
-        return self._began + self._fence.seconds
+    def fence_ends(self) -> float | None:
+        """When the fence's time is over, by the loop's clock; None: it was not put up yet."""
+        return self._shared.fence_ends
 
     def late(self, doing: str) -> str:
         """Why it is refused when that time was over while this was done."""
-        assert self._fence is not None
         lag, seconds = size_words(self._lag), self._fence.seconds
         return f"the deadline of {seconds:g} s passed while {doing}, {lag} behind"
 
@@ -338,17 +364,19 @@ class LaneCutOver:
 
     async def pause(self) -> None:
         """No more writes; the last byte that counts."""
-        assert self._fence is not None
+        if not self._acts:
+            return
         with self.upkeep.step("pause writers"):
-            self._replication = await self._fence.close()
-            self.upkeep.of_history(self._replication, self._source.replid)
-            self._final = self._replication.offset
+            found = self._shared.replication = await self._fence.close()
+            self.upkeep.of_history(found, self._source.replid)
         self.upkeep.note_before(self._fence)
 
     @_notices
     async def drain(self) -> None:
         """The last byte is on the target."""
-        follower, final = self._follower, self._final
+        follower, final = self._follower, self._replication.offset
+        # Each lane has a link of its own, and so a history of its own.
+        self.upkeep.of_history(self._replication, self._source.replid)
         follower.hurry(True)
         what = "Cut-over: apply the rest of the stream"
         with logs.timed(_log, what, extra={"end": "target", "offset": final}):
@@ -364,19 +392,15 @@ class LaneCutOver:
     async def compare(self) -> None:
         """Both ends agree. Meanwhile the last TTLs are restored: a key whose TTL seems to differ is
         looked at again."""
-        follower, fence, replication = self._follower, self._fence, self._replication
-        assert fence is not None
-        assert replication is not None
+        follower, fence = self._follower, self._fence
         settling = asyncio.ensure_future(self._ttl_guard.settle(self._near))
-        looking = asyncio.gather(
-            self._target_watch.look(), self._roles.no_second_primary(replication)
-        )
+        looking = asyncio.gather(self._target_watch.look(), self._look_for_another_primary())
         try:
             with logs.timed(_log, "Cut-over: compare both ends"):
                 result = await self._check.run(
                     follower,
                     self._pump,
-                    fence.readable or bool(self._checkpoint.mark.fenced_at),
+                    fence.readable or bool(self._shared.address),
                     lambda: self._settled(settling),
                     fence,
                 )
@@ -395,6 +419,10 @@ class LaneCutOver:
             raise Refused(stats.not_carried_words)
         self._reason = result.reason
 
+    async def _look_for_another_primary(self) -> None:
+        if self._acts:
+            await self._roles.no_second_primary(self._replication)
+
     async def _settled(self, settling: asyncio.Future[None]) -> int:
         """The last TTLs are restored, also those of keys that were read again since. Returns how
         many keys have ended by it."""
@@ -404,13 +432,15 @@ class LaneCutOver:
 
     async def block_writes(self) -> None:
         """Writes are refused, however long what comes now may take."""
-        assert self._fence is not None
+        if not self._acts:
+            return
         with self.upkeep.step("block writes", write_block=bool(self._fence.before)):
             self._blocked = await self._fence.block_writes()
 
     async def look_at_role(self) -> None:
         """The source has not failed over meanwhile."""
-        assert self._fence is not None
+        if not self._acts:
+            return
         # Other lanes may have taken their time since it was reported.
         replication = None if self._context.peers.several else self._blocked
         await self.upkeep.not_moved(self._fence, replication)
@@ -422,8 +452,6 @@ class LaneCutOver:
         """Promote the target, if it still is what was compared. Once it was asked there is no
         deadline any more: it is open or not as the target says. But for a fence that ends by
         itself: then it has to say so in time."""
-        fence = self._fence
-        assert fence is not None
         await self._stop()
         await self._promotion.promote(
             self._follower.applier,
@@ -435,34 +463,38 @@ class LaneCutOver:
 
     async def commit(self) -> None:
         """All targets have been promoted: there is no way back any more."""
-        assert self._fence is not None
         await self._promotion.commit(by=self._by, hand_over=True)
-        self._fence.on_promotion()
+        if self._acts:
+            self._fence.on_promotion()
         self.fence_seconds = asyncio.get_running_loop().time() - self._began
 
     @property
     def _by(self) -> float | None:
         """When the promotion has to be through, by the loop's clock; None: the fence lasts."""
-        assert self._fence is not None
         return None if self._fence.lasts else self.fence_ends
 
     async def let_go(self) -> None:
         """Clients may learn of it, behind the name by which they find the server: what waits at the
         source is let go."""
-        assert self._fence is not None
         # What the source sends from here on is not replicated: keys that expire there.
         await self._source.close()
+        if not self._acts:
+            await self._tidy_up()
+            return
         # The applications' name for the server is moved, before they dial again.
         await self.upkeep.switch_once()
         # The target is tidied up meanwhile, whatever the source says.
         let_go = asyncio.ensure_future(self.upkeep.let_clients_go(self._fence))
         try:
-            await self._promotion.tidy_up()
-            # The mark is gone: the next engine has to know, however long clients may take.
-            await self._checkpoint.save()
+            await self._tidy_up()
         finally:
             await let_go
         await self.upkeep.finish()
+
+    async def _tidy_up(self) -> None:
+        await self._promotion.tidy_up()
+        # The mark is gone: the next engine has to know, however long clients may take.
+        await self._checkpoint.save()
 
     async def commit_unfenced(self) -> None:
         """The same where there was no fence."""
@@ -537,7 +569,6 @@ class LaneCutOver:
     async def _find_head(self) -> Head:
         """The server that takes the writes. Raises `TransferFailed`."""
         heads = Heads(self._ends)
-        self._unasked = ""
         try:
             return await heads.find()
         except TransferFailed as exc:
@@ -548,7 +579,7 @@ class LaneCutOver:
                 "the last offset of the source's primary is not known, so the source's own counts: "
                 f"what the primary has not sent it by then is not migrated: {exc.message}"
             )
-            self._unasked = exc.message
+            self._shared.unasked = exc.message
             return Head(self._ends.source, self._source.info, "", ())
         finally:
             await heads.close()

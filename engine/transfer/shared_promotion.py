@@ -11,7 +11,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.route import Route
+from engine.transfer.shared_source import SharedSource
 
 
 class Peers:
@@ -19,12 +22,19 @@ class Peers:
 
     def __init__(self) -> None:
         self._checkpoints: list[Callable[[], OnlineCheckpoint]] = []
+        self._sources: dict[Endpoint, SharedSource] = {}
         self.switching = asyncio.Lock()
         """Held by the lane that has the applications' name moved."""
 
     def join(self, checkpoint: Callable[[], OnlineCheckpoint]) -> None:
         """One more lane; `checkpoint` tells how far it has gone."""
         self._checkpoints.append(checkpoint)
+
+    def source_of(self, source: Endpoint, route: Route) -> SharedSource:
+        """What the lane of this route shares with those that have the same source."""
+        if not route.shared_source:
+            return SharedSource()
+        return self._sources.setdefault(source, SharedSource())
 
     @property
     def several(self) -> bool:
