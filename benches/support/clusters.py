@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Self
 
 import redis
 
@@ -13,8 +14,10 @@ from benches.support.waiting import wait_for
 from engine._native import key_slot
 
 SLOTS = 16384
+Failover = Literal["", "FORCE", "TAKEOVER"]
 _WHOLE_SECONDS = 60.0
 _KEYS_A_MOVE = 100
+_OVER = {"success", "failed", "canceled", "cancelled", "completed"}
 
 
 class Cluster:
@@ -95,40 +98,138 @@ class Cluster:
         wait_for(met, f"the cluster: {what}", _WHOLE_SECONDS)
 
     @property
+    def url(self) -> str:
+        """The address of a node that lives, as the engine's command line takes it."""
+        return next(node for node in self.nodes if node.alive).url
+
+    @property
     def primaries(self) -> list[Server]:
         """The nodes that say they are primaries and have slots now."""
         return [node for node in self.nodes if node.alive and _slots_of(node)]
+
+    def replicas_of(self, primary: Server) -> list[Server]:
+        """Its replicas that live, by the primary's word."""
+        name = node_id(primary)
+        lines = [line.split() for line in node_lines(primary)]
+        ids = {each[0] for each in lines if each[3] == name}
+        return [node for node in self.nodes if node.alive and node_id(node) in ids]
 
     def owner(self, slot: int) -> Server:
         """The primary that has the slot, by its own word."""
         return next(node for node in self.primaries if slot in _slots_of(node))
 
-    def client(self) -> redis.RedisCluster:
+    def slots_of(self, node: Server) -> list[int]:
+        """The slots of a primary, by its own word."""
+        return sorted(_slots_of(node))
+
+    def client(self, **options: Any) -> redis.RedisCluster:
         """A client of the whole; the caller closes it."""
         node = next(node for node in self.nodes if node.alive)
-        return redis.RedisCluster(node.host, node.port, password=node.password)
+        return redis.RedisCluster(node.host, node.port, password=node.password, **options)
+
+    # --- Slots that move ---
 
     def move(self, slots: Sequence[int], there: Server) -> None:
         """Move slots with their keys to the node `there` by MIGRATE, as redis-cli does."""
-        new = node_id(there)
-        for slot in slots:
-            owner = self.owner(slot)
-            old = node_id(owner)
-            here, other = owner.client(), there.client()
-            other.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old)
-            here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new)
-            while keys := here.execute_command("CLUSTER GETKEYSINSLOT", slot, _KEYS_A_MOVE):
-                secret = () if there.password is None else ("AUTH", there.password)
-                here.execute_command(
-                    "MIGRATE", there.host, there.port, "", 0, 5000, *secret, "KEYS", *keys
-                )
-            for node in (there, owner, *self.primaries):
-                node.client().execute_command("CLUSTER SETSLOT", slot, "NODE", new)
+        self.moving(slots, there).join()
 
-    def fail_over(self, replica: Server, *, force: bool = False) -> None:
+    def moving(
+        self, slots: Sequence[int], there: Server, *, rate: float | None = None
+    ) -> Resharding:
+        """Begin to move slots by MIGRATE, beside the caller, `rate` slots a second."""
+        return Resharding(self, slots, there, rate)
+
+    def move_atomically(self, slots: Sequence[int], there: Server) -> list[str]:
+        """Move slots as a whole: by CLUSTER MIGRATESLOTS (Valkey 9), or CLUSTER MIGRATION (Redis
+        8.4). All slots must be one node's. Returns how it ended, a word for each job."""
+        return self.moving_atomically(slots, there)()
+
+    def moving_atomically(self, slots: Sequence[int], there: Server) -> Callable[[], list[str]]:
+        """Begin to; what is returned waits for the end, and tells it (`move_atomically`)."""
+        owner = self.owner(slots[0])
+        ranges = [end for each in _ranges(slots) for end in each]
+        if there.binary.flavour == "redis":
+            name = there.client().execute_command("CLUSTER MIGRATION", "IMPORT", *ranges)
+            return lambda: [self._ended(there, name)]
+        before = _jobs(owner).keys()
+        way = ("SLOTSRANGE", *ranges, "NODE", node_id(there))
+        owner.client().execute_command("CLUSTER MIGRATESLOTS", *way)
+        started = _jobs(owner).keys() - before
+        return lambda: [self._ended(owner, each) for each in started]
+
+    def cancel_moves(self) -> None:
+        """Cancel what `moving_atomically` began on any node."""
+        for node in self.nodes:
+            if not node.alive:
+                continue
+            if node.binary.flavour == "redis":
+                node.client().execute_command("CLUSTER MIGRATION", "CANCEL", "ALL")
+            else:
+                try:
+                    node.client().execute_command("CLUSTER CANCELSLOTMIGRATIONS")
+                except redis.ResponseError as error:
+                    if "No migrations ongoing" not in str(error):
+                        raise
+
+    def _ended(self, node: Server, job: bytes | str) -> str:
+        name = job if isinstance(job, bytes) else job.encode()
+        self._wait(lambda: _jobs(node)[name] in _OVER, "slots have moved, or not")
+        if _jobs(node)[name] in ("success", "completed"):
+            self.wait_until_whole()
+        return _jobs(node)[name]
+
+    # --- Nodes that come and go ---
+
+    def fail_over(self, replica: Server, how: Failover = "") -> None:
         """Make the replica its shard's primary."""
-        replica.client().execute_command("CLUSTER FAILOVER", *(["FORCE"] if force else []))
-        self._wait(lambda: bool(_slots_of(replica)), "failed over")
+        replica.client().execute_command("CLUSTER FAILOVER", *([how] if how else []))
+
+        def taken_over() -> bool:
+            # The primary before it says for a moment yet that it has the slots.
+            slots = _slots_of(replica)
+            others = [node for node in self.primaries if node is not replica]
+            return bool(slots) and all(slots.isdisjoint(_slots_of(node)) for node in others)
+
+        self._wait(taken_over, "failed over")
+
+    def add_shard(self, replicas: int = 0) -> Server:
+        """Start a primary without slots, with so many replicas; returns it."""
+        like = self.nodes[0]
+        fresh = []
+        for _ in range(1 + replicas):
+            # The list is the cluster's own at once: whatever happens, `close` ends them.
+            node = Server.start(
+                like.binary, *like.options, password=like.password, tls=like.tls, cluster=True
+            )
+            self.nodes.append(node)
+            fresh.append(node)
+        known = next(node for node in self.nodes if node.alive)
+        for node in fresh:
+            node.client().execute_command("CLUSTER MEET", known.host, known.port)
+        alive = [node for node in self.nodes if node.alive]
+        self._wait(lambda: all(self._knows_all(node) for node in alive), "nodes have met")
+        for node in fresh[1:]:
+            node.client().execute_command("CLUSTER REPLICATE", node_id(fresh[0]))
+        self.wait_until_whole()
+        return fresh[0]
+
+    def empty_shard(self, node: Server) -> None:
+        """Move all slots of a primary to the others, in equal shares, by MIGRATE. From 7.0 on it
+        and its replicas become replicas of the last one (`cluster-allow-replica-migration`)."""
+        others = [each for each in self.primaries if each is not node]
+        slots = self.slots_of(node)
+        for at, other in enumerate(others):
+            self.move(slots[at :: len(others)], other)
+
+    def remove(self, node: Server) -> None:
+        """End a node that has no slots, and make the others forget it."""
+        name = node_id(node)
+        node.close()
+        self.nodes.remove(node)
+        for other in self.nodes:
+            if other.alive:
+                with contextlib.suppress(redis.ResponseError):  # what forgot it by itself
+                    other.client().execute_command("CLUSTER FORGET", name)
 
     def close(self) -> None:
         """End all nodes."""
@@ -140,6 +241,125 @@ class Cluster:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class Resharding:
+    """Slots that are moved by MIGRATE, in a thread, as redis-cli does it: `moved` are there.
+
+    Raises in `join` what went wrong.
+    """
+
+    def __init__(
+        self, cluster: Cluster, slots: Sequence[int], there: Server, rate: float | None
+    ) -> None:
+        """Not for callers: `Cluster.moving` is."""
+        self.moved: list[int] = []
+        self._cluster = cluster
+        self._slots = list(slots)
+        self._there = there
+        self._rate = rate
+        self._cancelled = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="resharding", daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return not self._thread.is_alive()
+
+    def join(self) -> list[int]:
+        """Wait until all are moved, or it was cancelled; returns `moved`."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self.moved
+
+    def cancel(self) -> list[int]:
+        """Stop behind the slot that is on its way: no slot goes back while clients write to it
+        without a key that they miss meanwhile. Returns `moved`."""
+        self._cancelled.set()
+        return self.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is None:
+            self.join()
+        else:
+            self._cancelled.set()
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            owners = {
+                slot: node
+                for node in self._cluster.primaries
+                if node is not self._there
+                for slot in _slots_of(node)
+            }
+            for slot in self._slots:
+                if self._cancelled.is_set():
+                    break
+                if slot in owners:
+                    self._move(slot, owners[slot])
+        except BaseException as error:  # for whoever joins
+            self._failure = error
+
+    def _move(self, slot: int, owner: Server) -> None:
+        there = self._there
+        new, old = node_id(there), node_id(owner)
+        there.client().execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old)
+        owner.client().execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new)
+        for _ in _migrate(slot, owner, there):
+            # The pace is kept in the middle of a slot, when part of its keys is at either side.
+            if self._rate is not None:
+                self._cancelled.wait(1 / self._rate)
+        for node in (there, owner, *self._cluster.primaries):
+            try:
+                node.client().execute_command("CLUSTER SETSLOT", slot, "NODE", new)
+            except redis.ResponseError as error:
+                # A primary that gave its last slot away is a replica of the new owner by now.
+                if "only with" not in str(error):
+                    raise
+        self.moved.append(slot)
+
+
+def _migrate(slot: int, here: Server, there: Server) -> Iterator[int]:
+    """Move the slot's keys, some at a time; yields how many, and 0 behind the last."""
+    client = here.client()
+    secret = () if there.password is None else ("AUTH", there.password)
+    while keys := client.execute_command("CLUSTER GETKEYSINSLOT", slot, _KEYS_A_MOVE):
+        client.execute_command(
+            "MIGRATE", there.host, there.port, "", 0, 5000, *secret, "KEYS", *keys
+        )
+        yield len(keys)
+    yield 0
+
+
+def _jobs(node: Server) -> dict[bytes, str]:
+    """Each slot migration that the node knows of, by its name, and its state in lower case."""
+    client = node.client(protocol=2)
+    if node.binary.flavour == "redis":
+        rows, name = client.execute_command("CLUSTER MIGRATION", "STATUS", "ALL"), b"id"
+    else:
+        rows, name = client.execute_command("CLUSTER GETSLOTMIGRATIONS"), b"name"
+    found = {}
+    for row in rows:
+        facts = dict(zip(row[::2], row[1::2], strict=True))
+        found[facts[name]] = facts[b"state"].decode().lower()
+    return found
+
+
+def _ranges(slots: Sequence[int]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for slot in sorted(slots):
+        if found and found[-1][1] == slot - 1:
+            found[-1] = (found[-1][0], slot)
+        else:
+            found.append((slot, slot))
+    return found
 
 
 def slot_of(key: bytes | str) -> int:

@@ -1,9 +1,13 @@
-"""The slow, obvious oracle: are two servers' keyspaces the same?
+"""The obvious oracle: are the keyspaces of two ends the same?
 
-Both ends are asked key by key, with the servers' own commands, through plain redis-py. Nothing
-here is shared with the engine, so that an error in the engine can't hide itself.
+An end is a server, or a cluster, of which any node is given. Both ends are asked key by key, with
+the servers' own commands, over redis-py's connections. Nothing here is shared with the engine, so
+that an error in the engine can't hide itself.
 
     assert_equal("redis://127.0.0.1:7001", "redis://127.0.0.1:7002")
+
+Payloads of DUMP that are the same are the same value. Where they differ, which they may for one
+value, the values are read; 100,000 small keys take some three seconds.
 
 What is compared: the type; the absolute expiry; the value (strings byte by byte, lists in order,
 sets, hashes, sorted sets with their scores, streams with their ids, counters, groups, consumers and
@@ -15,12 +19,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from binascii import crc_hqx
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+import hiredis
 import redis
 
 TTL_BOUND_MS = 2_000
@@ -160,9 +166,52 @@ def assert_equal(
 # ---------------------------------------------------------------------------------------------
 # One end
 
+# Where a command has its key; behind its name, but for these.
+_SECOND = {"MEMORY", "XINFO"}
+_WITHOUT_KEY = {"TIME", "INFO", "COMMAND", "SCAN", "CLUSTER"}
+
+
+class _Moved(Exception):
+    """A slot has another owner than was known."""
+
+
+class _Node:
+    """One server, asked in pipelines; replies come as the server sent them (RESP2, bytes)."""
+
+    def __init__(self, cls: Any, settings: dict[str, Any]) -> None:
+        self._pool = redis.ConnectionPool(connection_class=cls, **settings)
+        self._link: Any = None
+        self._sent = 0
+
+    def begin(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        """Send these commands; `end` has their replies."""
+        if self._link is None:
+            self._link = self._pool.get_connection()
+        self._sent = len(commands)
+        self._link.send_packed_command([b"".join(map(hiredis.pack_command, commands))])
+
+    def end(self) -> list[Any]:
+        """The replies; an error reply is returned, not raised."""
+        return [self._reply() for _ in range(self._sent)]
+
+    def _reply(self) -> Any:
+        try:
+            return self._link.read_response(disable_decoding=True)
+        except redis.ConnectionError:
+            raise
+        except redis.ResponseError as error:
+            return error
+
+    def close(self) -> None:
+        """Let go of the connection; `begin` makes another."""
+        if self._link is not None:
+            self._pool.release(self._link)
+            self._link = None
+        self._pool.disconnect()
+
 
 class _End:
-    """One server, asked in pipelines; replies come as the server sent them (RESP2, bytes)."""
+    """A server, or the primaries of a cluster."""
 
     def __init__(self, server: str | redis.Redis) -> None:
         if isinstance(server, str):
@@ -181,7 +230,13 @@ class _End:
         settings |= {"protocol": 2, "decode_responses": False, "socket_timeout": CLIENT_SECONDS}
         self._class = pool.connection_class
         self._settings = settings
-        self._client = self._open(0)
+        self._db = 0
+        self._nodes = [_Node(self._class, settings)]
+        # By slot: the node, as its place in `_nodes`. Empty: this is no cluster.
+        self._owners: list[int] = []
+        info = self.ask([("INFO", "cluster")])[0]
+        if isinstance(info, bytes) and b"cluster_enabled:1" in info:
+            self._learn()
         self.field_ttls = self._knows("HPEXPIRETIME")
         self._expiretime = self._knows("PEXPIRETIME")
 
@@ -189,15 +244,27 @@ class _End:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._client.connection_pool.disconnect()
+        self._close()
 
-    def _open(self, db: int) -> redis.Redis:
-        settings = self._settings | {"db": db}
-        client = redis.Redis(
-            connection_pool=redis.ConnectionPool(connection_class=self._class, **settings)
-        )
-        client.response_callbacks.clear()  # replies as they came: nothing turned into dicts
-        return client
+    def _close(self) -> None:
+        for node in self._nodes:
+            node.close()
+
+    def _learn(self) -> None:
+        """Ask the cluster who has which slots."""
+        rows = _sound(self.ask([("CLUSTER", "SLOTS")])[0])
+        places: dict[tuple[str, int], int] = {}
+        owners = [0] * 16384
+        for first, last, (host, port, *_), *_ in rows:
+            name = host.decode() if host else self._settings["host"]
+            place = places.setdefault((name, int(port)), len(places))
+            owners[first : last + 1] = [place] * (last + 1 - first)
+        self._close()
+        self._nodes = [
+            _Node(self._class, self._settings | {"db": self._db, "host": host, "port": port})
+            for host, port in places
+        ]
+        self._owners = owners
 
     def _knows(self, command: str) -> bool:
         reply = _sound(self.ask([("COMMAND", "INFO", command)])[0])
@@ -205,41 +272,74 @@ class _End:
 
     def databases(self) -> set[int]:
         """The databases that hold a key."""
-        text: bytes = _sound(self.ask([("INFO", "keyspace")])[0])
-        return {
-            int(line.split(b":")[0][2:]) for line in text.splitlines() if line.startswith(b"db")
-        }
+        found = set()
+        for node in self._nodes:
+            text: bytes = _sound(self.ask([("INFO", "keyspace")], node)[0])
+            lines = text.splitlines()
+            found |= {int(line.split(b":")[0][2:]) for line in lines if line.startswith(b"db")}
+        return found
 
     def select(self, db: int) -> None:
         """Go on in another database."""
-        self._client.connection_pool.disconnect()
-        self._client = self._open(db)
+        self._close()
+        self._db = db
+        if self._owners:
+            self._learn()
+        else:
+            self._nodes = [_Node(self._class, self._settings | {"db": db})]
 
     def scan(self) -> Iterator[bytes]:
-        """Every key of the database; some more than once."""
-        cursor = b"0"
-        while True:
-            cursor, keys = _sound(self.ask([("SCAN", cursor, "COUNT", SCAN_COUNT)])[0])
-            yield from keys
-            if cursor == b"0":
-                return
+        """Every key of the database; some more than once. All nodes of a cluster take turns."""
+        left = dict.fromkeys(self._nodes, b"0")
+        while left:
+            for node, cursor in list(left.items()):
+                reply = self.ask([("SCAN", cursor, "COUNT", SCAN_COUNT)], node)[0]
+                left[node], keys = _sound(reply)
+                yield from keys
+                if left[node] == b"0":
+                    del left[node]
 
-    def ask(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The replies to these commands; an error reply is returned, not raised."""
-        if not commands:
-            return []
-        tries = TRIES
-        while True:
-            pipe = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            try:
-                return pipe.execute(raise_on_error=False)
-            except redis.ConnectionError:
-                # After a cut-over the source disconnects clients, a new one before it has a name.
-                tries -= 1
-                if not tries:
-                    raise
+    def ask(self, commands: Sequence[tuple[Any, ...]], node: _Node | None = None) -> list[Any]:
+        """The replies to these commands, by this node or by whichever has the key; an error reply
+        is returned, not raised."""
+        return _ask((self,), commands, node)[0] if commands else []
+
+    def begin(
+        self, commands: Sequence[tuple[Any, ...]], node: _Node | None
+    ) -> list[tuple[_Node, Sequence[int]]]:
+        """Send them: which went to which node."""
+        if node is not None or not self._owners:
+            asked = [(node or self._nodes[0], range(len(commands)))]
+        else:
+            by_node: dict[int, list[int]] = {}
+            for at, command in enumerate(commands):
+                by_node.setdefault(self._owner(command), []).append(at)
+            asked = [(self._nodes[place], which) for place, which in by_node.items()]
+        for to, which in asked:
+            to.begin([commands[at] for at in which])
+        return asked
+
+    def _owner(self, command: tuple[Any, ...]) -> int:
+        if command[0] in _WITHOUT_KEY:
+            return 0
+        return self._owners[_slot(command[2 if command[0] in _SECOND else 1])]
+
+    def end(self, asked: Sequence[tuple[_Node, Sequence[int]]]) -> list[Any]:
+        """The replies, in the order of the commands."""
+        replies: list[Any] = [None] * sum(len(which) for _, which in asked)
+        for node, which in asked:
+            for at, reply in zip(which, node.end(), strict=True):
+                replies[at] = reply
+                if isinstance(reply, redis.ResponseError) and "MOVED" in str(reply):
+                    raise _Moved(str(reply))
+        return replies
+
+    def again(self) -> None:
+        """Begin anew, after a lost link or a slot that moved."""
+        for node in self._nodes:
+            node.close()
+        if self._owners:
+            self._learn()
 
     def now_ms(self) -> int:
         """The server's clock."""
@@ -253,18 +353,48 @@ class _End:
         return [None if left < 0 else base + left for left in map(_sound, found)]
 
 
+def _ask(
+    ends: Sequence[_End], commands: Sequence[tuple[Any, ...]], node: _Node | None = None
+) -> list[list[Any]]:
+    """Ask all of them at once."""
+    tries = TRIES
+    while True:
+        try:
+            asked = [end.begin(commands, node) for end in ends]
+            return [end.end(each) for end, each in zip(ends, asked, strict=True)]
+        except (redis.ConnectionError, _Moved):
+            # After a cut-over the source disconnects clients, a new one before it has a name.
+            tries -= 1
+            if not tries:
+                raise
+            for end in ends:
+                end.again()
+
+
+def _slot(key: bytes) -> int:
+    begin = key.find(b"{")
+    if begin >= 0:
+        end = key.find(b"}", begin + 1)
+        if end > begin + 1:
+            key = key[begin + 1 : end]
+    return crc_hqx(key, 0) % 16384
+
+
 @dataclass(slots=True)
 class _Pair:
-    """Both ends, in one database."""
+    """Both ends, in one database. `unlike`: types whose equal values are dumped differently."""
 
     source: _End
     target: _End
     db: int
     bound_ms: int
+    unlike: set[bytes] = field(default_factory=set)
 
     def both(self, commands: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, Any]]:
         """The two ends' replies to each command."""
-        return zip(self.source.ask(commands), self.target.ask(commands), strict=True)
+        if not commands:
+            return iter(())
+        return zip(*_ask((self.source, self.target), commands), strict=True)
 
     def apart(self, source_ms: int | None, target_ms: int | None) -> bool:
         """Whether two expiry times (or other moments) are further apart than the bound."""
@@ -308,7 +438,8 @@ def _compare_chunk(pair: _Pair, keys: list[bytes], result: Comparison) -> None:
 
     # 2. Values, type by type, no more at a time than fits.
     found: list[Difference] = []
-    for kind, of_kind in by_type.items():
+    for kind, of_type in by_type.items():
+        of_kind = _dumped_differently(pair, kind, of_type)
         for some in _bounded(pair.source, of_kind):
             if kind == b"stream":
                 found += _compare_streams(pair, some)
@@ -340,6 +471,23 @@ def _bounded(end: _End, keys: list[bytes]) -> Iterator[list[bytes]]:
             some, total = [], 0
     if some:
         yield some
+
+
+def _dumped_differently(pair: _Pair, kind: bytes, keys: list[bytes]) -> list[bytes]:
+    """The keys of this type that may differ: their payloads do."""
+    if kind in pair.unlike:
+        return keys
+    found = []
+    for some in _bounded(pair.source, keys):
+        for key, (source, target) in zip(
+            some, pair.both([("DUMP", key) for key in some]), strict=True
+        ):
+            dumped = isinstance(source, bytes) and isinstance(target, bytes)
+            if not dumped or source[:-_DUMP_FOOTER_BYTES] != target[:-_DUMP_FOOTER_BYTES]:
+                found.append(key)
+    if 2 * len(found) > len(keys):
+        pair.unlike.add(kind)
+    return found
 
 
 # Every type's way to be read whole. A type of a module can only be read by DUMP.

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import redis
 
+from benches.support.clusters import Cluster, slot_of
 from benches.support.compare import Comparison, assert_equal, compare
 from benches.support.servers import Binary, Server, binaries, supports_tls
+from tests.support.servers import known
 
 EXPIRY_MS = 4_000_000_000_000  # the year 2096
 
@@ -250,3 +252,36 @@ def test_a_server_that_is_not_there_is_an_error_not_a_result() -> None:
         url = re.sub(r"\d+$", "1", server.url)
         with pytest.raises(redis.ConnectionError):
             compare(server.url, url)
+
+
+def test_a_cluster_against_a_server_and_against_another() -> None:
+    """Of a cluster any node is given; each key is asked of its owner, also when that is another
+    one by now."""
+    with (
+        Cluster.start(known("valkey-9"), primaries=3) as cluster,
+        Cluster.start(known("redis-7.0"), primaries=2) as other,
+        Server.start(known("redis-7.0")) as single,
+    ):
+        ends = [cluster.client(), other.client(), single.client()]
+        for client in ends:
+            for n in range(1_200):
+                client.set(f"key:{n}", n)
+            client.hset("{a}hash", mapping={str(n): n for n in range(50)})
+            client.xadd("{a}stream", {"n": 1}, id="1-1")
+            client.xgroup_create("{a}stream", "group", 0)
+            client.zadd("sorted", {"one": 1.5})
+        urls = [cluster.url, other.nodes[1].url, single.url]
+        for source, target in ((0, 1), (0, 2), (2, 0)):
+            found = assert_equal(urls[source], urls[target])
+            assert found.keys == 1_203
+        ends[0].set("key:7", "another")
+        ends[0].delete("key:8", "{a}hash")
+        ends[0].set("alone", 1)
+        there = cluster.owner(slot_of("key:7"))
+        cluster.move([slot_of("key:7")], next(n for n in cluster.nodes if n is not there))
+        found = compare(urls[0], urls[2])
+        assert [each.key for each in found.different] == [b"key:7"]
+        assert found.missing == [(0, b"alone")]
+        assert sorted(found.extra) == [(0, b"key:8"), (0, b"{a}hash")]
+        for client in ends[:2]:
+            client.close()
