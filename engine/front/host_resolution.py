@@ -26,8 +26,8 @@ async def resolve(endpoints: Iterable[Endpoint]) -> Mapping[Endpoint, Collection
 
 
 async def _addresses(endpoint: Endpoint) -> Collection[str]:
-    if endpoint.file_path is not None or endpoint.sentinel is not None:
-        # What Sentinels watch may be elsewhere in a moment: the preflight asks.
+    if endpoint.file_path is not None or endpoint.looked_up:
+        # It may be elsewhere in a moment: the preflight asks.
         return ()
     if endpoint.unix_path is not None:
         return {f"unix {os.path.realpath(endpoint.unix_path)}"}  # noqa: ASYNC240 (a few lstats)

@@ -107,7 +107,7 @@ def arn(group_id: str) -> str:
 
 def _family(primary: Endpoint) -> str | None:
     """Which addresses the group is reached by, where its endpoint is one."""
-    if primary.unix_path is not None or primary.sentinel is not None:
+    if primary.unix_path is not None or primary.looked_up:
         return None
     try:
         return f"ipv{ipaddress.ip_address(primary.host.split('%', 1)[0]).version}"
@@ -285,7 +285,7 @@ def endpoint(value: Endpoint) -> dict[str, Any]:
     Sentinels watch, whose address names these."""
     if value.unix_path is not None:
         return {"Address": value.unix_path}
-    if value.sentinel is not None:
+    if value.looked_up:
         return {"Address": value.address}
     return {"Address": value.host, "Port": value.port}
 

@@ -269,11 +269,19 @@ class Credentials:
             return replace(self, entries=(*named, *self.entries))
         if endpoint.password is None:
             return self
-        host = endpoint.unix_path or endpoint.address
+        hosts = [endpoint.unix_path or node_address(endpoint.host, endpoint.port)]
+        if endpoint.cluster is not None:
+            hosts += (node_address(*each) for each in endpoint.cluster.seeds)
         # A host in brackets is an address (IPv6), anything else is matched as a pattern.
-        host = host if host.startswith("[") else escape(host)
-        own = Credential(host, username=endpoint.username, password=endpoint.password)
-        return replace(self, entries=(own, *self.entries))
+        own = [
+            Credential(
+                host if host.startswith("[") else escape(host),
+                username=endpoint.username,
+                password=endpoint.password,
+            )
+            for host in dict.fromkeys(hosts)
+        ]
+        return replace(self, entries=(*own, *self.entries))
 
     def beside(self, endpoint: Endpoint, address: str) -> Endpoint:
         """The server at `address` (`host:port`), which belongs to one replication with `endpoint`:
@@ -290,8 +298,8 @@ class Credentials:
             )
         if endpoint.unix_path is None and _is_loopback(host):
             host = endpoint.host
-        if endpoint.sentinel is not None and endpoint.password is not None:
-            # As the primary is reached that the Sentinels name.
+        if endpoint.looked_up and endpoint.password is not None:
+            # As the primary is reached that the Sentinels, or the cluster's nodes, name.
             return endpoint.at(host, int(port))
         names = endpoint.command_names
         filled = self.apply(Endpoint(host=host, port=int(port), command_names=names))

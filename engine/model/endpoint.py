@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from engine.errors import UsageError
-from engine.model import sentinel_group
+from engine.model import cluster_shard, sentinel_group
+from engine.model.cluster_shard import ClusterShard
 from engine.model.renamed_commands import Names
 from engine.model.sentinel_group import SentinelGroup
 
@@ -59,6 +60,10 @@ class Endpoint:
     Or the primary that Sentinels watch (`sentinel`): then `host` and `port` are those of the first
     Sentinel, and what dials asks the Sentinels first (`wire.dial.located`).
 
+    Or a cluster by some of its nodes, or the primary of one of its shards (`cluster`): then what
+    dials asks the cluster first, and `host` and `port` are the first node's, or where the primary
+    was.
+
     Or, as a source, a file that SAVE wrote (`rdb_path`), or an append-only file or the folder of
     one (`aof_path`), and nothing else has a meaning. The password is never part of `repr`, `str`,
     `address` or `url`.
@@ -73,6 +78,7 @@ class Endpoint:
     rdb_path: str | None = None
     aof_path: str | None = None
     sentinel: SentinelGroup | None = None
+    cluster: ClusterShard | None = None
     command_names: Names = field(default=(), repr=False, compare=False)
     """Commands that have another name there (`model.renamed_commands`); part of no URL."""
 
@@ -80,8 +86,12 @@ class Endpoint:
         if (path := self.file_path) is not None:
             _check_path(path)
         elif self.unix_path is None:
-            own = ((self.host, self.port),)
-            for host, port in own if self.sentinel is None else self.sentinel.nodes:
+            places: tuple[tuple[str, int], ...] = ((self.host, self.port),)
+            if self.sentinel is not None:
+                places = self.sentinel.nodes
+            elif self.cluster is not None:
+                places += self.cluster.seeds
+            for host, port in places:
                 check_host(host)
                 if not 1 <= port <= 65535:
                     raise UsageError(f"port {port} is not within 1 to 65535")
@@ -93,7 +103,8 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
-        """Read `redis://[user[:password]@]host[:port]`, `rediss://…?ca_file=…&cert_file=…&
+        """Read `redis://[user[:password]@]host[:port]` (for a cluster also several nodes of it:
+        `host:port,host:port`), `rediss://…?ca_file=…&cert_file=…&
         key_file=…&server_name=…&verify=no` (verify: yes by default), `valkey://`, `valkeys://`,
         `unix:///path`, or a bare `host[:port]`; `redis+sentinel://` and `rediss+sentinel://` (see
         `model.sentinel_group`); or `rdb:PATH` or `aof:PATH`, a file (or folder),
@@ -112,6 +123,7 @@ class Endpoint:
             url = "redis://" + url
         if (scheme := _scheme(url)).endswith(sentinel_group.SUFFIX):
             return cls._parse_sentinel(url, scheme)
+        url, nodes = _first_node(url, scheme)
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -150,6 +162,7 @@ class Endpoint:
             username=username,
             password=password,
             tls=tls,
+            cluster=None if nodes is None else ClusterShard(nodes),
         )
 
     @classmethod
@@ -189,8 +202,14 @@ class Endpoint:
         )
 
     def at(self, host: str, port: int) -> Endpoint:
-        """The data server at this address, reached as the primary that the Sentinels watch is."""
-        return replace(self, host=host, port=port, sentinel=None)
+        """The data server at this address, reached as the primary that the Sentinels watch, or as
+        the cluster's nodes."""
+        return replace(self, host=host, port=port, sentinel=None, cluster=None)
+
+    @property
+    def looked_up(self) -> bool:
+        """Whether Sentinels, or a cluster's nodes, are asked where it is before each dial."""
+        return self.sentinel is not None or self.cluster is not None
 
     @property
     def sentinels(self) -> list[Endpoint]:
@@ -210,8 +229,9 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """`host:port`, `[v6]:port`, `unix:/path`, `host:port,…/NAME` of Sentinels, `rdb:/path` or
-        `aof:/path`: for people and for comparing."""
+        """`host:port`, `[v6]:port`, `unix:/path`, `host:port,…/NAME` of Sentinels,
+        `host:port,…` of a cluster by several nodes, `rdb:/path` or `aof:/path`: for people and for
+        comparing."""
         if self.rdb_path is not None:
             return f"{_FILE_SCHEME}{'-' if self.rdb_path == STDIN_PATH else self.rdb_path}"
         if self.aof_path is not None:
@@ -220,6 +240,8 @@ class Endpoint:
             return f"unix:{self.unix_path}"
         if self.sentinel is not None:
             return self.sentinel.address
+        if self.cluster is not None and not self.cluster.ids:
+            return self.cluster.address
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
@@ -260,6 +282,19 @@ class Endpoint:
 
     def __str__(self) -> str:
         return self.address
+
+
+def _first_node(url: str, scheme: str) -> tuple[str, tuple[tuple[str, int], ...] | None]:
+    """A URL that names several nodes of a cluster, with the first one alone, and all of them; None:
+    it does not. Raises `UsageError`."""
+    head, _, rest = url.partition("://")
+    place, *_ = re.split(r"[/?#]", rest, maxsplit=1)
+    before, at, nodes = place.rpartition("@")
+    if "," not in nodes or scheme not in _PLAIN_SCHEMES | _TLS_SCHEMES:
+        return url, None
+    found = cluster_shard.read_places(nodes, DEFAULT_PORT)
+    first = nodes.partition(",")[0]
+    return f"{head}://{before}{at}{first}{rest[len(place) :]}", found
 
 
 def check_host(host: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 from engine.errors import UsageError
 from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
+from engine.model.cluster_shard import AddressMap
 from engine.model.endpoint import Endpoint
 from engine.model.setting import Member, Shorthand, declared, setting
 
@@ -281,6 +282,29 @@ class TransferSettings:
     reached, and one of them was promoted and goes on with its stream, that one is followed.
     `host:port=detached`: a copy that was detached on purpose; what is written there is not the
     source's, and holds no cut-over up."""
+    address_map: tuple[str, ...] = setting(
+        (),
+        option="--address-map",
+        kind="names",
+        metavar="FROM=TO",
+        help=(
+            "Where a cluster announces the address FROM (HOST:PORT, or HOST for each port), it is "
+            "reached at TO from here; may be repeated."
+        ),
+        row=(
+            "A cluster's node that announces the address `FROM` (`HOST:PORT`, or `HOST` for every "
+            "port) is reached at `TO` from here, as through NAT or a forwarded port; may be "
+            "repeated. The first one that fits counts"
+        ),
+        resumed="From now on: where a cluster's announced addresses are reached from here.",
+        member=Member(
+            "AddressMap",
+            ("StartMigration", "TestMigration", "ResumeMigration"),
+            expected="each must be HOST:PORT=HOST:PORT, or HOST=HOST",
+        ),
+    )
+    """How announced addresses of a cluster's nodes are reached from here, `from=to` each
+    (`model.cluster_shard.AddressMap`)."""
     spool_directory: str | None = setting(
         None,
         option="--spool-directory",
@@ -516,6 +540,7 @@ class TransferSettings:
                 raise UsageError(
                     f"--source-node {node!r}: expected HOST:PORT, or HOST:PORT=detached"
                 )
+        AddressMap.read(self.address_map)
         self._check_fence()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
@@ -556,6 +581,11 @@ class TransferSettings:
     def named(self, side: names.Side, endpoint: Endpoint) -> Endpoint:
         """The endpoint of one end, with the other names that commands have there."""
         return replace(endpoint, command_names=names.read(self.command_names)[side])
+
+    @property
+    def addresses(self) -> AddressMap:
+        """How nodes that a cluster announces are reached from here (`address_map`)."""
+        return AddressMap.read(self.address_map)
 
     @property
     def stream_names(self) -> list[tuple[bytes, bytes, bytes]]:
@@ -715,6 +745,7 @@ class Changes(TypedDict, total=False):
     spool_bytes: int | None
     spool_directory: str | None
     source_nodes: Sequence[str] | None
+    address_map: Sequence[str] | None
 
 
 def changed(**changes: Unpack[Changes]) -> dict[str, Any]:

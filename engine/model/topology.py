@@ -8,8 +8,8 @@ that fail, and the slots that are being moved. Redis: cluster.c, `genClusterDesc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.model.sentinel_group import node_address
@@ -19,13 +19,15 @@ from engine.model.slots import ALL_SLOTS, SlotSet
 @dataclass(frozen=True, slots=True)
 class Node:
     """One node. `host` is empty where the cluster tells no address by which it can be reached;
-    `failing`: other nodes do not reach it."""
+    `failing`: other nodes do not reach it. `epoch`: of two that claim a slot the one with the
+    later configuration has it."""
 
     id: str
     host: str
     port: int
     replica_of: str = ""
     failing: bool = False
+    epoch: int = 0
 
     @property
     def address(self) -> str:
@@ -82,6 +84,10 @@ class Topology:
         """The shard that has the slot."""
         return next((shard for shard in self.shards if slot in shard.slots), None)
 
+    def slots_of(self, name: str) -> SlotSet:
+        """The slots of the node of this id; none of a replica."""
+        return next((each.slots for each in self.shards if each.primary.id == name), SlotSet())
+
     @property
     def problems(self) -> Iterator[str]:
         """What keeps its data from being moved as a whole, a line each."""
@@ -124,7 +130,8 @@ def read(slots: Any, nodes: Any, asked: str) -> Topology:
         host, port = places.get(name) or _bus_address(address, asked if "myself" in flags else "")
         failing = bool(flags & {"fail", "fail?"})
         above = fields[3] if fields[3] != "-" else ""
-        found.append(Node(name, host, port, above, failing))
+        epoch = int(fields[6]) if fields[6].isdigit() else 0
+        found.append(Node(name, host, port, above, failing, epoch))
         ranges = []
         for part in fields[8:]:
             if part.startswith("["):
@@ -141,6 +148,44 @@ def read(slots: Any, nodes: Any, asked: str) -> Topology:
     ]
     shards.sort(key=lambda shard: shard.slots.ranges)
     return Topology(me, tuple(found), tuple(shards), tuple(moves))
+
+
+def merge(told: Sequence[Topology]) -> Topology:
+    """One cluster as several of its nodes tell it, one at least: a node counts by what it says of
+    itself, and else by what those of the latest configuration say; a slot belongs to the latest
+    configuration of those that claim it. `me` and addresses are as the first one has them."""
+    if len(told) == 1:
+        return told[0]
+    nodes: dict[str, tuple[bool, int, Node]] = {}
+    for each in told:
+        for node in each.nodes:
+            rank = (node.id == each.me, node.epoch)
+            if node.id not in nodes or rank > nodes[node.id][:2]:
+                nodes[node.id] = (*rank, node)
+    claims: dict[str, tuple[bool, int, SlotSet]] = {}
+    for each in told:
+        for name in {shard.primary.id for shard in each.shards} | {each.me}:
+            known = each.node(name)
+            rank = (name == each.me, known.epoch if known is not None else 0)
+            if name not in claims or rank > claims[name][:2]:
+                claims[name] = (*rank, each.slots_of(name))
+    taken, shards = SlotSet(), []
+    for name, (_, _, slots) in sorted(claims.items(), key=lambda each: -each[1][1]):
+        left = slots - taken
+        taken |= left
+        if not left or name not in nodes:
+            continue
+        primary = nodes[name][2]
+        of_it = [node for _, _, node in nodes.values() if node.replica_of == name]
+        # A node that is cut off calls all others failing.
+        said = [node.failing for each in told for node in each.nodes if node.id == name != each.me]
+        failing = 2 * sum(said) > len(said)
+        shards.append(Shard(replace(primary, failing=failing), left, tuple(of_it)))
+    shards.sort(key=lambda shard: shard.slots.ranges)
+    moves = dict.fromkeys(move for each in told for move in each.moves)
+    return Topology(
+        told[0].me, tuple(node for _, _, node in nodes.values()), tuple(shards), tuple(moves)
+    )
 
 
 def _places(slots: list[Any], asked: str) -> dict[str, tuple[str, int]]:

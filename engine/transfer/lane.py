@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +56,7 @@ from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe_write import ask_bulk_limit
+from engine.transfer.cluster_monitor import ClusterMonitor
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
@@ -114,8 +115,10 @@ class Lane:
         comparison: Comparison | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008
         route: Route = ONLY,
+        clusters: Mapping[Side, ClusterMonitor] = {},
     ) -> None:
-        """`route`: which of the source's keys it brings. Its name is the context's."""
+        """`route`: which of the source's keys it brings. Its name is the context's. `clusters`:
+        what watches those of the ends that are shards of one."""
         self._context = context
         self._settings = context.settings
         self._source = ReplicaSource(source, context.settings)
@@ -139,6 +142,8 @@ class Lane:
         self._ownership = TargetOwnership(ends, checkpoint)
         self._target_watch = TargetMonitor(target, context, self._to_be_written)
         self._sentinels = SentinelMonitor(ends, context, self._moved)
+        for side, monitor in clusters.items():
+            monitor.attend(source if side == "source" else target, context, self._moved)
         shared = context.peers.source_of(source, ends.route)
         self._tuning = SourceTuning(ends, checkpoint, context, shared)
         self._ttl_guard = TtlGuard(
@@ -239,7 +244,7 @@ class Lane:
             yield
 
     def _moved(self, side: Side, there: Endpoint) -> None:
-        """The Sentinels of this end name another primary."""
+        """What tells of this end's primary, its Sentinels or its cluster, names this one."""
         if side == "source":
             self._source.leave_for(there)
             return

@@ -22,6 +22,7 @@ from engine.model.progress import Phase
 from engine.targets.applier import PositionMoved
 from engine.targets.base import ReadAgain
 from engine.transfer.async_helpers import cancelled, together
+from engine.transfer.cluster_monitor import ClusterMonitor
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
 from engine.transfer.cut_over_barrier import StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
@@ -49,10 +50,13 @@ class Migration:
         overview: Overview,
         lanes: Sequence[Lane],
         allowed: Callable[[], Coroutine[Any, Any, None]] | None = None,
+        clusters: Sequence[ClusterMonitor] = (),
     ) -> None:
-        """`allowed` is asked while all lanes connect, before anything is written: it raises where
-        nothing is to be followed, and counts before whatever the lanes have met by then."""
+        """`clusters` are watched for all lanes. `allowed` is asked while all lanes connect, before
+        anything is written: it raises where nothing is to be followed, and counts before whatever
+        the lanes have met by then."""
         self._allowed = allowed
+        self._clusters = clusters
         self._overview = overview
         self._orders = overview.orders
         self._settings = overview.settings
@@ -79,6 +83,8 @@ class Migration:
     async def watching(self) -> AsyncIterator[None]:
         """Look at the targets again and again meanwhile."""
         async with contextlib.AsyncExitStack() as stack:
+            for cluster in self._clusters:
+                await stack.enter_async_context(cluster.watching())
             for lane in self.lanes:
                 await stack.enter_async_context(lane.watching())
             yield

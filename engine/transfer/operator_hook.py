@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from engine.errors import TransferFailed
 from engine.model.endpoint import Endpoint
-from engine.wire.sentinel import named_last
+from engine.wire.dial import named_last
 
 _PREFIX = "STARTMIGRATION_"
 
@@ -64,8 +64,8 @@ def ends_in_environment(source: Endpoint, target: Endpoint) -> dict[str, str]:
     variables: dict[str, str] = {}
     for name, end in (("SOURCE", source), ("TARGET", target)):
         variables[f"STARTMIGRATION_{name}"] = end.address
-        if end.sentinel is not None:
-            # Where what they watch was last.
+        if end.looked_up:
+            # Where it was last.
             end = named_last(end) or end
         variables[f"STARTMIGRATION_{name}_HOST"] = end.unix_path or end.file_path or end.host
         served = end.unix_path is None and end.file_path is None

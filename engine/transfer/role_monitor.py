@@ -93,8 +93,8 @@ class RoleMonitor:
         could be it as well. A server that parted from the source before is none of these, though
         it knows its history too.
         """
-        if self._ends.source.sentinel is not None:
-            return False  # its Sentinels decide that, and are asked before each dial
+        if self._ends.source.looked_up:
+            return False  # Sentinels, or the cluster, decide that, and are asked before each dial
         now = asyncio.get_running_loop().time()
         if self._away_since is None:
             self._away_since = now

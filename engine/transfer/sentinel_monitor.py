@@ -3,7 +3,7 @@
 A connection to the former primary may well stand: it was cut off from the Sentinels, and does not
 know yet. What clients write from then on goes to the new one. So each connection that carries data
 is given up when the Sentinels name another server (`+switch-master`), and what dials anew asks them
-where to (`wire.dial.located`).
+where to (`wire.dial.located`). While none of them answers the gate of the cut-over is closed.
 """
 
 from __future__ import annotations
@@ -102,12 +102,16 @@ class SentinelMonitor:
     async def _look(self, side: Side, end: Endpoint) -> None:
         """Where is the primary by now? What the Sentinels do not tell is asked the next time."""
         sentinel.forget(end)
+        report = self._context.trouble_of(f"the Sentinels of the {side}")
         before = self._primaries.get(side) or sentinel.named_last(end)
         try:
             there = await located(end, fault=side, timeout=self._ends.settings.connect_timeout)
         except EngineError as exc:
-            _log.debug("No Sentinel answers: %s", exc.message, extra={"end": side})
+            # Nothing says any more that the server which is followed is the one that clients use.
+            why = exc.message.removesuffix(".")
+            report(f"{why}: it is not known which server is the primary; they are asked again")
             return
+        report("")
         self._primaries[side] = there
         if before is not None and before.address != there.address:
             assert end.sentinel is not None

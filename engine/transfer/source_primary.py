@@ -65,8 +65,8 @@ class Heads:
             first = first or info
             if not info.is_replica:
                 _check_one_stream(first, info, address)
-                if not address and self._ends.source.sentinel is not None:
-                    # The server itself: its Sentinels may name another one in a moment.
+                if not address and self._ends.source.looked_up:
+                    # The server itself: another one may be named in a moment.
                     address = self._dialled[""].endpoint.address
                     self._dialled[address] = self._dialled[""]
                 return Head(self._ends.beside_source(address), info, address, tuple(chain))

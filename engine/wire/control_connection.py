@@ -33,8 +33,7 @@ from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, command_renames
 from engine.wire.address_detours import leading
-from engine.wire.dial import located
-from engine.wire.sentinel import named_last
+from engine.wire.dial import located, named_last
 from engine.wire.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -177,8 +176,8 @@ class Admin:
         named: Endpoint | None = None,
     ) -> None:
         """Not for callers: `admin` and `adopted` are. `given`: a connection that is there.
-        `named`: what `endpoint` was found by; if that are Sentinels, they are asked again before
-        the server is dialled again."""
+        `named`: what `endpoint` was found by; if that are Sentinels, or a cluster's nodes, they are
+        asked again before the server is dialled again."""
         self._timeout = timeout
         self._named = named
         self.endpoint = endpoint
@@ -258,10 +257,10 @@ class Admin:
             raise self._link_error(ConnectionResetError())
         listed = [c if isinstance(c, tuple) else tuple(c) for c in commands]
         connected = self._connection.is_connected
-        if self._named is not None and self._named.sentinel is not None:
+        if self._named is not None and self._named.looked_up:
             there = named_last(self._named)
             if connected and there is not None and there.address != self.endpoint.address:
-                # Its Sentinels have given this server up, though it may answer on.
+                # Its Sentinels, or its cluster, have given this server up, though it may answer on.
                 await self._drop()
                 connected = False
             if not connected:
@@ -310,8 +309,9 @@ class Admin:
         return replies
 
     async def _locate(self, named: Endpoint) -> None:
-        """Dial the server that the Sentinels name now, if it is another one. Raises `LinkError`,
-        `AuthError`."""
+        """Dial the server that the Sentinels, or the cluster, name now, if it is another one.
+
+        Raises `LinkError`, `AuthError`."""
         there = await located(named, fault=self.fault, timeout=self._timeout)
         if there != self.endpoint:
             db = self._connection.db

@@ -12,7 +12,7 @@ from typing import Any
 from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.wire import allowed_addresses, sentinel
+from engine.wire import allowed_addresses, cluster, sentinel
 from engine.wire.address_detours import leading
 from engine.wire.connection import Connection, answered
 from engine.wire.tls import ssl_context
@@ -61,20 +61,33 @@ async def dial_and_ask(
 
 
 async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endpoint:
-    """The server that `endpoint` means by now: itself, or the primary that its Sentinels name.
+    """The server that `endpoint` means by now: itself, or the primary that its Sentinels, or its
+    cluster's nodes, name.
 
-    Raises `LinkError` and `AuthError` of the Sentinels. `timeout` is in seconds.
+    Raises `LinkError` and `AuthError` of these. `timeout` is in seconds.
     """
-    if endpoint.sentinel is None:
-        return endpoint
+
+    async def ask_all(at: Endpoint, questions: Sequence[tuple[str, ...]]) -> list[Any]:
+        began = asyncio.get_running_loop().time()
+        connection, replies = await _dial_at(at, questions, fault, timeout, False, began)
+        connection.close()
+        return [answered(reply) for reply in replies]
 
     async def ask(at: Endpoint, question: tuple[str, ...]) -> Any:
-        began = asyncio.get_running_loop().time()
-        connection, (reply,) = await _dial_at(at, [question], fault, timeout, False, began)
-        connection.close()
-        return answered(reply)
+        return (await ask_all(at, [question]))[0]
 
-    return await sentinel.primary(endpoint, ask, fault=fault, timeout=timeout)
+    if endpoint.sentinel is not None:
+        return await sentinel.primary(endpoint, ask, fault=fault, timeout=timeout)
+    if endpoint.cluster is not None:
+        return await cluster.primary(endpoint, ask_all, fault=fault, timeout=timeout)
+    return endpoint
+
+
+def named_last(endpoint: Endpoint) -> Endpoint | None:
+    """Where what is looked up before each dial was last; None: it was not looked up yet."""
+    if endpoint.sentinel is not None:
+        return sentinel.named_last(endpoint)
+    return cluster.named_last(endpoint)
 
 
 async def _dial_at(

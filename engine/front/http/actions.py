@@ -205,7 +205,7 @@ def _primary(parameters: Parameters) -> Endpoint:
         found = Endpoint.parse(given)
         # Only now: what was wrong with the address is said first.
         if (port := parameters.get("Port")) is not None:
-            if found.sentinel is not None or (_has_port(given) and port != found.port):
+            if found.looked_up or (_has_port(given) and port != found.port):
                 raise InvalidParameterCombinationException(
                     "PrimaryClusterId and Port name different ports."
                 )

@@ -1,0 +1,298 @@
+"""Follows what a cluster tells of itself, for all lanes that have one of its shards as an end.
+
+Each primary is asked about once a second (CLUSTER SLOTS, CLUSTER NODES; where it knows it CLUSTER
+GETSLOTMIGRATIONS): only the nodes that take part in the move of a slot tell of it, and of a
+failover the nodes of the latest configuration. What they say is put together
+(`model.topology.merge`). When a shard has another primary each connection that carries data of its
+lanes is given up, and what dials anew asks the cluster where to (`wire.dial.located`).
+
+The gate of the cut-over is closed while no node answers, while a slot is being moved, and while a
+slot belongs to another shard than the one that the lanes were made for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from engine import logs
+from engine.errors import EngineError, LinkError, ServerError, UsageError
+from engine.model.cluster_shard import ClusterShard
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
+from engine.model.topology import Topology, merge
+from engine.transfer.async_helpers import cancelled
+from engine.transfer.control_connections import Side
+from engine.transfer.migration_context import MigrationContext
+from engine.wire import cluster
+from engine.wire.control_connection import Admin, admin
+
+# From one look to the next.
+_LOOK_SECONDS = 1.0
+# How long one node may take to answer.
+_ANSWER_SECONDS = 3.0
+# Nodes beside the primaries that are asked where those are not known yet.
+_SEEDS_MOST = 6
+_SLOT_MIGRATIONS = ("CLUSTER", "GETSLOTMIGRATIONS")
+_OVER = frozenset({b"success", b"failed", b"cancelled", b"canceled"})
+_log = logs.logger(__name__)
+
+Moved = Callable[[Side, Endpoint], None]
+
+
+@dataclass(slots=True)
+class _Attended:
+    """A lane's end."""
+
+    end: Endpoint
+    shard: ClusterShard
+    context: MigrationContext
+    moved: Moved
+    there: Endpoint | None = None
+
+
+class ClusterMonitor:
+    """Watches the cluster of one side of a migration.
+
+    `on_slots` is called with what the cluster tells whenever slots have changed their owner, or
+    begin or end to be moved.
+    """
+
+    def __init__(
+        self, side: Side, settings: TransferSettings, on_event: Callable[[str], None]
+    ) -> None:
+        self._side = side
+        self._settings = settings
+        self._on_event = on_event
+        self._ends: list[_Attended] = []
+        self._told: Topology | None = None
+        self._nodes: dict[tuple[str, int], _Node] = {}
+        self._slots = ""
+        self._wake = asyncio.Event()
+        self.on_slots: Callable[[Topology], None] = lambda _: None
+
+    def attend(self, end: Endpoint, context: MigrationContext, moved: Moved) -> None:
+        """One more lane; `moved` is called with its end's primary at each look."""
+        assert end.cluster is not None
+        self._ends.append(_Attended(end, end.cluster, context, moved))
+
+    @property
+    def topology(self) -> Topology | None:
+        """What the cluster told last; None: nothing yet."""
+        return self._told
+
+    def look_now(self) -> None:
+        """Look without waiting for the next turn."""
+        self._wake.set()
+
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Watch it meanwhile."""
+        task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            await cancelled(task)
+            for node in self._nodes.values():
+                await node.close()
+            self._nodes.clear()
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            await self._look()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._wake.wait()
+
+    async def _look(self) -> None:
+        if not self._ends:
+            return
+        any_end = self._ends[0].end
+        nodes = self._asked(any_end)
+        answers = await asyncio.gather(*(node.ask() for node in nodes))
+        told = [each for each in answers if isinstance(each, Topology)]
+        if not told:
+            why = next(each.message for each in answers if isinstance(each, EngineError))
+            self._doubt(f"no node of the {self._side}'s cluster answers ({why.removesuffix('.')})")
+            return
+        merged = merge(told)
+        if 2 * len(told) <= len(nodes) and self._earlier(merged):
+            self._doubt(
+                f"of {len(nodes)} nodes of the {self._side}'s cluster {len(told)} answer, with an "
+                "earlier configuration than was heard before"
+            )
+            return
+        self._told = merged
+        cluster.note(any_end, merged)
+        under_way = {slot for node in nodes for slot in node.under_way}
+        for each in self._ends:
+            self._judge(each, merged)
+        self._judge_slots(merged, SlotSet.of(under_way))
+
+    def _asked(self, end: Endpoint) -> list[_Node]:
+        """The primaries, as far as they are known; else nodes that may tell of them."""
+        most = _SEEDS_MOST if self._told is None else len(self._told.shards) + _SEEDS_MOST
+        wanted = {(at.host, at.port): at for at in cluster.places_of(end, self._told, most)}
+        for place in [place for place in self._nodes if place not in wanted]:
+            # It may be a replica by now; its connection is let go of behind what it owes.
+            self._nodes.pop(place).let_go()
+        for place, at in wanted.items():
+            if place not in self._nodes:
+                self._nodes[place] = _Node(at, self._side)
+        return list(self._nodes.values())
+
+    def _earlier(self, merged: Topology) -> bool:
+        for each in self._ends:
+            before = None if self._told is None else each.shard.found(self._told)
+            now = each.shard.found(merged)
+            if before is not None and (now is None or now.epoch < before.epoch):
+                return True
+        return False
+
+    def _doubt(self, why: str) -> None:
+        for each in self._ends:
+            each.context.trouble_of(f"the {self._side}'s cluster")(
+                f"{why}: it is not known which servers are its primaries; they are asked again"
+            )
+
+    def _judge(self, each: _Attended, told: Topology) -> None:
+        """Where is the shard's primary, and has it its slots?"""
+        report = each.context.trouble_of(f"the {self._side}'s cluster")
+        found = each.shard.found(told)
+        place = None if found is None else each.shard.place_of(found)
+        there = None
+        if place is not None:
+            with contextlib.suppress(UsageError):
+                there = each.end.at(*place)
+        if found is None or there is None:
+            report(
+                f"the {self._side}'s cluster tells of no primary of the shard that had the slots "
+                f"{each.shard.slots.words}; it is asked again"
+            )
+            return
+        report("")
+        before, each.there = each.there, there
+        if before is None:
+            before = each.end.at(each.end.host, each.end.port)
+        if before.address != there.address:
+            each.context.on_event(
+                f"the cluster names {there.address} as the primary of {each.shard.slots.words} "
+                f"(the {self._side}); it was {before.address}"
+            )
+        # Each time: a link that was being made meanwhile may lead to the one before.
+        each.moved(self._side, there)
+
+    def _judge_slots(self, told: Topology, under_way: SlotSet) -> None:
+        """Slots that are being moved, or have another owner than the lanes were made for."""
+        moving = under_way | SlotSet.of({move.slot for move in told.moves})
+        words: dict[ClusterShard, str] = {}
+        for shard in dict.fromkeys(each.shard for each in self._ends):
+            found = shard.found(told)
+            if found is None:
+                continue
+            gone = shard.slots - told.slots_of(found.id)
+            if elsewhere := gone & told.covered:
+                words[shard] = (
+                    f"the slots {elsewhere.words} of the {self._side}'s shard "
+                    f"{shard.slots.words} belong to another shard by now"
+                )
+            elif gone:
+                words[shard] = f"no node of the {self._side}'s cluster has the slots {gone.words}"
+        slots = f"{moving}; {'; '.join(words.values())}"
+        for each in self._ends:
+            why = words.get(each.shard, "")
+            if moving:
+                why = f"the slots {moving.words} of the {self._side}'s cluster are being moved"
+            each.context.trouble_of(f"the {self._side}'s slots")(why)
+        if slots != self._slots:
+            if self._slots or moving or words:
+                self._tell(moving, list(words.values()))
+            self._slots = slots
+            self.on_slots(told)
+
+    def _tell(self, moving: SlotSet, wrong: Sequence[str]) -> None:
+        parts = [*wrong]
+        if moving:
+            parts.insert(
+                0, f"the slots {moving.words} of the {self._side}'s cluster are being moved"
+            )
+        if not parts:
+            parts.append(f"the {self._side}'s slots are where they were at the start")
+        closed = "; no cut-over begins meanwhile" if moving or wrong else ""
+        self._on_event(f"{'; '.join(parts)}{closed}")
+
+
+class _Node:
+    """A node that is asked again and again, over one connection while that stands."""
+
+    def __init__(self, at: Endpoint, side: Side) -> None:
+        self._at = at
+        self._side = side
+        self._stack = contextlib.AsyncExitStack()
+        self._end: Admin | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._knows_migrations = True
+        self.under_way: set[int] = set()
+        """Slots of migrations that it has under way (Valkey 9)."""
+
+    async def ask(self) -> Topology | EngineError:
+        """What it tells; or why it does not."""
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                if self._end is None:
+                    opening = admin(
+                        self._at, timeout=_ANSWER_SECONDS, fault=self._side, straight=True
+                    )
+                    self._end = await self._stack.enter_async_context(opening)
+                replies = await self._end.ask(*cluster.QUESTIONS)
+                await self._ask_migrations(self._end)
+            return cluster.read(self._at, replies)
+        except TimeoutError:
+            await self.close()
+            return LinkError(
+                f"{self._at.address} gave no answer within {_ANSWER_SECONDS:g} s",
+                fault=self._side,
+            )
+        except EngineError as exc:
+            await self.close()
+            return exc
+
+    async def _ask_migrations(self, end: Admin) -> None:
+        self.under_way = set()
+        if not self._knows_migrations:
+            return
+        (reply,) = await end.pipeline([_SLOT_MIGRATIONS])
+        if isinstance(reply, ServerError):
+            self._knows_migrations = False
+        elif isinstance(reply, list):
+            self.under_way = {slot for job in reply for slot in _slots_under_way(job)}
+
+    async def close(self) -> None:
+        """Let go of its connection."""
+        self._end = None
+        with contextlib.suppress(EngineError):
+            await self._stack.aclose()
+
+    def let_go(self) -> None:
+        """The same, beside what goes on."""
+        self._closing = asyncio.ensure_future(self.close())
+
+
+def _slots_under_way(job: object) -> SlotSet:
+    """Of an entry of CLUSTER GETSLOTMIGRATIONS (a flat list of names and values)."""
+    if not isinstance(job, list):
+        return SlotSet()
+    fields = dict(zip(job[::2], job[1::2], strict=False))
+    state, ranges = fields.get(b"state"), fields.get(b"slot_ranges")
+    if not isinstance(state, bytes) or not isinstance(ranges, bytes) or state.lower() in _OVER:
+        return SlotSet()
+    found: set[int] = set()
+    for part in ranges.decode("ascii", "replace").replace(",", " ").split():
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last or first).isdigit():
+            found.update(range(int(first), min(int(last or first), 16383) + 1))
+    return SlotSet.of(found)

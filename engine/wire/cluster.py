@@ -1,0 +1,272 @@
+"""Where the primary of a cluster's shard is: some of its nodes are asked before each dial.
+
+Some nodes are asked at once (CLUSTER SLOTS, CLUSTER NODES): the shard's own ones, and others. What
+they say is put together by the epochs of their configurations (`model.topology.merge`): a former
+primary that was cut off during a failover goes on naming itself, with an earlier epoch. Behind a
+later one that was heard before, such an answer is believed where most of those that were asked give
+it. What is heard holds for a second, so that the connections of all lanes cost one question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine import logs
+from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError, UsageError
+from engine.model import topology
+from engine.model.cluster_shard import ClusterShard, Place
+from engine.model.endpoint import Endpoint
+from engine.model.topology import Node, Topology
+
+QUESTIONS = (("CLUSTER", "SLOTS"), ("CLUSTER", "NODES"))
+"""What a node is asked; `read` takes the replies."""
+# How long an answer holds; and how long the others may take once most have answered.
+_HOLDS_SECONDS = 1.0
+_OTHERS_SECONDS = 0.5
+# Of the time for a dial.
+_SHARE = 0.6
+# So many nodes are asked at the most.
+_ASKED_MOST = 6
+_REMEDY = (
+    "Check that the cluster's nodes run, the network, and their credentials. Where the cluster "
+    "announces addresses that cannot be reached from here: --address-map FROM=TO."
+)
+_log = logs.logger(__name__)
+Ask = Callable[[Endpoint, Sequence[tuple[str, ...]]], Awaitable[list[Any]]]
+"""Dials a node, asks, and gives the replies; raises `EngineError`."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What was heard last of a cluster, and when; and by shard the node that was its primary."""
+
+    told: Topology | None = None
+    at: float = float("-inf")
+    primaries: dict[ClusterShard, Node] = field(default_factory=dict)
+
+
+# By seeds. Two at most for each migration of the process.
+_heard: dict[tuple[Place, ...], _Heard] = {}
+
+
+async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: float) -> Endpoint:
+    """The primary of the shard that `endpoint` means, by now; of a cluster that is named as a whole
+    any node that answers.
+
+    `timeout`: seconds for all of it. Raises `LinkError` where no node answers or knows the shard,
+    and `AuthError` where none takes the credentials.
+    """
+    shard = endpoint.cluster
+    assert shard is not None
+    heard = _heard.setdefault(shard.seeds, _Heard())
+    if not shard.ids:
+        return await _any(endpoint, shard, ask, fault, timeout * _SHARE)
+    if heard.told is not None and time.monotonic() - heard.at < _HOLDS_SECONDS:
+        there = _there(endpoint, heard.told)
+        if there is not None:
+            return there
+    # The rest of the time is the primary's.
+    told, asked = await _ask_some(endpoint, shard, heard, ask, fault, timeout * _SHARE)
+    merged = topology.merge(told)
+    found, before = shard.found(merged), heard.primaries.get(shard)
+    if found is None:
+        raise LinkError(
+            f"{fault} {endpoint.address}: its cluster has no primary of the shard that had the "
+            f"slots {shard.slots.words}: its nodes are replicas, or have left the cluster.",
+            remedy="CLUSTER NODES shows what has become of them.",
+            fault=fault,
+        )
+    if before is not None and found.epoch < before.epoch and 2 * len(told) <= asked:
+        raise LinkError(
+            f"{fault} {endpoint.address}: of {asked} nodes of its cluster {len(told)} answered, "
+            "with an earlier configuration than was heard before: they may be cut off from the "
+            "others.",
+            remedy=_REMEDY,
+            fault=fault,
+        )
+    note(endpoint, merged)
+    there = _there(endpoint, merged)
+    if there is None:
+        raise LinkError(
+            f"{fault} {endpoint.address}: the cluster tells no address of the primary "
+            f"{found.address} that could be dialled.",
+            remedy=_REMEDY,
+            fault=fault,
+        )
+    if before is None or before.id != found.id:
+        extra = {"end": fault, "endpoint": endpoint.address}
+        _log.info("The shard's primary is %s", there.address, extra=extra)
+    return there
+
+
+def note(endpoint: Endpoint, told: Topology) -> None:
+    """Its cluster was asked, and tells this now."""
+    shard = endpoint.cluster
+    assert shard is not None
+    heard = _heard.setdefault(shard.seeds, _Heard())
+    heard.told, heard.at = told, time.monotonic()
+    for each in (*heard.primaries, shard):
+        if each.ids and (found := each.found(told)) is not None:
+            heard.primaries[each] = found
+
+
+def named_last(endpoint: Endpoint) -> Endpoint | None:
+    """The primary that was named last; None: the cluster was not asked yet."""
+    assert endpoint.cluster is not None
+    heard = _heard.get(endpoint.cluster.seeds)
+    if heard is None or heard.told is None or not endpoint.cluster.ids:
+        return None
+    return _there(endpoint, heard.told)
+
+
+def forget(endpoint: Endpoint) -> None:
+    """Ask the cluster the next time, however fresh the last answer is."""
+    assert endpoint.cluster is not None
+    if (heard := _heard.get(endpoint.cluster.seeds)) is not None:
+        heard.at = float("-inf")
+
+
+def read(endpoint: Endpoint, replies: Sequence[Any]) -> Topology:
+    """The topology as the node at `endpoint` has told it. Raises `ServerError`."""
+    try:
+        slots, nodes = replies
+        return topology.read(slots, nodes, endpoint.host)
+    except ValueError as exc:
+        raise ServerError(
+            f"{endpoint.address} does not tell of its cluster: {exc}", code="ERR"
+        ) from None
+
+
+def places_of(endpoint: Endpoint, told: Topology | None, most: int) -> list[Endpoint]:
+    """Up to `most` nodes that can be asked about the cluster: the shard's own first."""
+    shard = endpoint.cluster
+    assert shard is not None
+    found: dict[Place, None] = {}
+
+    def add(nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            if (place := shard.place_of(node)) is not None:
+                found[place] = None
+
+    if told is None:
+        if shard.ids:
+            found[endpoint.host, endpoint.port] = None
+    else:
+        mine = shard.members(told) if shard.ids else set()
+        # Room for others: what its own nodes say may be out of date.
+        add([node for node in told.nodes if node.id in mine][: most // 2])
+        add([each.primary for each in told.shards if not each.primary.failing])
+    places = [*list(found)[: max(most - 2, 1)], *shard.seeds]
+    nodes = []
+    for host, port in dict.fromkeys(places):
+        try:
+            nodes.append(endpoint.at(host, port))
+        except UsageError:
+            continue
+    return nodes[:most]
+
+
+def _there(endpoint: Endpoint, told: Topology) -> Endpoint | None:
+    shard = endpoint.cluster
+    assert shard is not None
+    found = shard.found(told)
+    place = None if found is None else shard.place_of(found)
+    if place is None:
+        return None
+    try:
+        return endpoint.at(*place)
+    except UsageError:
+        return None
+
+
+async def _any(
+    endpoint: Endpoint, shard: ClusterShard, ask: Ask, fault: FaultOf, timeout: float
+) -> Endpoint:
+    """The first node that answers, whatever it says."""
+
+    async def answers(node: Endpoint) -> Endpoint | EngineError:
+        try:
+            await ask(node, (("PING",),))
+        except ServerError:
+            return node
+        except EngineError as exc:
+            return exc
+        return node
+
+    asked = [asyncio.create_task(answers(endpoint.at(*each))) for each in shard.seeds]
+    failed: list[EngineError] = []
+    left = set(asked)
+    try:
+        while left:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                found = task.result()
+                if isinstance(found, Endpoint):
+                    return found
+                failed.append(found)
+    finally:
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+    raise _none_answers(endpoint, failed, len(asked), fault, timeout)
+
+
+async def _ask_some(
+    endpoint: Endpoint,
+    shard: ClusterShard,
+    heard: _Heard,
+    ask: Ask,
+    fault: FaultOf,
+    timeout: float,
+) -> tuple[list[Topology], int]:
+    """What those that answer say, one at least, and how many were asked."""
+    nodes = places_of(endpoint, heard.told, _ASKED_MOST)
+
+    async def asked_of(node: Endpoint) -> Topology | EngineError:
+        try:
+            return read(node, await ask(node, QUESTIONS))
+        except EngineError as exc:
+            # What several of them say is said once.
+            exc.message = exc.message.replace(node.address, "a node").rstrip(".")
+            return exc
+
+    asked = [asyncio.create_task(asked_of(node)) for node in nodes]
+    left = set(asked)
+    found: list[Topology] = []
+    failed: list[EngineError] = []
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + timeout
+    try:
+        while left and (rest := ends - loop.time()) > 0:
+            done, left = await asyncio.wait(left, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                told = task.result()
+                if isinstance(told, Topology):
+                    found.append(told)
+                else:
+                    failed.append(told)
+            if 2 * len(found) > len(asked):
+                ends = min(ends, loop.time() + _OTHERS_SECONDS)
+    finally:
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+    if found:
+        return found, len(asked)
+    raise _none_answers(endpoint, failed, len(asked), fault, timeout)
+
+
+def _none_answers(
+    endpoint: Endpoint, failed: list[EngineError], asked: int, fault: FaultOf, timeout: float
+) -> EngineError:
+    refused = [each for each in failed if isinstance(each, AuthError)]
+    why = "; ".join(dict.fromkeys(each.message for each in failed))
+    if silent := asked - len(failed):
+        why += f"{'; ' if why else ''}{silent} gave no answer within {timeout:g} s"
+    message = f"{fault} {endpoint.address}: no node of its cluster answers: {why}."
+    kind = AuthError if refused and len(refused) == len(failed) and not silent else LinkError
+    return kind(message, remedy=_REMEDY, fault=fault)
