@@ -172,9 +172,10 @@ class Engine:
         """Start a new worker for a migration that was stopped or whose worker died; it goes on
         from the checkpoint.
 
-        `retry_for` (seconds), `spool_bytes`, `spool_directory` and `source_nodes` replace the
-        settings of these names from now on. `accept_source_loss`: a source that has lost data is
-        followed all the same, and the next full sync makes the target what the source is now.
+        `retry_for` (seconds), `spool_bytes`, `spool_directory`, `source_nodes` and `address_map`
+        replace the settings of these names from now on. `accept_source_loss`: a source that has
+        lost data is followed all the same, and the next full sync makes the target what the source
+        is now.
 
         Returns {"ReplicationGroup"}. Raises `ReplicationGroupNotFoundFault`,
         `ReplicationGroupNotUnderMigrationFault`, `ReplicationGroupAlreadyUnderMigrationFault`
