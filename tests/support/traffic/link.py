@@ -148,7 +148,9 @@ def wait_until_ready(address: Address, seconds: float = 1.0) -> None:
             role, found = (reply for _, reply in link.replies(0))
         finally:
             link.close()
-        if not isinstance(found, hiredis.ReplyError) and role[0] == b"master":
+        # MOVED: a cluster's node that has slots, of which this key's is none.
+        refused = isinstance(found, hiredis.ReplyError) and not str(found).startswith("MOVED")
+        if not refused and role[0] == b"master":
             return
         if time.monotonic() > deadline:
             raise ConnectionRefusedError(f"the server takes no writes: {role!r:.80} {found!r:.80}")

@@ -113,19 +113,21 @@ class Unit:
     """`commands` go together over connection `lane` (0, or 1 for what may wait).
 
     `db` is the database in which the first of them runs; a SELECT is among them where the lane was
-    in another.
+    in another. `tag` is the hash tag that their keys have.
     """
 
     lane: int
     db: int
     commands: tuple[Command, ...]
+    tag: bytes = b""
 
 
 class Sequence:
     """See the module. Iterating yields units without end; there is one iterator.
 
     `without` are names of commands to leave out. `rare` is the probability of each of `RARE`.
-    `clock` gives Unix time in seconds: moments among the arguments are counted from it.
+    `clock` gives Unix time in seconds: moments among the arguments are counted from it. With `tags`
+    the keys of a unit have one of these hash tags, and with the probability `apart` each its own.
     """
 
     def __init__(
@@ -138,10 +140,13 @@ class Sequence:
         without: Collection[str] = (),
         payloads: Mapping[str, bytes],
         clock: Callable[[], float] = time.time,
+        tags: Seq[bytes] = (),
+        apart: float = 0.0,
     ) -> None:
         self.databases = tuple(databases)
         self._rng = random.Random(f"traffic {seed}")
-        self._words = Words(self._rng, clock)
+        self._words = Words(self._rng, clock, tags)
+        self._apart = apart
         self._make = Maker(self._words, self.databases, specs.version, payloads)
         self._specs = {name: spec for name, spec in specs.all().items() if name not in without}
         if not payloads.get("functions"):
@@ -171,9 +176,11 @@ class Sequence:
     def __iter__(self) -> Iterator[Unit]:
         for db in self.databases:
             for letter in LARGE:
+                self._words.retag()
                 yield self._unit(0, db, [self._large(letter)])
         rng = self._rng
         while True:
+            self._words.retag(self._apart)
             if len(self.databases) > 1 and rng.random() < MOVE_ON:
                 self._db = rng.choice(self.databases)
             self._words.db = self._db
@@ -191,7 +198,7 @@ class Sequence:
         if self._lane_db[lane] != db:
             self._lane_db[lane] = db
             commands = [_select(db), *commands]
-        return Unit(lane, db, tuple(commands))
+        return Unit(lane, db, tuple(commands), self._words.tag)
 
     def _single(self) -> Unit:
         name = self._draw()
@@ -211,11 +218,14 @@ class Sequence:
             return self._unit(1, self._db, [self._command(name)])
         command = self._command(name)
         # The push goes to the key that the command looks at first: there is something, or an error.
-        key = next(word for word in command[1][1:] if word in self._known)
+        key = next(word for word in command[1][1:] if self._is_key(word))
         push = ("rpush", (b"RPUSH", key, self._words.value()))
         if BLOCKING[name] == "z":
             push = ("zadd", (b"ZADD", key, b"1", self._words.member()))
         return self._unit(0, self._db, [push, command])
+
+    def _is_key(self, word: bytes) -> bool:
+        return word in self._known or (bool(self._words.tags) and word[1:3] == b":{")
 
     def _transaction(self) -> Unit:
         rng, db = self._rng, self._db
@@ -238,7 +248,7 @@ class Sequence:
         return unit
 
     def _large(self, letter: str) -> Command:
-        key, rng = LARGE[letter], self._rng
+        key, rng = self._words.tagged(LARGE[letter]), self._rng
         if letter == "s":
             return ("set", (b"SET", key, rng.randbytes(LARGE_BYTES)))
         many = [b"%d" % n for n in range(LARGE_ITEMS)]

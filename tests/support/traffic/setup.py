@@ -40,22 +40,24 @@ _VALUES: dict[str, tuple[tuple[Any, ...], ...]] = {
 }
 
 
-def prepare(address: Address) -> tuple[Specs, dict[str, bytes]]:
+def prepare(address: Address, tag: bytes = b"") -> tuple[Specs, dict[str, bytes]]:
     """Ask for the commands, load the functions, and have values dumped; nothing else is left.
 
-    The payloads are named as `_VALUES` is, and `functions` is FUNCTION DUMP's.
+    The payloads are named as `_VALUES` is, and `functions` is FUNCTION DUMP's. `tag`: of a
+    cluster's node, a hash tag that is its own.
     """
+    scratch = SCRATCH + b"{%b}" % tag if tag else SCRATCH
     with address.client() as client:
         specs = read_specs(client)
         payloads: dict[str, bytes] = {}
         for name, commands in _VALUES.items():
             if name == "h expiring" and "hpexpireat" not in specs.write:
                 continue
-            client.execute_command("DEL", SCRATCH)
+            client.execute_command("DEL", scratch)
             for command in commands:
-                client.execute_command(*command)
-            payloads[name] = client.execute_command("DUMP", SCRATCH)
-        client.execute_command("DEL", SCRATCH)
+                client.execute_command(*(scratch if word == SCRATCH else word for word in command))
+            payloads[name] = client.execute_command("DUMP", scratch)
+        client.execute_command("DEL", scratch)
         if "function|load" in specs.write:
             client.execute_command("FUNCTION LOAD", "REPLACE", library(0, 0))
             # Of one library: the order of several hangs on the server's hash seed.

@@ -7,20 +7,19 @@ import threading
 from abc import ABC, abstractmethod
 from typing import Self
 
-from benches.support.proxy import Proxy
-from benches.support.servers import Server
-from tests.support.traffic.link import address_of
+from tests.support.traffic.link import Address
+from tests.support.traffic.nodes import End, Nodes
 
 
 class WritingThread(ABC):
-    """Writes to `server` from `start` to `stop`; as a context manager, from its begin to its end.
+    """Writes to `end` from `start` to `stop`; as a context manager, from its begin to its end.
 
     `failure` is what ended it, if it did not end by itself; `stop` and `join` raise it.
     """
 
-    def __init__(self, server: Server | Proxy | str, name: str) -> None:
+    def __init__(self, end: End, name: str) -> None:
         self.failure: BaseException | None = None
-        self._address = address_of(server)
+        self._nodes = Nodes(end)
         self._stopping = threading.Event()
         self._moved = threading.Event()
         self._thread = threading.Thread(target=self._guarded, name=name, daemon=True)
@@ -42,10 +41,10 @@ class WritingThread(ABC):
         if self.failure is not None:
             raise self.failure
 
-    def move_to(self, server: Server | Proxy | str) -> None:
+    def move_to(self, end: End) -> None:
         """Go on with another server: the one that took over. What the old one had not replicated
         is lost."""
-        self._address = address_of(server)
+        self._nodes = Nodes(end)
         self._moved.set()
 
     def __enter__(self) -> Self:
@@ -57,6 +56,11 @@ class WritingThread(ABC):
             self.stop()
 
     # --- The thread ---
+
+    @property
+    def _address(self) -> Address:
+        """The server, or a cluster's first."""
+        return self._nodes.all[0]
 
     @abstractmethod
     def _run(self) -> None:

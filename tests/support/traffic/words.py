@@ -1,7 +1,7 @@
 """What random commands are made of: names of keys, fields, members, ids; values; moments.
 
 Names come from small pools and carry their type's letter, so that commands meet keys of their own
-type, and each other, all the time.
+type, and each other, all the time. For a cluster each name is there once for each hash tag.
 """
 
 from __future__ import annotations
@@ -61,11 +61,19 @@ SHORT_TTL = 0.3
 
 
 class Words:
-    """Random words from one `random.Random`; `now` gives Unix time in seconds."""
+    """Random words from one `random.Random`; `now` gives Unix time in seconds.
 
-    def __init__(self, rng: random.Random, now: Callable[[], float]) -> None:
+    With `tags` each name gets the hash tag `tag`, until `retag`; `apart`: each one of its own.
+    """
+
+    def __init__(
+        self, rng: random.Random, now: Callable[[], float], tags: Sequence[bytes] = ()
+    ) -> None:
         self.rng = rng
         self.now = now
+        self.tags = tuple(tags)
+        self.tag = self.tags[0] if self.tags else b""
+        self.apart = False
         self.any_type = ANY_TYPE
         self.db = 0
         self.keys = {
@@ -91,7 +99,22 @@ class Words:
         if letter is None or (letter != "y" and rng.random() < self.any_type):
             letter = rng.choice(self._letters)
         keys = self.keys[letter]
-        return keys[rng.randrange(HOT_KEYS)] if rng.random() < HOT else rng.choice(keys)
+        return self.tagged(
+            keys[rng.randrange(HOT_KEYS)] if rng.random() < HOT else rng.choice(keys)
+        )
+
+    def tagged(self, name: bytes) -> bytes:
+        """The name with the hash tag of now, if there are any: `s:{tag}7`."""
+        if not self.tags:
+            return name
+        tag = self.rng.choice(self.tags) if self.apart else self.tag
+        return b"%b{%b}%b" % (name[:2], tag, name[2:])
+
+    def retag(self, apart: float = 0.0) -> None:
+        """Draw the hash tag for what goes together next. `apart`: how often there is none."""
+        if self.tags:
+            self.tag = self.rng.choice(self.tags)
+            self.apart = self.rng.random() < apart
 
     def field(self, kind: str = "") -> bytes:
         """A hash's field: `c` fields hold whole numbers, `d` numbers, `f` anything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -11,11 +12,11 @@ from typing import Any, Self
 
 import hiredis
 
-from benches.support.proxy import Proxy
-from benches.support.servers import Server
-from tests.support.traffic.link import Link, wait_until_ready
+from tests.support.traffic.link import Address, Link, wait_until_ready
+from tests.support.traffic.nodes import End
 from tests.support.traffic.sequence import Sequence, Unit
 from tests.support.traffic.setup import prepare
+from tests.support.traffic.specs import Specs
 from tests.support.traffic.thread import WritingThread
 
 BATCH = 60
@@ -25,8 +26,19 @@ WAITING = 4
 """Commands of the second lane that may be unanswered before the writer waits for them."""
 
 
+TAGS = tuple(b"t%d" % n for n in range(12))
+"""The hash tags of traffic on a cluster: they fall into slots of every shard of two, three or five.
+"""
+
+NOT_ON_CLUSTERS = (
+    *("move", "swapdb"),  # refused there
+    # Of several shards each would hold what its own clients loaded last.
+    *("function|load", "function|delete", "function|flush", "function|restore"),
+)
+
+
 class Traffic(WritingThread):
-    """Random traffic on `server` (a `Server`, a `Proxy` before one, or a redis:// URL).
+    """Random traffic on a server, a proxy before one, a cluster, or what a URL leads to.
 
         with Traffic(server, seed=7) as traffic:
             ...
@@ -36,6 +48,11 @@ class Traffic(WritingThread):
     in commands a second (None: as fast as it goes). `rare` is the probability of each FLUSHALL,
     FLUSHDB and SWAPDB; `without` names commands to leave out ("flushall").
 
+    On a cluster the keys of what goes together have one of the hash tags `tags`; a slot's new owner
+    is found, and what was answered MOVED, ASK or TRYAGAIN is an error like any other. For a source
+    that goes into a cluster `tags` and `apart` (how often each key has a hash tag of its own) may
+    be given as well.
+
     A server that goes away is waited for, and the sequence goes on; what was unanswered then is
     counted as `lost`. `issued`, `succeeded` (by command, those inside EXEC too), `errors` (by the
     error's first word) and `lost` may be read at any time.
@@ -43,16 +60,24 @@ class Traffic(WritingThread):
 
     def __init__(
         self,
-        server: Server | Proxy | str,
+        server: End,
         seed: int | str,
         *,
-        databases: Seq[int] = (0, 1, 2),
+        databases: Seq[int] | None = None,
         rate: float | None = None,
         rare: float = 0.0001,
         without: Collection[str] = (),
         limit: int | None = None,
+        tags: Seq[bytes] | None = None,
+        apart: float = 0.0,
     ) -> None:
         super().__init__(server, "traffic")
+        if self._nodes.clustered:
+            without = (*without, *NOT_ON_CLUSTERS)
+        if tags is None:
+            tags = TAGS if self._nodes.clustered else ()
+        if databases is None:
+            databases = (0,) if self._nodes.clustered else (0, 1, 2)
         self.seed = seed
         self.rate = rate
         self.issued: Counter[str] = Counter()
@@ -61,9 +86,16 @@ class Traffic(WritingThread):
         self.failed: Counter[str] = Counter()
         self.lost = 0
         self.connections = 0
-        self._options: dict[str, Any] = {"databases": databases, "rare": rare, "without": without}
+        self._options: dict[str, Any] = {
+            "databases": databases,
+            "rare": rare,
+            "without": without,
+            "tags": tags,
+            "apart": apart,
+        }
         self._limit = limit
-        self._links: list[Link] = []
+        self._links: dict[tuple[Address, int], Link] = {}
+        self._stale = False
         self._running = threading.Event()
         self._running.set()
         self._idle = threading.Event()
@@ -72,7 +104,7 @@ class Traffic(WritingThread):
 
     def start(self) -> Self:
         """Set the server up (functions, payloads; some 0.1 s) and begin to write."""
-        specs, payloads = prepare(self._address)
+        specs, payloads = self._prepared()
         self.sequence = Sequence(specs, self.seed, payloads=payloads, **self._options)
         return super().start()
 
@@ -125,6 +157,15 @@ class Traffic(WritingThread):
 
     # The thread.
 
+    def _prepared(self) -> tuple[Specs, dict[str, bytes]]:
+        if not self._nodes.clustered:
+            return prepare(self._address)
+        for address in self._nodes.all:
+            own = (b"%d" % n for n in itertools.count())
+            tag = next(each for each in own if self._nodes.of(each) == address)
+            found = prepare(address, tag)
+        return found
+
     def _run(self) -> None:
         units = iter(self.sequence)
         started, sent_before = time.monotonic(), 0
@@ -151,32 +192,43 @@ class Traffic(WritingThread):
             self._follow_the_server()
             if not self._links:
                 self._connect()
+            if self._stale:
+                self._stale = False
+                self._nodes.learn()
             for unit in units:
-                link = self._links[unit.lane]
+                link = self._link(self._nodes.of(b"{%b}" % unit.tag), unit.lane)
                 if link.fresh:
                     link.fresh = False
                     link.queue("select", (b"SELECT", b"%d" % unit.db))
                 for name, words in unit.commands:
                     link.queue(name, words)
                     self.issued[name] += 1
-            for link in self._links:
+            for link in self._links.values():
                 link.flush()
-            for link, leave in zip(self._links, (0, WAITING), strict=True):
-                self._take(link, leave)
+            for (_, lane), link in self._links.items():
+                self._take(link, WAITING if lane else 0)
         except OSError:
             self._disconnect()
+
+    def _link(self, address: Address, lane: int) -> Link:
+        if (address, lane) not in self._links:
+            link = self._links[address, lane] = Link(address)
+            link.fresh = not self._nodes.clustered
+        return self._links[address, lane]
 
     def _take(self, link: Link, leave: int) -> None:
         for name, reply in link.replies(leave):
             if isinstance(reply, hiredis.ReplyError):
                 self.failed[name] += 1
-                self.errors[str(reply).split(" ", 1)[0]] += 1
+                code = str(reply).split(" ", 1)[0]
+                self.errors[code] += 1
+                self._stale |= code in ("MOVED", "READONLY", "CLUSTERDOWN")
             else:
                 self.succeeded[name] += 1
 
     def _drain(self) -> None:
         try:
-            for link in self._links:
+            for link in self._links.values():
                 self._take(link, 0)
         except OSError:
             self._disconnect()
@@ -185,8 +237,11 @@ class Traffic(WritingThread):
         """Wait for the server for as long as it takes."""
         while not self._stopping.is_set():
             try:
-                wait_until_ready(self._address)
-                self._links = [Link(self._address), Link(self._address)]
+                self._nodes.learn()
+                for address in self._nodes.all:
+                    wait_until_ready(address)
+                    for lane in (0, 1):
+                        self._link(address, lane)
             except OSError:
                 self._stopping.wait(0.02)
             else:
@@ -195,7 +250,7 @@ class Traffic(WritingThread):
         raise ConnectionAbortedError("stopped while the server was away")
 
     def _disconnect(self) -> None:
-        for link in self._links:
+        for link in self._links.values():
             self.lost += link.unanswered
             link.close()
-        self._links = []
+        self._links = {}
