@@ -292,46 +292,67 @@ cdef class TransactionEncoder:
 
     def encode_record(
         self, CommandBatch batch not None, bytes position not None, *,
-        frozenset skip=frozenset(),
+        frozenset skip=frozenset(), extras=(),
     ):
         """The commands of `batch` one by one, and `position` behind them, if there is one still.
 
-        The connection must be in the position's database. `skip` as in `encode`. Raises ValueError
-        for a command that runs in another database, for SWAPDB, for a batch that lies in a file,
-        and for a position above 4096 bytes.
+        The connection must be in the position's database. `skip` and `extras` as in `encode`.
+        Raises ValueError for what runs in another database, for SWAPDB, for an extra that is not
+        exactly one command, and for a position above 4096 bytes.
         """
         cdef Transaction result = Transaction.__new__(Transaction)
         cdef size_t count = batch.packed.count, i
         cdef const uint8_t *skipped = NULL
         cdef bytes skip_map = None
+        cdef size_t extra_bytes = 0
         cdef uint8_t *out
+        cdef int now
         if len(position) > POSITION_BYTES_MOST:
             raise ValueError(f"a position has at most {POSITION_BYTES_MOST} bytes")
+        extras = tuple(extras)
+        for extra_db, command in extras:
+            if extra_db != self.position_db:
+                raise ValueError("a record has no command of another database than its own")
+            if not PyBytes_CheckExact(command):
+                raise TypeError(f"an extra's command must be bytes, found {type(command).__name__}")
+            check_one_command(command)
+            extra_bytes += len(command)
         if skip:
             skip_map = self.map_of(skip, count)
             skipped = <const uint8_t *>PyBytes_AS_STRING(skip_map)
         for i in range(count):
+            if skipped != NULL and skipped[i]:
+                continue
             if batch.packed.commands[i].db != self.position_db:
                 raise ValueError("a record has no command of another database than its own")
-        if batch.all_flags() & FLAG_SWAPS:
-            raise ValueError("a record has no SWAPDB")
-        if batch.in_file:
-            raise ValueError("a record has no command that lies in a file")
+            if stream_name(&batch.packed.commands[i]) == NAME_SWAPDB:
+                raise ValueError("a record has no SWAPDB")
         result.record = True
         result.data = <uint8_t *>PyMem_RawMalloc(
-            self.commands_size(batch, self.position_db) + self.key_size * 2
+            self.commands_size(batch, self.position_db) + extra_bytes + self.key_size * 2
             + <size_t>len(position) + TRANSACTION_OVERHEAD)
-        result.slots = <int32_t *>PyMem_RawMalloc((count + 1) * sizeof(int32_t))
+        result.slots = <int32_t *>PyMem_RawMalloc(
+            (count + <size_t>len(extras) + 1) * sizeof(int32_t))
         if result.data == NULL or result.slots == NULL or count > INT32_MAX:
             raise MemoryError()
+        result.batch = batch
         with nogil:
-            self.put_commands(result, batch, skipped, self.position_db)
+            now = self.put_commands(result, batch, skipped, self.position_db)
+            batch.let_go()
+        if now < 0:
+            raise MemoryError()
+        for number, (extra_db, command) in enumerate(extras):
+            self.put_extra(result, extra_db, command, number, now)
         out = self.put_key(put_literal(result.data + result.size, "*2\r\n$3\r\nGET\r\n", 13))
         out = self.put_key(put_literal(out, "*4\r\n$3\r\nSET\r\n", 13))
         out = put_bulk(
             out, <const uint8_t *>PyBytes_AS_STRING(position), PyBytes_GET_SIZE(position))
         out = put_literal(out, "$2\r\nXX\r\n", 8)
         result.size = result.body_size = out - result.data
+        if result.part_count:
+            self.give_back(result)
+        else:
+            result.batch = None
         return result
 
     cdef bytes map_of(self, frozenset skip, size_t count):

@@ -331,8 +331,9 @@ cdef class Pump:
         if (ordered and self.under_way) or not self.is_plain(batch):
             return batch
         record = self.form.may_take(batch)
-        if not record and not self.form.watched:
-            # The next transaction has to look at the position first.
+        if not record and (self.form.only or not self.form.watched):
+            # The record has to be moved ahead first; the next transaction has to look at the
+            # position first.
             return batch
         if self.names.known and self.may_extend(batch):
             self.noted(batch)
@@ -359,6 +360,8 @@ cdef class Pump:
         cdef object trust = self.trust
         cdef size_t i
         if flags & (<uint32_t>trust.kinds | FLAG_SWAPS) or batch.held_bytes() > self.bytes_limit:
+            return False
+        if self.form.only and flags & FLAG_FLUSHES:
             return False
         # It is sent in pieces, no faster than the target takes them.
         if batch.packed.raw.file != NULL or batch.packed.rewritten.file != NULL:

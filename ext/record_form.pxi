@@ -60,6 +60,23 @@
 #   connections there is no such form, and everything goes in transactions; and an engine that finds
 #   `begun` there, and may not end connections, refuses to go on (`transfer.target_claim`).
 #
+# *A cluster's node* takes no transaction of keys in two slots, so that a batch with its position has
+# no form but this one there (`only`). These things hold then:
+#
+# - Where a batch is not covered by `begun`, a record of the same position goes first, alone, whose
+#   `begun` is further, and its answer is waited for.
+# - What went as a transaction because reading its keys again is no remedy goes alone, and so does not
+#   lie between others that are applied twice. Where it is in doubt what that changed, every key is
+#   compared before the cut-over. FLUSHALL is never sent: the lane's keys are removed one by one. What
+#   was published may be published twice.
+# - The names of keys that became dirty are on the target before the batch whose record moves past
+#   what made them so: they go with a record of the same position, whose answer is waited for. A
+#   value that was read again goes behind the batch's commands, in front of its record: what is left
+#   of that where the record is not set is put right by its name, which stands until its answer came.
+# - A transaction of the source's is applied command by command.
+# - A command that is answered with where its slot is (MOVED, ASK, TRYAGAIN) did not run, and those
+#   behind it did. Its keys are dirty until they can be stored.
+#
 # The same connection goes back and forth between both forms. A record leaves no WATCH, and breaks one
 # that stands, so that the next transaction has to look at the position anew, alone. So a batch that
 # has to be a transaction is followed by others, until sixteen in a row have no need of it.
@@ -83,6 +100,7 @@ cdef class RecordForm:
 
     Args:
         db: the position's database, in which all commands with a record run.
+        only: nothing goes in another form: the target is a cluster's node.
 
     Attributes:
         allowed: whether any may, over this connection.
@@ -92,6 +110,7 @@ cdef class RecordForm:
         records: how many batches have gone with one.
     """
     cdef int db
+    cdef readonly bint only
     cdef readonly bint allowed
     cdef public bint watched
     cdef public bint unresolved
@@ -102,8 +121,9 @@ cdef class RecordForm:
     cdef uint64_t last_end             # where the last batch ended, and how long it was
     cdef uint64_t last_size
 
-    def __cinit__(self, int db=0):
+    def __cinit__(self, int db=0, *, bint only=False):
         self.db = db
+        self.only = only
         self.watched = True
 
     def begin(self, bint allowed):
@@ -119,6 +139,8 @@ cdef class RecordForm:
     cdef bint may_take(self, CommandBatch batch) noexcept nogil:
         if not self.allowed:
             return False
+        if self.only:
+            return self.fits(batch) and batch.end_offset <= self.begun
         if (batch.all_flags() & NEEDS_TRANSACTION or not batch.all_alone(self.db)
                 or batch.packed.raw.file != NULL or batch.packed.rewritten.file != NULL):
             self.alike = 0
@@ -126,13 +148,34 @@ cdef class RecordForm:
         self.alike += 1
         return self.alike > ALIKE_LEAST and batch.end_offset <= self.begun
 
+    cdef bint fits(self, CommandBatch batch) noexcept nogil:
+        """Whether it runs in one database and lies in memory."""
+        cdef size_t i
+        if batch.packed.raw.file != NULL or batch.packed.rewritten.file != NULL:
+            return False
+        for i in range(batch.packed.count):
+            if batch.packed.commands[i].db != self.db:
+                return False
+        return True
+
+    def covers(self, uint64_t offset):
+        """Whether the target has answered that commands up to there may be sent."""
+        return offset <= self.begun
+
+    def ahead(self, bytes position not None, uint64_t offset):
+        """`position`, which stands, with commands allowed up to `offset` and further."""
+        head, _, before = position.partition(b" begun ")
+        self.asked = max(self.asked + 1, offset + BEGUN_AHEAD_BYTES, int(before or 0) + 1)
+        self.last_size = 0
+        return b"v3%b begun %d" % (head[2:], self.asked)
+
     @property
     def room(self):
         """Whether a batch as long as the last one may be sent behind others."""
         return self.has_room()
 
     cdef inline bint has_room(self) noexcept nogil:
-        return (not self.allowed or self.alike <= ALIKE_LEAST
+        return (not self.allowed or (self.alike <= ALIKE_LEAST and not self.only)
                 or self.last_end + self.last_size <= self.begun)
 
     def value(self, CommandBatch batch not None, bytes position not None, uint64_t under_way):

@@ -256,6 +256,12 @@ def begun_up_to(value: bytes, offset: int) -> bytes:
     return b"v3%b begun %d" % (head[2:], max(offset, int(before or 0)))
 
 
+def begun_of(value: bytes | None) -> int:
+    """How far commands may be begun by `value`, as `TargetPosition.encode` gave it; 0: nowhere."""
+    begun = (value or b"").partition(b" begun ")[2]
+    return int(begun) if begun.isdigit() else 0
+
+
 def joined(records: Iterable[TargetPosition]) -> TargetPosition:
     """One record of one transfer and stream that is true of all slots which these cover, also of
     those that several of them do.

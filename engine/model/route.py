@@ -30,6 +30,12 @@ class Route:
     shared_source: bool = False
     shared_target: bool = False
 
+    @property
+    def target_slots(self) -> SlotSet | None:
+        """The slots outside of which this lane has nothing to do on a cluster's node; None: the
+        target is none, and takes keys of all slots in one command."""
+        return self.slots if self.to_cluster else None
+
 
 ONLY = Route()
 """The way of a migration with one lane, to a server that is no cluster's node."""

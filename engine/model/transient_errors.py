@@ -21,12 +21,15 @@ _ANYWHERE: frozenset[Place] = frozenset({"answer", "dial", "psync", "read", "wri
 @dataclass(frozen=True, slots=True)
 class TransientError:
     """A code, where it means "not now", and what to do at a target if that lasts. `elsewhere`: the
-    role has moved, or the process is another one, so that the connection is made anew."""
+    role has moved, or the process is another one, so that the connection is made anew. `of_slot`:
+    it speaks of one key's slot, which is on its way to another node, or there: other keys can be
+    written meanwhile."""
 
     code: str
     places: frozenset[Place]
     remedy: str = ""
     elsewhere: bool = False
+    of_slot: bool = False
 
 
 TRANSIENT_ERRORS = (
@@ -48,11 +51,27 @@ TRANSIENT_ERRORS = (
         "TRYAGAIN",
         frozenset({"dial", "psync", "read", "write"}),
         "The target is moving slots: let that end.",
+        of_slot=True,
+    ),
+    # A node that has lost its role answers MOVED to everything.
+    TransientError(
+        "MOVED",
+        frozenset({"write"}),
+        "The target's node does not have the slot any more: see CLUSTER NODES.",
+        elsewhere=True,
+        of_slot=True,
+    ),
+    TransientError(
+        "ASK",
+        frozenset({"write"}),
+        "The target is moving slots: let that end.",
+        of_slot=True,
     ),
     TransientError(
         "CLUSTERDOWN",
         frozenset({"read", "write"}),
         "The target's cluster is down: see CLUSTER INFO.",
+        elsewhere=True,
     ),
     TransientError(
         "READONLY",
@@ -90,5 +109,7 @@ def remedies(place: Place) -> dict[str, str]:
     return {each.code: each.remedy for each in TRANSIENT_ERRORS if place in each.places}
 
 
+OF_SLOT = frozenset(each.code for each in TRANSIENT_ERRORS if each.of_slot)
+"""Those that speak of one key's slot alone."""
 DIAL_AGAIN = frozenset(each.code for each in TRANSIENT_ERRORS if each.elsewhere)
 """Those after which a connection is made anew: the name may lead elsewhere by now."""

@@ -60,9 +60,10 @@ from engine.errors import EngineError, LinkError, ServerError, TransferFailed, T
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import POSITION_DB
-from engine.model.position import TargetPosition
+from engine.model.position import TargetPosition, begun_of
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
+from engine.model.transient_errors import OF_SLOT
 from engine.targets.applier_link import ApplierLink
 from engine.targets.target_refusals import TRY_AGAIN, refused_all
 from engine.wire.connection import Connection
@@ -145,6 +146,7 @@ class Applier:
         full: bool = False,
         name: str = "",
         far: bool = False,
+        form: RecordForm | None = None,
     ) -> None:
         """`full`: the connection will be full of commands all the time. Then SETs that follow each
         other go as MSET, unless the target refuses that, or is a cluster. `name`: how the names of
@@ -155,7 +157,7 @@ class Applier:
         self._settings = settings
         self._key = key
         self._encoder = TransactionEncoder(key, POSITION_DB)
-        self._form = RecordForm(POSITION_DB)
+        self._form = form or RecordForm(POSITION_DB)
         # The connection that the form knows of.
         self._attached: Connection | None = None
         self._pump = Pump(self._encoder, None, POSITION_DB, self._form)
@@ -254,10 +256,12 @@ class Applier:
         *,
         skip: Collection[int] = (),
         extras: Sequence[tuple[int, bytes]] = (),
+        notes: Sequence[tuple[int, bytes]] = (),
         sent: Sent | None = None,
     ) -> Applied:
-        """Apply `batch` without the commands in `skip`, then `extras` ((db, encoded command)), and
-        move the position to `position`; all of it or nothing.
+        """Apply `batch` without the commands in `skip`, then `extras` ((db, encoded command)) and
+        `notes`, which are the engine's own, and move the position to `position`; all of it or
+        nothing.
 
         `sent`: the batch as `start` sent it, with an outcome that is to be dealt with.
 
@@ -271,6 +275,7 @@ class Applier:
                 return await self._recorded(sent)
             transaction, before, begun = sent.transaction, sent.before, sent.begun
         else:
+            extras = [*extras, *notes]
             await self.link.ensure_databases(batch, extras)
             if self._form.allowed and len(batch):
                 position = self._form.value(batch, position, 0)
@@ -369,9 +374,10 @@ class Applier:
             self._form.unresolved = False
             self.link.patience.progress()
             return Applied(unseen=True)
+        self.ended = not same_process(self.identity, process)
         if self.link.position != sent.before:
             raise PositionMoved(self.link.position)
-        return Applied(begun=True, ended=not same_process(self.identity, process))
+        return Applied(begun=True, ended=self.ended)
 
     def _passing(self, result: TransactionResult) -> ServerError | None:
         """The first error of a command with a record that may pass by itself. Raises `AuthError`
@@ -380,7 +386,7 @@ class Applier:
             if (refusal := refused_all(text, self._endpoint)) is not None:
                 raise refusal
             code = text.partition(" ")[0]
-            if code in TRY_AGAIN:
+            if code in TRY_AGAIN and code not in OF_SLOT:
                 return ServerError(text, code=code, fault="target")
         return None
 
@@ -705,6 +711,9 @@ class Applier:
         if connection is not self._attached:
             self._attached = connection
             self._form.begin(self.link.record)
+            if self._form.only:
+                # What stands there was answered by this dial's GET.
+                self._form.answered(begun_of(self.link.position))
         self._pump = Pump(self._encoder, self.link.position, POSITION_DB, self._form)
         connection.take_over(self._pump, self._on_results, self._on_lost)
         connection.watch(self._owed, self._settings.io_timeout)
@@ -775,10 +784,10 @@ class Applier:
             self._on_turn()
 
     def _owed(self) -> bool:
-        if self._pump.under_way:
-            return True
         if self._in_pieces:
             return False
+        if self._pump.under_way:
+            return True
         return self._answer is not None and not self._answer.done()
 
     async def _not_applied(

@@ -21,7 +21,7 @@ from typing import Any
 
 from engine import logs
 from engine._native import CommandBatch, RecordForm
-from engine.errors import EngineError, LinkError, ServerError
+from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
@@ -78,12 +78,13 @@ class ApplierLink:
         name: str,
         far: bool,
     ) -> None:
+        self._records_only = form.only
         self._endpoint = endpoint
         self._settings = settings
         self._key = key
         self._attach = attach
         self._form = form
-        self._wants_records = not full and settings.position_form == "record"
+        self._wants_records = form.only or (not full and settings.position_form == "record")
         self._importing = importing
         self._on_doubt = on_doubt
         self._full = full
@@ -164,6 +165,8 @@ class ApplierLink:
             else:
                 self._far = is_far(connection.round_trip)
                 client = await self._settle_in(connection, identity)
+            if self._records_only and client is None:
+                raise _may_not_end(connection.name, self._endpoint)
         except BaseException:
             # Cancelled as well: nothing else knows of it yet.
             connection.close()
@@ -219,6 +222,8 @@ class ApplierLink:
         if not rights:
             return None
         if any(isinstance(reply, EngineError) for reply in rights):
+            if self._records_only:
+                return None
             _log.info(
                 "One transaction at a time is under way, and no record is written: the user may "
                 "not name, list and end connections",
@@ -302,3 +307,15 @@ class ApplierLink:
             raise refusal
         self.close()
         return ServerError(message, code=message.partition(" ")[0], fault="target")
+
+
+def _may_not_end(name: str, target: Endpoint) -> AuthError:
+    """What to raise where a cluster's node does not let its user do what takes the place of WATCH
+    there."""
+    return AuthError(
+        f"{name} does not let the user name, list and end connections, by which an engine that was "
+        "replaced is kept from writing to a cluster",
+        remedy=f"On each node: ACL SETUSER {target.username or 'default'} "
+        "+client|id +client|setname +client|list +client|kill.",
+        fault="target",
+    )

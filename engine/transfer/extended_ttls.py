@@ -38,9 +38,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from engine._native import ExtendedNames
+from engine._native import ExtendedNames, key_slot
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.keys import DbKey
+from engine.model.slots import SlotSet
+from engine.model.transient_errors import OF_SLOT
 from engine.wire.control_connection import Admin, Arg
 
 EXTEND_MS = 100 * 365 * 86_400_000
@@ -127,10 +129,14 @@ class ExtendedTtls:
     Raises `LinkError`, `ServerError`, and `AuthError` where the user may not run scripts. Keys that
     are renamed, copied or moved while all are gone through may be missed: what applies the
     stream knows of them.
+
+    `slots`: the target is a cluster's node, where a script takes keys of one slot; keys of others
+    than these are another lane's. None: a script takes all keys.
     """
 
-    def __init__(self, target: Admin) -> None:
+    def __init__(self, target: Admin, slots: SlotSet | None = None) -> None:
         self._target = target
+        self._slots = slots
         self.ended = 0
         """So many keys ended when their expire times were set back, which had passed."""
         self._exact: bool | None = None
@@ -144,7 +150,8 @@ class ExtendedTtls:
         )
         if isinstance(known, AuthError):
             raise known
-        self._exact = not isinstance(known, ServerError)
+        # Another node's slot is no answer to that.
+        self._exact = not isinstance(known, ServerError) or known.code in OF_SLOT
         if isinstance(clock, EngineError):
             raise clock
         self._read_clock(clock)
@@ -224,14 +231,13 @@ class ExtendedTtls:
             cursor, keys = await self._target.call("SCAN", 0, "COUNT", _PAGE)
             while keys or cursor != b"0":
                 # The next page comes with the answer about this one.
-                commands: list[tuple[Arg, ...]] = []
-                if keys:
-                    commands.append(await self._command(script, keys, bound()))
+                pages = self._pages(keys)
+                commands = [await self._command(script, page, bound()) for page in pages]
                 if cursor != b"0":
                     commands.append(("SCAN", cursor, "COUNT", _PAGE))
                 replies = await self._target.pipeline(commands, raise_on_error=True)
-                if keys:
-                    take(entry.db, self._touched(replies[0]))
+                for reply in replies[: len(pages)]:
+                    take(entry.db, self._touched(reply))
                 cursor, keys = replies[-1] if cursor != b"0" else (b"0", [])
 
     async def _some(self, script: str, keys: Iterable[DbKey], bound: int) -> list[DbKey]:
@@ -239,14 +245,11 @@ class ExtendedTtls:
         by_db: dict[int, list[bytes]] = {}
         for db, key in keys:
             by_db.setdefault(db, []).append(key)
-        pages = [
-            (db, names[at : at + _PAGE])
-            for db, names in by_db.items()
-            for at in range(0, len(names), _PAGE)
-        ]
+        pages = [(db, page) for db, names in by_db.items() for page in self._pages(names)]
         found: list[DbKey] = []
-        for first in range(0, len(pages), _PAGES):
-            portion = pages[first : first + _PAGES]
+        at_once = _PAGES if self._slots is None else _PAGE
+        for first in range(0, len(pages), at_once):
+            portion = pages[first : first + at_once]
             commands: list[tuple[Arg, ...]] = []
             for db, page in portion:
                 commands += [("SELECT", db), await self._command(script, page, bound)]
@@ -254,6 +257,16 @@ class ExtendedTtls:
             for (db, _), left in zip(portion, replies[1::2], strict=True):
                 found += [(db, key) for key in self._touched(left)]
         return found
+
+    def _pages(self, names: list[bytes]) -> list[list[bytes]]:
+        """The keys that a script is given at once."""
+        groups = [names]
+        if self._slots is not None:
+            slots: dict[int, list[bytes]] = {}
+            for name in names:
+                slots.setdefault(key_slot(name), []).append(name)
+            groups = [page for slot, page in slots.items() if slot in self._slots]
+        return [group[at : at + _PAGE] for group in groups for at in range(0, len(group), _PAGE)]
 
     def _touched(self, reply: tuple[int, list[bytes]]) -> list[bytes]:
         """The keys that a script names; those that it ended are counted."""

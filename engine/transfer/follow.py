@@ -48,6 +48,7 @@ from engine.model.keys import DbKey
 from engine.model.modules import HEAD_BYTES, TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.server import same_process
+from engine.model.transient_errors import OF_SLOT
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
 from engine.targets.base import ReadAgain
@@ -82,6 +83,9 @@ _IN_ORDER = (
     | CMD_UNKNOWN
     | CMD_WRITES_UNNAMED
 )
+
+# What these change is not said by the keys that they name.
+_UNNAMED = CMD_READS_UNNAMED | CMD_WRITES_UNNAMED
 
 
 @dataclass(slots=True)
@@ -165,6 +169,9 @@ class Follower:
         self.on_search: Callable[[bytes, str], None] = lambda name, why: None
         """Called with the name of a search alias or dictionary that a command did not change on the
         target, and why."""
+        self.empty: Callable[[int], Awaitable[None]] | None = None
+        """Awaited for FLUSHALL at this offset where the target does not get it, for it has keys of
+        other lanes, or is a cluster's node; None: it is sent."""
         self._unknown_commands: set[bytes] = set()
         # Keys that were found to differ, until the key resync has them.
         self._found: dict[DbKey, None] = {}
@@ -488,7 +495,7 @@ class Follower:
                 again.append(batch)
                 continue
             if result.begun:
-                resync.mark_dirty(await resync.keys_in(batch))
+                await self._begun(batch)
                 again.append(batch)
                 continue
             # What those before it lack, its commands may have read.
@@ -527,13 +534,20 @@ class Follower:
         return rest
 
     async def _apply(self, batch: CommandBatch) -> None:
-        """Apply `batch`; where it holds a SWAPDB, that one by itself.
+        """Apply `batch`; where it holds a SWAPDB, that one by itself, and FLUSHALL where it is not
+        sent.
 
         The names of dirty keys have the databases that the keys are in at the target's position. In
         a transaction with more than the SWAPDB, or less than the batch, they would be those
         before it for some commands and those behind it for others.
         """
-        for cut in _around_swaps(batch):
+        alone = CMD_SWAPS
+        if self.empty is not None:
+            alone |= CMD_FLUSHES
+            if any(0 in pair for pair in batch.swaps):
+                # Another database is the source's first one by now.
+                raise ReadAgain("the source has swapped its database 0, and a cluster has no other")
+        for cut in _around(batch, alone):
             if batch.start_offset < cut < batch.end_offset:
                 head, batch = batch.split(cut)
                 await self._apply_part(head)
@@ -679,17 +693,16 @@ class Follower:
         if sent is None:
             skip = await self._leave_out_refused(batch) | await self._leave_out_long(batch)
             skip |= await self._leave_out_unfit(batch) | await self._leave_out_crashing(batch)
+            skip |= await self._leave_out_flush(batch)
         while True:
             try:
                 result = await self._applier.apply(
                     batch,
                     sent.position if sent is not None else self._position_value(batch),
                     skip=skip,
-                    extras=[
-                        *((db, raw) for db, _, raw, _ in stores),
-                        # In this order: what became dirty just now may be stored by it.
-                        *resync.notes(),
-                    ],
+                    extras=[(db, raw) for db, _, raw, _ in stores],
+                    # What became dirty just now may be stored by it.
+                    notes=resync.notes(),
                     sent=sent,
                 )
             except PositionMoved:
@@ -698,9 +711,7 @@ class Follower:
                 raise
             sent = None
             if result.begun:
-                # Any of it may have run: what a second run does to its keys is put right.
-                resync.mark_dirty(await resync.keys_in(batch))
-                await resync.spread(batch)
+                await self._begun(batch)
                 if not result.ended:
                     continue
             if result.ended:
@@ -757,6 +768,14 @@ class Follower:
         self._pass(behind)
         return True
 
+    async def _begun(self, batch: CommandBatch) -> None:
+        """Any of it may have run, and is applied again: what that does to its keys is put right."""
+        resync = self._resync
+        resync.mark_dirty(await resync.keys_in(batch))
+        if batch.holds(_UNNAMED):
+            await self._unnamed("a command that changes what it does not name may have run twice")
+        await resync.spread(batch)
+
     async def _leave_out_refused(self, batch: CommandBatch) -> set[int]:
         """Commands that name a key which the target refused: their other keys are read instead."""
         resync = self._resync
@@ -791,6 +810,15 @@ class Follower:
             await self._resync.spread(batch)
         return found
 
+    async def _leave_out_flush(self, batch: CommandBatch) -> set[int]:
+        """FLUSHALL, where the lane's keys are removed one by one in its place; and SWAPDB, of
+        databases that are not brought."""
+        if self.empty is None:
+            return set()
+        if batch.flushes:
+            await self.empty(batch.end_offset)
+        return {*batch.indices(CMD_FLUSHES), *batch.indices(CMD_SWAPS)}
+
     async def _leave_out_crashing(self, batch: CommandBatch) -> set[int]:
         """A command that the target's process ended at: its keys are not sent any more."""
         if self._crashing.idle or len(batch) != 1 or not self._crashing.crashing(batch):
@@ -821,7 +849,11 @@ class Follower:
                 remedy="Correct that on the target, then start the migration anew.",
             )
         db, key, _, value_type = stores[place]
-        self._refused(db, key, message, value_type)
+        if message.partition(" ")[0] in OF_SLOT:
+            # It is on its way to another node, or there: once more by and by.
+            self._resync.postpone((db, key))
+        else:
+            self._refused(db, key, message, value_type)
         return db, key
 
     def _refused(self, db: int, key: bytes, message: str, value_type: int | None = None) -> None:
@@ -879,12 +911,12 @@ def _changed(batch: CommandBatch, flags: int) -> list[DbKey]:
     return found
 
 
-def _around_swaps(batch: CommandBatch) -> list[int]:
-    """The offsets before and behind each SWAPDB of the batch, in order."""
-    if not batch.holds(CMD_SWAPS):
+def _around(batch: CommandBatch, kinds: int) -> list[int]:
+    """The offsets before and behind each command of these kinds in the batch, in order."""
+    if not batch.holds(kinds):
         return []
     found = []
-    for index in batch.indices(CMD_SWAPS):
+    for index in batch.indices(kinds):
         found += [batch.offset(index - 1)] if index else []
         found.append(batch.offset(index))
     return found

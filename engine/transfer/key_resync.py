@@ -32,17 +32,20 @@ opened.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from engine._native import CommandBatch, RestoreEncoder, encode_command, is_telemetry
+from engine._native import CommandBatch, RestoreEncoder, encode_command, is_telemetry, key_slot
 from engine.errors import EngineError, LinkError, ProtocolFault, ServerError
 from engine.model.keys import DbKey, placed
 from engine.model.modules import HEAD_BYTES
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.report import NAMED_KEYS_LIMIT
 from engine.model.server import ServerInfo
+from engine.model.transient_errors import OF_SLOT
 from engine.targets.crash_suspects import CrashSuspects
 from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.keys_of_unknown_commands import UnknownCommands
@@ -63,6 +66,8 @@ _HURRIED_AT_ONCE = 500
 _NAMES_AT_ONCE = 1000
 # A refused key that is written to all the time is read again at most so often.
 _AGAIN_SECONDS = 1.0
+# How long it is waited for a slot that is not on the target's node before its keys are read again.
+_POSTPONED_SECONDS = 0.5
 # Commands that leave nothing of a key.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
 # What a name in the set says is to be read: the value, the expire time; nothing, before it is
@@ -101,7 +106,8 @@ class KeyResync:
     `source` is a connection of the control plane; `encoder` stamps payloads for the target, which
     takes values of `bulk_limit` bytes at the most; `names_key` holds the dirty keys' names there;
     `suspects` knows the keys whose values must not be sent, as its process ended at them;
-    `extended` extends TTLs on their way.
+    `extended` extends TTLs on their way. `by_slot`: the source is a cluster's node, where MULTI
+    takes keys of one slot; then a reading has those of one.
     """
 
     def __init__(
@@ -114,7 +120,9 @@ class KeyResync:
         suspects: CrashSuspects | None = None,
         extended: ExtendedKeys | None = None,
         stream: Callable[[], str] = str,
+        by_slot: bool = False,
     ) -> None:
+        self._by_slot = by_slot
         self._source = source
         self._stream = stream
         self._unknown = UnknownCommands(source)
@@ -131,6 +139,7 @@ class KeyResync:
         # Refused, and no reading stored since: what `_refused` holds, those named since included.
         self._absent: dict[DbKey, None] = {}
         self._again_at = 0.0
+        self._postponed_until = 0.0
         self.bulk_limit = bulk_limit
         """Bytes of the longest argument that the target takes."""
         self._readings: list[Reading] = []
@@ -143,6 +152,8 @@ class KeyResync:
         round trip."""
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
+        self.postponed = 0
+        """How often a key could not be stored because of its slot."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
         self.resynced_keys = 0
@@ -184,15 +195,20 @@ class KeyResync:
             self._again_at = time.monotonic() + _AGAIN_SECONDS
             self._values.update(self._named_again)
             self._named_again.clear()
-        return not self._readings and bool(self._values or self._ttl_guard)
+        if self._readings or time.monotonic() < self._postponed_until:
+            return False
+        return bool(self._values or self._ttl_guard)
 
     @property
     def again_in(self) -> float | None:
-        """Seconds until refused keys that were named since may be read again; None: there are
-        none."""
-        if not self._named_again:
-            return None
-        return max(self._again_at - time.monotonic(), 0.0)
+        """Seconds until keys may be read again that were refused and named since, or postponed;
+        None: there are none."""
+        now, due = time.monotonic(), []
+        if self._named_again:
+            due.append(self._again_at)
+        if now < self._postponed_until and (self._values or self._ttl_guard):
+            due.append(self._postponed_until)
+        return max(min(due) - now, 0.0) if due else None
 
     def mark_dirty(self, keys: Iterable[DbKey]) -> None:
         """These keys may differ: they are to be read again."""
@@ -214,6 +230,13 @@ class KeyResync:
         if len(self._refused) + len(self._named_again) < NAMED_KEYS_LIMIT:
             self._refused[key] = self._absent[key] = None
             self._unnoted.append(_name(key, _REFUSED))
+
+    def postpone(self, key: DbKey) -> None:
+        """The target's node does not have this key's slot now: it stays dirty, and nothing is read
+        for a moment."""
+        self.postponed += 1
+        self._postponed_until = time.monotonic() + _POSTPONED_SECONDS
+        self.mark_dirty([key])
 
     def allow(self, bulk_limit: int) -> None:
         """The target takes arguments of so many bytes from now on. What it has refused is read
@@ -510,15 +533,39 @@ class KeyResync:
             if len(where) <= most
             else [key for key, _ in zip(where, range(most), strict=False)]
         )
-        reading = await self._read(keys, values=values)
-        for key in keys:
+        if self._by_slot:
+            readings = await self._read_slots(keys, values=values)
+        else:
+            readings = [await self._read(keys, values=values)]
+        for key in (key for reading in readings for key in reading.keys):
             where.pop(key, None)
-        self._readings.append(reading)
+        self._readings += readings
         if values and keys:
-            nbytes = sum(len(raw) for _, _, raw, _ in reading.stores)
-            nbytes += sum(size for *_, size in reading.unfit)
+            nbytes = sum(len(raw) for each in readings for _, _, raw, _ in each.stores)
+            nbytes += sum(size for each in readings for *_, size in each.unfit)
             fitting = _BYTES_AT_ONCE * len(keys) // max(nbytes, 1)
             self._at_once = min(max(fitting, 1), max(self._at_once, 2 * len(keys)), _MOST_AT_ONCE)
+
+    async def _read_slots(self, keys: Sequence[DbKey], *, values: bool) -> list[Reading]:
+        """A reading for each slot, in one round trip; none of one that is not at this node now:
+        its keys stay dirty."""
+        slots: dict[int, list[DbKey]] = {}
+        for key in keys:
+            slots.setdefault(key_slot(key[1]), []).append(key)
+        groups = list(slots.values())
+        asked = [self._questions(group, (), values) for group in groups]
+        commands = [each for questions, _ in asked for each in (("MULTI",), *questions, ("EXEC",))]
+        replies, readings = iter(await self._source.pipeline(commands)), []
+        for group, (questions, places) in zip(groups, asked, strict=True):
+            *queued, done = itertools.islice(replies, len(questions) + 2)
+            if any(isinstance(each, ServerError) and each.code in OF_SLOT for each in queued):
+                self._postponed_until = time.monotonic() + _POSTPONED_SECONDS
+                continue
+            taken = await self._taken(group, (), questions, places, done, values, True)
+            # Series are read with what their rules tie to them.
+            reading = await self._read(group, values=values) if taken[1] else taken[0]
+            readings.append(reading)
+        return readings
 
     async def _read(self, keys: Sequence[DbKey], *, values: bool) -> Reading:
         """Time series are read together with those that their rules tie to them: the value that
@@ -547,6 +594,15 @@ class KeyResync:
         rules: bool = True,
     ) -> tuple[Reading, set[DbKey], set[DbKey]]:
         """The reading; which keys are time series; and which keys belong to those in `series`."""
+        asked, places = self._questions(keys, series, values)
+        *_, replies = await self._source.pipeline([("MULTI",), *asked, ("EXEC",)])
+        return await self._taken(keys, series, asked, places, replies, values, rules)
+
+    def _questions(
+        self, keys: Sequence[DbKey], series: Collection[DbKey], values: bool
+    ) -> tuple[list[tuple[Arg, ...]], list[int]]:
+        """What is asked in a transaction for a reading of `keys`, and where each one's replies
+        begin."""
         ttl = "PEXPIRETIME" if self._absolute else "PTTL"
         asked: list[tuple[Arg, ...]] = [("TIME",), ("INFO", "replication")]
         places: list[int] = []
@@ -561,7 +617,19 @@ class KeyResync:
                 asked.append(("DUMP", key))
             if (db, key) in series:
                 asked += [("TS.INFO", key), latest(key)]
-        *_, replies = await self._source.pipeline([("MULTI",), *asked, ("EXEC",)])
+        return asked, places
+
+    async def _taken(
+        self,
+        keys: Sequence[DbKey],
+        series: Collection[DbKey],
+        asked: Sequence[Sequence[Arg]],
+        places: Sequence[int],
+        replies: Any,
+        values: bool,
+        rules: bool,
+    ) -> tuple[Reading, set[DbKey], set[DbKey]]:
+        """As `_read_once`, of EXEC's reply."""
         if isinstance(replies, EngineError):
             raise replies
         if not isinstance(replies, list) or len(replies) != len(asked):
@@ -590,7 +658,7 @@ class KeyResync:
         for (db, key), place in zip(keys, places, strict=True):
             expire_at = replies[place]
             if not isinstance(expire_at, int):
-                raise ProtocolFault(f"{self._source.name}: no integer for {ttl}", fault="source")
+                raise ProtocolFault(f"{self._source.name}: no integer for a TTL", fault="source")
             if expire_at >= 0:
                 expire_at += 0 if self._absolute else now
                 expire_at = self._extended.extend((db, key), expire_at)

@@ -50,6 +50,8 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.applier_link import is_far
 from engine.targets.base import ReadAgain
+from engine.targets.record_applier import RecordApplier
+from engine.targets.slot_keys import has_keys
 from engine.targets.writer import RestoreWriter
 from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.checkpoint_store import CheckpointStore
@@ -502,9 +504,7 @@ class Lane:
         self._source.bulk_limit = self._writer.bulk_limit
         self._ask_again = self._mark.begun
         if not self._mark.begun:
-            keys = self._writer.info.keys
-            # What other lanes bring counts as the target's own: it is not emptied.
-            self._checkpoint.note(held_before=keys > 0 or self._ends.route.shared_target)
+            self._checkpoint.note(held_before=await self._has_keys())
         await self._tuning.untune()
         if self._mark.opened:
             return
@@ -523,6 +523,25 @@ class Lane:
             inherit(applier.found, self._ownership.claim, self._ends, self._checkpoint)
             if not self._mark.taken_over and not self._ends.route.shared_target:
                 left.recognise(self._checkpoint, context)
+
+    async def _has_keys(self) -> bool:
+        """Whether the target has keys of its own where this lane's go. What other lanes bring
+        counts as such: it is not emptied."""
+        route = self._ends.route
+        if not route.to_cluster:
+            return self._writer.info.keys > 0 or route.shared_target
+        if not self._writer.info.keys:
+            return False
+
+        found = False
+
+        async def ask() -> None:
+            nonlocal found
+            async with self._ends.admin("target") as end:
+                found = await has_keys(end.pipeline, route.slots)
+
+        await self._context.insist(ask, "target")
+        return found
 
     async def _open_source(
         self, position: StreamPosition | None, doubtful: StreamPosition | None, *, apart: bool
@@ -610,6 +629,7 @@ class Lane:
                 self._writer.suspects,
                 self._ttl_guard.extended,
                 lambda: self._source.replid,
+                by_slot=self._ends.route.from_cluster,
             )
             applier = await self._ready(target_position)
             follower = self._follower = Follower(
@@ -628,6 +648,9 @@ class Lane:
                 left_out=self._losses.leave_out,
                 unnamed=self._losses.compare_all,
             )
+            if isinstance(applier, RecordApplier):
+                empty, slots = applier.empty, self._ends.route.slots
+                follower.empty = lambda offset: empty(slots, self._own.all, offset)
             self._resync.on_left = context.stats.leave
             follower.on_search = self._losses.search_refused
             follower.on_unknown_command = self._losses.on_unknown_command
@@ -863,7 +886,8 @@ class Lane:
         return self._ends.own_keys(self._mark.token)
 
     def _new_applier(self, *, importing: bool) -> Applier:
-        applier = self._figures.applier = Applier(
+        kind = RecordApplier if self._ends.route.to_cluster else Applier
+        applier = self._figures.applier = kind(
             self._ends.target,
             self._settings,
             self._own.position,

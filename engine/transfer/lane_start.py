@@ -24,7 +24,7 @@ def inherit(
         return
     if not ends.settings.take_over:
         raise foreign(other, ends.target.address)
-    held_before = other.held_before or ends.route.shared_target
+    held_before = other.held_before or (ends.route.shared_target and not ends.route.to_cluster)
     checkpoint.note(held_before=held_before, taken_over=other.transfer)
 
 

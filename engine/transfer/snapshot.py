@@ -19,6 +19,7 @@ from engine.model.server import ServerInfo
 from engine.sources.base import unpacked_names
 from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
+from engine.targets.slot_keys import remove_keys
 from engine.targets.writer import RestoreWriter
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
@@ -215,7 +216,8 @@ class Snapshot:
         """Before another full sync: what an earlier one left, and the source has deleted since,
         must not stay. If another engine has taken over, this raises, and the target is as it was:
         it may be in use by now."""
-        mark = self._checkpoint.mark
+        mark, route = self._checkpoint.mark, self._ends.route
+        own, slots = self._ends.own_keys(mark.token), route.slots if route.to_cluster else None
         why = "full sync again"
         if mark.taken_over and not mark.full_syncs:
             why = f"the target is taken over from the migration {mark.taken_over}"
@@ -225,9 +227,17 @@ class Snapshot:
                 "which had keys of its own before"
             )
             # An old position beside a new snapshot would be taken for the snapshot's.
-            command: tuple[str | bytes, ...] = ("DEL", self._ends.own_keys(mark.token).dirty)
+            command: tuple[str | bytes, ...] = ("DEL", own.dirty)
+        elif slots is not None:
+            self._context.on_event(f"{why}: the target, empty before that, is emptied")
+            command = ("DEL", own.dirty)
         else:
             self._context.on_event(f"{why}: the target, empty before that, is emptied")
             command = ("FLUSHALL",)
         async with self._ends.admin("target") as end:
+            if slots is not None:
+                # It is to end with the claim, whatever it is about to remove then.
+                await end.call("CLIENT", "SETNAME", self._ownership.claim.client_name)
             await self._ownership.claim.clear(end, command)
+            if slots is not None and not mark.held_before:
+                await remove_keys(end.pipeline, slots, own.all)

@@ -13,6 +13,7 @@ from engine.errors import TransferFailed
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.targets.applier import PositionMoved
+from engine.targets.slot_keys import has_keys
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.target_claim import Foreign, TargetClaim, beaten, not_ours
@@ -72,9 +73,11 @@ class TargetOwnership:
         Raises `TransferStopped` unless it is the target that came back from before: as empty as it
         was, or, where it had keys of its own, in another process.
         """
-        info, mark = await target.info(), self._checkpoint.mark
-        if not mark.held_before and not info.keys:
-            return
+        info, mark, route = await target.info(), self._checkpoint.mark, self._ends.route
+        if not mark.held_before:
+            mine = not route.to_cluster or await has_keys(target.pipeline, route.slots)
+            if not (info.keys and mine):
+                return
         if mark.held_before and mark.claimed_at and info.run_id != mark.claimed_at:
             return
         raise not_ours(target.name, info.keys)

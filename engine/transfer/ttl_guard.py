@@ -203,7 +203,7 @@ class TtlGuard:
         self.extended.watch()
         await follower.pass_all()
         async with self._ends.admin("target") as end:
-            extended = ExtendedTtls(end)
+            extended = ExtendedTtls(end, self._ends.route.target_slots)
             self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
@@ -344,7 +344,8 @@ class TtlGuard:
         await self._close_end()
         self._end = contextlib.AsyncExitStack()
         self._extended = ExtendedTtls(
-            await self._end.enter_async_context(self._ends.admin("target"))
+            await self._end.enter_async_context(self._ends.admin("target")),
+            self._ends.route.target_slots,
         )
         return self._extended
 
@@ -371,4 +372,5 @@ class TtlGuard:
             return
         await self._quiet()
         async with self._ends.admin("target") as end:
-            await ExtendedTtls(end).restore_known(self.extended.names)
+            extended = ExtendedTtls(end, self._ends.route.target_slots)
+            await extended.restore_known(self.extended.names)

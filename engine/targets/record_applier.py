@@ -1,0 +1,162 @@
+"""The applier of a cluster's node: batches with a record alone, never in a transaction.
+
+A node takes no transaction of keys in two slots, so that the position cannot ride with the data:
+everything goes command by command with a record behind it. `ext/record_form.pxi` says why nothing
+is lost or doubled by that, and what has to be on the target before what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+
+from engine._native import CommandBatch, RecordForm, Sent, Transaction
+from engine.errors import LinkError, ServerError, TransferFailed
+from engine.model.doubt import Doubt
+from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import POSITION_DB
+from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
+from engine.targets.applier import Applied, Applier, PositionMoved
+from engine.targets.slot_keys import Ask, remove_keys
+from engine.wire.connection import Connection
+
+
+class RecordApplier(Applier):
+    """As `Applier`, to a cluster's node."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: TransferSettings,
+        key: bytes,
+        *,
+        on_event: Callable[[str], None],
+        importing: bool = False,
+        on_doubt: Callable[[Doubt], None] = lambda _: None,
+        on_trouble: Callable[[str], None] = lambda _: None,
+        name: str = "",
+        far: bool = False,
+    ) -> None:
+        super().__init__(
+            endpoint,
+            settings,
+            key,
+            on_event=on_event,
+            importing=importing,
+            on_doubt=on_doubt,
+            on_trouble=on_trouble,
+            name=name,
+            far=far,
+            form=RecordForm(POSITION_DB, only=True),
+        )
+
+    async def apply(
+        self,
+        batch: CommandBatch,
+        position: bytes,
+        *,
+        skip: Collection[int] = (),
+        extras: Sequence[tuple[int, bytes]] = (),
+        notes: Sequence[tuple[int, bytes]] = (),
+        sent: Sent | None = None,
+    ) -> Applied:
+        """Apply `batch` without the commands in `skip`, then `extras`, and move the position.
+
+        `notes` are on the target before any of that. Nothing is `refused` here, but `failed`. What
+        could not be applied for a reason that passes is told as `begun`. Raises as `Applier.apply`.
+        """
+        if sent is not None:
+            return await self._recorded(sent)
+        self.ended = False
+        if notes or not self._form.covers(batch.end_offset):
+            await self._go_ahead(notes, batch.end_offset)
+        value = self._form.value(batch, position, 0)
+        transaction = self._encoder.encode_record(batch, value, skip=frozenset(skip), extras=extras)
+        return await self._recorded(await self._sent(batch, transaction, value))
+
+    async def empty(self, slots: SlotSet, spared: Collection[bytes], offset: int) -> None:
+        """Remove every key that the target has in `slots`, but for those `spared`, as a command of
+        the stream at `offset` says: over this connection, which ends when another engine has the
+        target. Nothing is under way.
+
+        Raises `PositionMoved`, `AuthError`.
+        """
+        if not self._form.covers(offset):
+            await self._go_ahead((), offset)
+        while True:
+            connection = await self._dialled()
+            connection.release()
+            try:
+                await remove_keys(_asking(connection), slots, spared)
+            except (LinkError, ServerError) as exc:
+                await self.link.pause(exc)
+            else:
+                self.link.patience.progress()
+                return
+            finally:
+                if connection.lost is None:
+                    self._attach(connection)
+
+    async def _go_ahead(self, notes: Sequence[tuple[int, bytes]], offset: int) -> None:
+        """Have the record say that commands up to `offset` may be there, behind `notes`."""
+        while True:
+            await self._dialled()
+            before = self.link.position
+            assert before is not None
+            value = self._form.ahead(before, offset)
+            nothing = CommandBatch.empty(offset)
+            transaction = self._encoder.encode_record(nothing, value, extras=notes)
+            result = await self._recorded(await self._sent(nothing, transaction, value))
+            if result.failed:
+                raise TransferFailed(
+                    f"the target refuses the engine's own command: {result.failed[0][1]}",
+                    remedy="Correct that on the target, then start the migration anew.",
+                )
+            # Which of the notes failed is not known where the answer was not seen.
+            if not result.begun and not (result.unseen and notes):
+                return
+
+    async def _dialled(self) -> Connection:
+        """The connection, to a target that has the record that was left there. Raises
+        `PositionMoved`."""
+        left = self.link.position
+        while self.link.closed:
+            try:
+                await self.link.dial()
+            except (LinkError, ServerError) as exc:
+                await self.link.pause(exc)
+        if self.link.position != left:
+            raise PositionMoved(self.link.position)
+        assert self.link.connection is not None
+        return self.link.connection
+
+    async def _sent(self, batch: CommandBatch, transaction: Transaction, value: bytes) -> Sent:
+        """Send it, with nothing under way before it; the answer."""
+        connection, pump = await self._dialled(), self._pump
+        answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
+
+        def answered(sent: Sent) -> None:
+            if not answer.done():
+                answer.set_result(sent)
+
+        self._on_answer = answered
+        self._form.watched = False
+        pump.surfacing = True
+        pump.found = self.link.position
+        pump.expect(transaction)
+        pump.push(batch, transaction, value)
+        if transaction.in_file:
+            try:
+                await self._send_pieces(connection, transaction)
+            except LinkError:
+                # That is the answer.
+                if not answer.done():
+                    raise
+        else:
+            connection.write(transaction)
+        return await answer
+
+
+def _asking(connection: Connection) -> Ask:
+    return lambda commands: connection.together(*commands)

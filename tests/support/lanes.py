@@ -1,0 +1,219 @@
+"""A migration of lanes that a test lays out by hand, in a thread of the test's process.
+
+    with lanes([Way(source, node, Route(slots=…, to_cluster=True, tag="…"))]) as run:
+        run.in_sync()
+        run.cut_over()
+    assert run.error is None
+
+The operator is the test, which may block. Both ends are compared by the test, not at the cut-over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from benches.support.waiting import SECONDS, wait_for
+from engine.errors import EngineError
+from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
+from engine.model.route import Route
+from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
+from engine.transfer.lane import Lane
+from engine.transfer.migration import Migration
+from engine.transfer.overview import Overview
+from engine.wire import address_detours, event_loop
+from tests.support.servers import End, offset_of, url_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Way:
+    """From a source to a target, each perhaps behind a proxy: one lane. `at`: the source itself,
+    where it is asked how far it is."""
+
+    source: End
+    target: End
+    route: Route
+    at: Any
+
+
+class Lanes:
+    """One migration, which begins with a `with` block and ends with it."""
+
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        stores: Sequence[MemoryCheckpoint] | None = None,
+        *,
+        comparison: Callable[[Endpoint, Endpoint], Comparison] | None = None,
+        resumable: bool = True,
+        timeout: float = 120.0,
+        **settings: Any,
+    ) -> None:
+        self.events: list[str] = []
+        self.error: EngineError | None = None
+        self.migration: Migration
+        self.overview: Overview
+        self.stores = list(stores) if stores else [MemoryCheckpoint() for _ in ways]
+        self._ways = ways
+        self._comparison = comparison
+        self._resumable = resumable
+        self._timeout = timeout
+        self._settings = TransferSettings(
+            **{"retry_for": 20.0, "source_type": "replica", "cut_over_timeout": 10.0, **settings}
+        )
+        self._loop: asyncio.AbstractEventLoop
+        self._task: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._began = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lanes", daemon=True)
+
+    # --- What an operator sees and does ---
+
+    def wait_for(self, condition: Callable[[], T], what: str, seconds: float = SECONDS) -> T:
+        """Wait until `condition`; what the migration told is in the failure."""
+
+        def met() -> T | bool:
+            assert self._failure is None, self._story()
+            return self._call(condition)
+
+        found: Any = wait_for(met, what, seconds, told=self._story)
+        return found  # type: ignore[no-any-return]
+
+    def following(self) -> None:
+        """Wait until every lane follows."""
+        self.wait_for(
+            lambda: all(lane.context.progress.phase is Phase.FOLLOW for lane in self.lanes),
+            "all lanes follow",
+        )
+
+    def in_sync(self) -> None:
+        """Wait until each lane has what its source has written by now, and the gate is open."""
+        offsets = [offset_of(way.at) for way in self._ways]
+
+        def reached() -> bool:
+            applied = [lane.context.progress.applied_offset for lane in self.lanes]
+            pairs = zip(applied, offsets, strict=True)
+            behind = any(at is None or at < wanted for at, wanted in pairs)
+            return not behind and self.overview.progress.can_complete
+
+        self.wait_for(reached, f"in sync at {offsets}")
+
+    def cut_over(self) -> None:
+        """Give the word, until the migration is done. A refusal raises `AssertionError`."""
+        self.in_sync()
+        self._loop.call_soon_threadsafe(self.overview.orders.word.set)
+        wait_for(
+            lambda: not self._thread.is_alive() or any(map(_is_refusal, self.events)),
+            "an end",
+            told=self._story,
+        )
+        assert not any(map(_is_refusal, self.events)), self._story()
+
+    def _call(self, act: Callable[[], T]) -> T:
+        """Run it on the engine's loop; here, if that does not run."""
+
+        async def there() -> T:
+            return act()
+
+        if not self._loop.is_running():
+            return act()
+        found = asyncio.run_coroutine_threadsafe(there(), self._loop)
+        while not concurrent.futures.wait([found], timeout=0.1).done:
+            assert self._thread.is_alive(), f"it has ended: {self.error!r}, {self.events[-15:]}"
+        return found.result()
+
+    def stop(self) -> None:
+        """End the engine where it stands, as SIGTERM does, and wait for that."""
+        if self._task is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(SECONDS)
+        assert not self._thread.is_alive(), self._story()
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """All of them."""
+        return self.migration.lanes
+
+    # --- Its run ---
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._began.wait(SECONDS)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is not None:
+            with contextlib.suppress(Exception):
+                self.stop()
+            return
+        self._thread.join(self._timeout + SECONDS)
+        assert not self._thread.is_alive(), self._story()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            event_loop.run(self._main())
+        except BaseException as error:  # for whoever joins
+            self._failure = error
+        finally:
+            self._began.set()
+
+    async def _main(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        address_detours.begin()
+        overview = self.overview = Overview(
+            self._settings, on_progress=lambda _: None, on_event=self.events.append, one_go=False
+        )
+        names = [f"lane{n}" if n else "" for n, _ in enumerate(self._ways)]
+        lanes = [self._lane(*each) for each in zip(self._ways, names, self.stores, strict=True)]
+        migration = self.migration = Migration(overview, lanes)
+        overview.begin(self._loop.time())
+        self._began.set()
+        try:
+            async with asyncio.timeout(self._timeout), migration.watching():
+                await migration.run()
+        except EngineError as error:
+            self.error = error
+        except asyncio.CancelledError:
+            assert self._task is not None
+            self._task.uncancel()
+        finally:
+            await migration.close(resumable=self._resumable)
+        await migration.save_last([])
+
+    def _lane(self, way: Way, name: str, store: MemoryCheckpoint) -> Lane:
+        ends = Endpoint.parse(url_of(way.source)), Endpoint.parse(url_of(way.target))
+        return Lane(
+            *ends,
+            self.overview.lane(name),
+            checkpoints=store,
+            gate=_pass_all,
+            comparison=None if self._comparison is None else self._comparison(*ends),
+            route=way.route,
+        )
+
+    def _story(self) -> str:
+        told = [self._failure, self.error, self.events[-15:]]
+        if self._thread.is_alive() and self._loop.is_running():
+            told.append(self._call(lambda: [lane.context.progress for lane in self.lanes]))
+        return str(told)
+
+
+async def _pass_all(_: bytes) -> CutOverCheckResult:
+    return CutOverCheckResult(True, "compared by the test")
+
+
+def _is_refusal(event: str) -> bool:
+    return "cut-over refused: " in event
