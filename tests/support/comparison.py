@@ -1,4 +1,4 @@
-"""Have two servers come to hold the same? Waits, compares key by key, and says what differs.
+"""Have two ends come to hold the same? Waits, compares key by key, and says what differs.
 
     findings = settle(source, target, timeout=20)
     assert findings.equal, findings.describe()
@@ -9,6 +9,7 @@ leaves out the engine's own keys on the target, and looks at functions and scrip
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +17,15 @@ from typing import Any
 
 import redis
 
+from benches.support.clusters import Cluster
 from benches.support.compare import TTL_BOUND_MS, Comparison, Difference, compare
 from benches.support.servers import Server
 from tests.support.own_keys import OWN_PREFIX
+from tests.support.servers import servers_of
 
 POLL_SECONDS = 0.1
 
-End = Server | str
+End = Server | Cluster | str
 
 # What a server answers while it is not ready to be compared.
 _NOT_NOW = ("LOADING", "MASTERDOWN", "BUSY")
@@ -87,11 +90,14 @@ def settle(
         late = time.monotonic() - started > timeout
         try:
             keys = compare(_url(source), _url(target), dbs=wanted, ttl_bound_ms=ttl_bound_ms)
-            there, here = (_client(end) for end in (source, target))
-            with there, here:
+            with contextlib.ExitStack() as stack:
+                # Each shard of the target has what every shard of the source has.
+                there, *_ = _clients(source, stack)
                 keys = _counted(keys, there, failed_over)
-                functions = _functions(there, here)
-                missing = _scripts(there, here, scripts)
+                functions, missing = [], []
+                for here in _clients(target, stack):
+                    functions += _functions(there, here)
+                    missing += _scripts(there, here, scripts)
         except (redis.ConnectionError, redis.TimeoutError):
             if late:
                 raise
@@ -197,14 +203,16 @@ def _scripts(source: redis.Redis, target: redis.Redis, shas: Sequence[str]) -> l
 
 
 def _url(end: End) -> str:
-    return end.url if isinstance(end, Server) else end
+    return end if isinstance(end, str) else end.url
 
 
-def _client(end: End) -> redis.Redis:
-    """A client whose replies come as they are."""
-    if isinstance(end, Server):
-        client = end.client(protocol=2)
+def _clients(end: End, stack: contextlib.ExitStack) -> list[redis.Redis]:
+    """A client of the server, or of each primary; replies come as they are."""
+    if isinstance(end, str):
+        found = [redis.Redis.from_url(end, protocol=2)]
     else:
-        client = redis.Redis.from_url(end, protocol=2)
-    client.response_callbacks.clear()
-    return client
+        found = [server.client(protocol=2) for server in servers_of(end)]
+    for client in found:
+        client.response_callbacks.clear()
+        stack.enter_context(client)
+    return found

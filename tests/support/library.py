@@ -24,6 +24,7 @@ from typing import Any, Self, TypeVar
 
 import redis
 
+from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
@@ -142,8 +143,12 @@ class Run:
     def in_sync(self, source: Server | None = None) -> None:
         """Wait until what is written by now is on the target, and the migration can be completed.
 
-        `source`: the server that is followed now, where it is another than at the beginning.
+        `source`: the server that is followed now, where it is another than at the beginning. Of
+        several shards the offsets are not looked at: what is behind, the cut-over applies.
         """
+        if source is None and isinstance(self._source, Cluster):
+            self.wait_for(lambda: self.progress.can_complete, "a gate that is open")
+            return
         offset = int(self._info(source, "replication")["master_repl_offset"])
         self.wait_for(
             lambda: self.progress.can_complete and (self.progress.applied_offset or 0) >= offset,
@@ -268,6 +273,8 @@ class Run:
 
     def _info(self, source: Server | None, section: str) -> dict[str, Any]:
         end = source or self._source
+        if isinstance(end, Cluster):
+            end = end.nodes[0]
         if isinstance(end, Server):
             client = end.client()
         elif isinstance(end, Proxy):

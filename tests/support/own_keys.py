@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from benches.support.clusters import Cluster
 from benches.support.servers import Server
+from tests.support.servers import servers_of
 
 OWN_PREFIX = b"startmigration:"
 """Keys on the target whose names begin so are the engine's."""
@@ -13,25 +15,32 @@ LEFT = b"startmigration:left"
 YEAR_MS = 365 * 86_400_000
 
 
-def assert_tidy(target: Server, *, left: bool = False) -> None:
+def assert_tidy(target: Server | Cluster, *, left: bool = False) -> None:
     """Nothing of the engine is left: no key of its own, no extended TTL, no import mode.
 
     `left`: but for the mark of a migration that ended without a cut-over.
     """
     marks = {LEFT} if left else set()
-    for db in range(target.databases):
-        client = target.client(db)
-        keys = list(client.scan_iter(count=1000))
-        for at in range(0, len(keys), 1000):
-            names = keys[at : at + 1000]
-            pipe = client.pipeline(transaction=False)
-            for key in names:
-                pipe.pttl(key)
-            for key, ttl in zip(names, pipe.execute(), strict=True):
-                assert key in marks or not key.startswith(OWN_PREFIX), key
-                assert ttl < 50 * YEAR_MS, (db, key)
-    assert target.client().exists(LEFT) == left
-    assert importing(target) in (None, "no")
+    servers = servers_of(target)
+    for server in servers:
+        for db in range(1 if server.cluster else server.databases):
+            _assert_tidy(server, db, marks)
+        assert importing(server) in (None, "no")
+    if not isinstance(target, Cluster):
+        assert target.client().exists(LEFT) == left
+
+
+def _assert_tidy(server: Server, db: int, marks: set[bytes]) -> None:
+    client = server.client(db)
+    keys = list(client.scan_iter(count=1000))
+    for at in range(0, len(keys), 1000):
+        names = keys[at : at + 1000]
+        pipe = client.pipeline(transaction=False)
+        for key in names:
+            pipe.pttl(key)
+        for key, ttl in zip(names, pipe.execute(), strict=True):
+            assert key in marks or not key.startswith(OWN_PREFIX), key
+            assert ttl < 50 * YEAR_MS, (db, key)
 
 
 def importing(server: Server) -> str | None:

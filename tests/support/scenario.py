@@ -10,20 +10,23 @@
             run.cut_over()
         s.assert_migrated()
 
-The fixture `scenario` starts servers, proxies and engines, and ends them. A migration is run by
-any face: `s.migration("cli")`, "verbs" or "http" instead of the library in the test's process.
+The fixture `scenario` starts servers, clusters (`source_shards=3`), proxies and engines, and ends
+them. A migration is run by any face: `s.migration("cli")`, "verbs" or "http" instead of the library
+in the test's process.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
-from benches.support.servers import Server
+from benches.support.servers import Binary, Server, binaries
 from tests.support import faces, library
 from tests.support.comparison import assert_settled
 from tests.support.faces import Face, OperatedMigration, Worker
@@ -38,7 +41,8 @@ Fill = Callable[..., object]
 
 @dataclass
 class Scenario:
-    """See the module. `links` has the proxy before an end, by "source" and "target"."""
+    """See the module. `links` has the proxy before an end, by "source" and "target", `clusters` the
+    cluster that an end is: then `source` or `target` is its first node."""
 
     source: Server
     target: Server
@@ -46,6 +50,7 @@ class Scenario:
     state: str
     folder: Path
     seed: str
+    clusters: dict[EndName, Cluster] = field(default_factory=dict)
     _counters: list[Counters] = field(default_factory=list)
     _clients: list[Retrying] = field(default_factory=list)
 
@@ -55,6 +60,9 @@ class Scenario:
         """Put keys into the source: by `fill`, or `key:0`, `key:1` … with their numbers."""
         if fill is not None:
             fill(self.source.url, n=keys)
+        elif "source" in self.clusters:
+            with self.clusters["source"].client() as client:
+                client.mset_nonatomic({f"key:{n}": n for n in range(keys)})
         elif keys:
             self.source.client().mset({f"key:{n}": n for n in range(keys)})
 
@@ -87,9 +95,12 @@ class Scenario:
             settings=settings,
         )
 
-    def _end(self, name: EndName) -> Server | Proxy:
-        server = self.source if name == "source" else self.target
-        return self.links.get(name, server)
+    def _end(self, name: EndName) -> Server | Proxy | Cluster:
+        return self.links.get(name) or self.whole(name)
+
+    def whole(self, name: EndName) -> Server | Cluster:
+        """The server, or the cluster."""
+        return self.clusters.get(name) or (self.source if name == "source" else self.target)
 
     # --- Beside it ---
 
@@ -103,7 +114,7 @@ class Scenario:
     @contextlib.contextmanager
     def clients(self, **options: Any) -> Iterator[Retrying]:
         """Clients that repeat what is not acknowledged; `assert_migrated` looks for each write."""
-        with Retrying(self.source, **options) as clients:
+        with Retrying(self.whole("source"), **options) as clients:
             self._clients.append(clients)
             yield clients
 
@@ -118,11 +129,11 @@ class Scenario:
 
         Raises `AssertionError` with what differs, key by key.
         """
-        assert_settled(self.source, self.target, seconds)
+        assert_settled(self.whole("source"), self.whole("target"), seconds)
         for written in (*self._counters, *self._clients):
-            found = cast("list[str]", written.check(self.target))
+            found = cast("list[str]", written.check(self.whole("target")))
             assert not found, found
-        assert_tidy(self.target)
+        assert_tidy(self.whole("target"))
 
 
 NewScenario = Callable[..., Scenario]
@@ -136,7 +147,7 @@ def scenarios(
 
     It is called with the releases of both ends (`known`; without one the machine's first server),
     and by name `proxies` ("source", "target", "both"), `source_options` and `target_options` of the
-    servers.
+    servers, `source_shards` and `target_shards`: the primaries of a cluster, 0 for one server.
     """
     with contextlib.ExitStack() as stack:
 
@@ -147,16 +158,49 @@ def scenarios(
             proxies: EndName | Literal["both", ""] = "",
             source_options: tuple[str, ...] = (),
             target_options: tuple[str, ...] = (),
+            source_shards: int = 0,
+            target_shards: int = 0,
         ) -> Scenario:
+            wanted: dict[EndName, tuple[str, tuple[str, ...], int]] = {
+                "source": (source, source_options, source_shards),
+                "target": (target, target_options, target_shards),
+            }
+            clusters = _clusters(
+                {
+                    name: (known(release) if release else binaries()[0], options, shards)
+                    for name, (release, options, shards) in wanted.items()
+                    if shards
+                },
+                stack,
+            )
             ends: dict[EndName, Server] = {
-                "source": server_factory(known(source) if source else None, *source_options),
-                "target": server_factory(known(target) if target else None, *target_options),
+                name: clusters[name].nodes[0]
+                if name in clusters
+                else server_factory(known(release) if release else None, *options)
+                for name, (release, options, _) in wanted.items()
             }
             links = {
                 name: stack.enter_context(Proxy(server.host, server.port))
                 for name, server in ends.items()
                 if proxies in (name, "both")
             }
-            return Scenario(ends["source"], ends["target"], links, state, folder, seed)
+            return Scenario(ends["source"], ends["target"], links, state, folder, seed, clusters)
 
         yield build
+
+
+def _clusters(
+    wanted: dict[EndName, tuple[Binary, tuple[str, ...], int]], stack: contextlib.ExitStack
+) -> dict[EndName, Cluster]:
+    """Started side by side: nodes take two seconds to be sure of each other."""
+    if not wanted:
+        return {}
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        begun = {
+            name: pool.submit(Cluster.start, binary, *options, primaries=shards)
+            for name, (binary, options, shards) in wanted.items()
+        }
+    found = {name: each.result() for name, each in begun.items() if each.exception() is None}
+    for cluster in found.values():
+        stack.callback(cluster.close)
+    return {name: each.result() for name, each in begun.items()}

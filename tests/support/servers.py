@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
 from benches.support.servers import (
     Binary,
@@ -20,8 +21,8 @@ from benches.support.servers import (
 )
 
 ServerFactory = Callable[..., Server]
-End = Server | Proxy | str
-"""An end of a migration: a server, the proxy before one, or a redis:// URL."""
+End = Server | Proxy | Cluster | str
+"""An end of a migration: a server, the proxy before one, a cluster, or a URL."""
 
 
 def known(name: str) -> Binary:
@@ -38,7 +39,7 @@ def known(name: str) -> Binary:
 
 
 def url_of(end: End) -> str:
-    """The URL of an end: a server's own, or a proxy's."""
+    """The URL of an end: a server's own, or a proxy's; of a cluster one of its nodes'."""
     if isinstance(end, Proxy):
         return f"redis://{end.host}:{end.port}"
     return end if isinstance(end, str) else end.url
@@ -65,3 +66,8 @@ def refuses_writes(server: Server) -> bool:
 def write_block_of(server: Server) -> int:
     """What the server's min-replicas-to-write (before 5.0 min-slaves-to-write) is set to."""
     return int(next(iter(server.client().config_get("min-*-to-write").values())))
+
+
+def servers_of(end: Server | Cluster) -> list[Server]:
+    """The server, or the primaries of a cluster."""
+    return end.primaries if isinstance(end, Cluster) else [end]
