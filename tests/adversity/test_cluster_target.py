@@ -1,0 +1,212 @@
+"""A cluster's node gets a stream in the record form alone, while everything fails.
+
+Commands that no second run leaves as it was, within a slot and across slots, transactions, scripts,
+a flush now and then. Links are cut at seeded bytes, the target refuses writes for a while or is
+killed and restarted, the engine is ended, with its links cut before so that it can tidy nothing up,
+and another one goes on. Then both ends are compared key by key, and each acknowledged count.
+
+ENGINE_SEED gives other moments.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from benches.support.clusters import Cluster
+from benches.support.compare import assert_equal
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
+from engine.model.route import Route
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from tests.support.lanes import Lanes, Way
+from tests.support.own_keys import OWN_PREFIX
+from tests.support.servers import ServerFactory, known
+from tests.support.traffic import Counters
+from tests.support.traffic.link import Link
+from tests.support.traffic.thread import WritingThread
+
+SEED = os.environ.get("ENGINE_SEED", "12")
+SOAK = bool(os.environ.get("ENGINE_SOAK"))
+TROUBLES = 40 if SOAK else 8
+BACKLOG = ("--repl-backlog-size", "64mb")
+APPEND_ONLY = ("--appendonly", "yes", "--appendfsync", "always")
+OWN = "own"
+
+
+class Mixed(WritingThread):
+    """A portion of commands each 10 ms over a few hundred keys, some in one slot, some not."""
+
+    def __init__(self, server: Server, seed: str, *, flushes: float = 0.0) -> None:
+        super().__init__(server, "mixed commands")
+        self.rng = random.Random(seed)
+        self.flushes = flushes
+
+    def _run(self) -> None:
+        link = Link(self._address)
+        while not self._stopping.wait(0.01):
+            words: list[tuple[bytes, ...]] = []
+            for _ in range(self.rng.randrange(1, 20)):
+                words += self._words()
+            if self.rng.random() < self.flushes:
+                words.append((b"FLUSHDB",))
+            for each in words:
+                link.queue(each[0].decode().lower(), each)
+            link.flush()
+            list(link.replies(0))
+        link.close()
+
+    def _disconnect(self) -> None:
+        """The link ends with the thread."""
+
+    def _words(self) -> Sequence[tuple[bytes, ...]]:
+        rng = self.rng
+        n, m = (b"%d" % rng.randrange(60) for _ in range(2))
+        return rng.choice(
+            [
+                [(b"INCR", b"n:" + n)],
+                [(b"APPEND", b"{t}text:" + n, b"x")],
+                [(b"LPUSH", b"list:" + n, b"%d" % rng.randrange(1000))],
+                [(b"RPOPLPUSH", b"{l}a:" + n, b"{l}b:" + m), (b"LPUSH", b"{l}a:" + n, m)],
+                [(b"SADD", b"{s}set:" + n, b"%d" % rng.randrange(50))],
+                [(b"SUNIONSTORE", b"{s}union:" + n, b"{s}set:" + n, b"{s}set:" + m)],
+                [(b"RENAMENX", b"{t}text:" + n, b"{t}text:" + m)],
+                [(b"HINCRBY", b"hash:" + n, b"%d" % rng.randrange(9), b"1")],
+                [(b"SET", b"value:" + n, b"v" * rng.randrange(300), b"EX", b"5000")],
+                # Across slots.
+                [(b"DEL", b"list:" + n, b"n:" + m)],
+                [(b"MSET", b"m:" + n, b"1", b"m:" + m, b"2")],
+                [(b"SADD", b"far:" + n, m), (b"SUNIONSTORE", b"far:u", b"far:" + n, b"far:" + m)],
+                [(b"MULTI",), (b"INCR", b"in:" + n), (b"INCR", b"n:" + n), (b"EXEC",)],
+                [(b"EVAL", b"return redis.call('INCR', KEYS[1])", b"1", b"n:" + n)],
+            ]
+        )
+
+
+class Trial:
+    """One source, one node behind a proxy, and engines one after the other."""
+
+    def __init__(self, source: Server, node: Server, seed: str) -> None:
+        self.source, self.node = source, node
+        self.rng = random.Random(seed)
+        self.store = MemoryCheckpoint()
+        self.events: list[str] = []
+        self.up = Proxy(source.host, source.port).start()
+        self.between = Proxy(node.host, node.port).start()
+
+    def engine(self) -> Lanes:
+        """The next one."""
+        route = Route(to_cluster=True, tag=OWN)
+        way = Way(self.up, self.between, route, self.source)
+        return Lanes([way], [self.store], retry_for=60.0, timeout=250.0)
+
+    def trouble(self, run: Lanes, kind: str) -> None:
+        """One, and what it takes to be over."""
+        connections, rng = self.between.connections, self.rng
+        if kind == "cut":
+            self.between.cut_now()
+        elif kind in ("up", "down"):
+            self.between.cut_after(rng.randrange(rng.choice([200, 20_000])), kind)  # type: ignore[arg-type]
+        elif kind == "source":
+            self.up.cut_now()
+            return
+        elif kind == "refuses":
+            client = self.node.client()
+            client.config_set("maxmemory", 1)
+            time.sleep(rng.random() * 0.2)
+            client.config_set("maxmemory", 0)
+            return
+        else:
+            self.node.kill()
+            self.node.restart()
+        run.wait_for(lambda: self.between.connections > connections, "a new link")
+
+    def killed(self, run: Lanes) -> None:
+        """The engine is gone, and could take nothing back."""
+        for proxy in (self.between, self.up):
+            proxy.refuse()
+            proxy.cut_now()
+        run.stop()
+        for proxy in (self.between, self.up):
+            proxy.refuse(False)
+
+    def close(self) -> None:
+        """End the proxies."""
+        self.up.stop()
+        self.between.stop()
+
+
+KINDS = ["cut", "up", "down", "refuses", "restart", "source"]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+@pytest.mark.parametrize("names", [("redis-7.0", "redis-7.0"), ("valkey-8", "valkey-9")])
+def test_through_every_trouble(
+    server_factory: ServerFactory, names: tuple[str, str], far: bool
+) -> None:
+    """Nothing is lost or doubled, and one full sync is enough."""
+    seed = f"{SEED} {names} {far}"
+    source = server_factory(known(names[0]), *BACKLOG)
+    with Cluster.start(known(names[1]), *APPEND_ONLY, primaries=1, make=server_factory) as cluster:
+        (node,) = cluster.nodes
+        trial = Trial(source, node, seed)
+        try:
+            with Counters(source, db=0) as counters, Mixed(source, seed) as traffic:
+                for turn in range(3):
+                    with trial.engine() as run:
+                        run.following()
+                        if far:
+                            trial.between.delay(0.02)
+                            trial.between.cut_now()
+                        kinds = KINDS if not turn else trial.rng.choices(KINDS, k=TROUBLES // 4)
+                        for kind in kinds:
+                            time.sleep(0.1 + trial.rng.random() * 0.2)
+                            trial.trouble(run, kind)
+                        time.sleep(trial.rng.random() * 0.3)
+                        if turn < 2:
+                            trial.killed(run)
+                        else:
+                            traffic.stop()
+                            counters.stop()
+                            trial.between.delay(0.0)
+                            run.cut_over()
+                    trial.events += [f"engine {turn}:", *run.events]
+                    assert run.error is None, trial.events
+            assert_equal(source.url, node.url)
+            # What the source has, the node has, and the source has each acknowledged write once.
+            assert not counters.check(source)
+            assert not [key for key in node.client().scan_iter() if key.startswith(OWN_PREFIX)]
+            assert source.client().info("stats")["sync_full"] == 1, trial.events
+        finally:
+            trial.close()
+
+
+@pytest.mark.timeout(300)
+def test_flushes_between_troubles(server_factory: ServerFactory) -> None:
+    """A source that is emptied again and again, and engines that are killed meanwhile."""
+    source = server_factory(known("redis-7.0"), *BACKLOG)
+    with Cluster.start(known("redis-7.0"), primaries=1, make=server_factory) as cluster:
+        (node,) = cluster.nodes
+        trial = Trial(source, node, SEED)
+        try:
+            with Mixed(source, SEED, flushes=0.05) as traffic:
+                for turn in range(4):
+                    with trial.engine() as run:
+                        run.following()
+                        time.sleep(0.2 + trial.rng.random() * 0.4)
+                        if turn % 2:
+                            trial.trouble(run, "down")
+                        if turn < 3:
+                            trial.killed(run)
+                        else:
+                            traffic.stop()
+                            run.cut_over()
+                    assert run.error is None, run.events
+            assert_equal(source.url, node.url)
+        finally:
+            trial.close()
