@@ -43,7 +43,7 @@ from engine.errors import EngineError, LinkError, ProtocolFault, ServerError
 from engine.model.keys import DbKey, placed
 from engine.model.modules import HEAD_BYTES
 from engine.model.online_checkpoint import POSITION_DB
-from engine.model.report import NAMED_KEYS_LIMIT
+from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.model.server import ServerInfo
 from engine.model.transient_errors import OF_SLOT
 from engine.targets.crash_suspects import CrashSuspects
@@ -139,6 +139,8 @@ class KeyResync:
         # Refused, and no reading stored since: what `_refused` holds, those named since included.
         self._absent: dict[DbKey, None] = {}
         self._again_at = 0.0
+        # Those whose slot was not at the node that they are read from, or stored at.
+        self._elsewhere: dict[DbKey, None] = {}
         self._postponed_until = 0.0
         self.bulk_limit = bulk_limit
         """Bytes of the longest argument that the target takes."""
@@ -152,8 +154,6 @@ class KeyResync:
         round trip."""
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
-        self.postponed = 0
-        """How often a key could not be stored because of its slot."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
         self.resynced_keys = 0
@@ -234,9 +234,22 @@ class KeyResync:
     def postpone(self, key: DbKey) -> None:
         """The target's node does not have this key's slot now: it stays dirty, and nothing is read
         for a moment."""
-        self.postponed += 1
+        self._elsewhere[key] = None
         self._postponed_until = time.monotonic() + _POSTPONED_SECONDS
         self.mark_dirty([key])
+
+    @property
+    def elsewhere(self) -> str:
+        """Why keys stay dirty whose slots are not where they were, in words; empty: there are
+        none."""
+        if not self._elsewhere:
+            return ""
+        _, first = next(iter(self._elsewhere))
+        several = f" and {len(self._elsewhere) - 1:,} more" if len(self._elsewhere) > 1 else ""
+        return (
+            f"the slot of the key '{printable_key(first)}'{several} is being moved, or is another "
+            "node's by now"
+        )
 
     def allow(self, bulk_limit: int) -> None:
         """The target takes arguments of so many bytes from now on. What it has refused is read
@@ -517,6 +530,9 @@ class KeyResync:
         for reading in readings:
             self._readings.remove(reading)
             self.resynced_keys += len(reading.keys)
+            for key in reading.keys if self._elsewhere else ():
+                if key not in self._values:
+                    self._elsewhere.pop(key, None)
             if reading.values and seen:
                 for key in reading.keys:
                     if key not in self._refused:
@@ -559,6 +575,7 @@ class KeyResync:
         for group, (questions, places) in zip(groups, asked, strict=True):
             *queued, done = itertools.islice(replies, len(questions) + 2)
             if any(isinstance(each, ServerError) and each.code in OF_SLOT for each in queued):
+                self._elsewhere.update(dict.fromkeys(group))
                 self._postponed_until = time.monotonic() + _POSTPONED_SECONDS
                 continue
             taken = await self._taken(group, (), questions, places, done, values, True)

@@ -234,6 +234,9 @@ class SyncMonitor:
         if follower.trust.unsettled:
             self._context.passing = True
             return False, TABLE[Doubt.UNSETTLED].words
+        if why := self._resync.elsewhere:
+            self._context.passing = True
+            return False, why
         readable = self._source.info.readable_behind(self._settings.fence)
         takes = self._keys.seconds or 0.0
         if self._resync.waiting > (_RESYNCED_BEHIND_FENCE if readable else 0) or takes > longest:

@@ -7,7 +7,9 @@ import pytest
 from benches.support.clusters import Cluster, slot_of
 from benches.support.compare import assert_equal
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.model.route import Route
+from engine.model.slots import SlotSet
 from tests.support.lanes import Lanes, Way
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
@@ -79,3 +81,33 @@ def test_a_flush_of_the_source(server_factory: ServerFactory) -> None:
             run.cut_over()
         assert_equal(source.url, node.url)
         assert slot_of("{own}") == slot_of("own")
+
+
+def test_a_slot_that_is_away_for_a_while(server_factory: ServerFactory) -> None:
+    """The keys of a slot that the target's node does not have are stored when it has it again; the
+    others are written meanwhile, and the gate is closed with the reason."""
+    source = server_factory(known("redis-7.0"))
+    with Cluster.start(known("redis-7.0"), primaries=2, make=server_factory) as cluster:
+        node, other = cluster.nodes
+        here = [f"{{{n}}}" for n in range(400) if slot_of(f"{{{n}}}") < 8192]
+        moved, *rest = here
+        for tag in here:
+            source.client().rpush(f"{tag}list", 1, 2)
+        slots = SlotSet(((0, 8191),))
+        tag = next(each for each in rest if slot_of(each) != slot_of(moved)).strip("{}")
+        way = Way(source, node, Route(slots=slots, to_cluster=True, tag=tag), source)
+        with Lanes([way]) as run:
+            run.in_sync()
+            cluster.move([slot_of(moved)], other)
+            source.client().rpush(f"{moved}list", 3)
+            source.client().sadd(f"{moved}set", 1)
+            source.client().rpush(f"{rest[0]}list", 3)
+            wait_for(lambda: node.client().llen(f"{rest[0]}list") == 3, "others are written")
+            run.wait_for(
+                lambda: "another node's by now" in run.overview.progress.reason, "the reason"
+            )
+            assert not run.migration.lanes[0].context.can_complete
+            cluster.move([slot_of(moved)], node)
+            run.cut_over()
+        assert run.error is None, run.events
+        assert_equal(source.url, node.url)
