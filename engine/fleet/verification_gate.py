@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
+from engine.model.route import ONLY, Route
 from engine.model.settings import TransferSettings
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 
@@ -95,9 +96,24 @@ def comparison_of(
     """What compares both ends of a source that is followed; None for a file."""
     if source.file_path is not None:
         return None
-    from engine.verify import LiveComparison
+    (found,) = comparisons_of([(source, target, ONLY)], settings, held_before)
+    return found
 
-    return LiveComparison(source, target, settings, held_before)
+
+def comparisons_of(
+    lanes: Sequence[tuple[Endpoint, Endpoint, Route]],
+    settings: TransferSettings,
+    held_before: Callable[[], bool],
+) -> list[Comparison]:
+    """What compares both ends of each lane of a migration, in their order: (source, target, route).
+    Lanes that share an end are counted together."""
+    from engine.verify import LiveComparison, joined
+
+    counts = joined([(source, target) for source, target, _ in lanes])
+    return [
+        LiveComparison(source, target, settings, held_before, route, together)
+        for (source, target, route), together in zip(lanes, counts, strict=True)
+    ]
 
 
 def compare_of(

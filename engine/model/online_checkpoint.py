@@ -19,7 +19,9 @@ class OnlineCheckpoint:
     """How far an online migration has gone, for the next process that takes it up.
 
     `token` names the migration on the target. `begun`: something may have been written there;
-    `held_before`: it had keys of its own before that. `promoting`: the position at which the target
+    `held_before`: it had keys of its own before that, or other lanes write to it as well, so that
+    it is not to be emptied; `had_keys`: in this case, whether it had keys of its own before any of
+    them. `promoting`: the position at which the target
     is being promoted, as the position key holds it, and `process` the target's process then
     (`ServerInfo.identity`); the target alone tells whether it was promoted (`transfer.promotion`).
     `timed`: the fence before that promotion ends by itself; the promotion counts only once `opened`
@@ -58,6 +60,7 @@ class OnlineCheckpoint:
     token: str
     begun: bool = False
     held_before: bool = False
+    had_keys: bool = False
     promoting: str = ""
     process: str = ""
     timed: bool = False

@@ -152,6 +152,16 @@ class Comparison(Protocol):
         """How often the source was called by what leaves no word in the stream."""
         ...
 
+    async def counts_together(self) -> Counts | None:
+        """Behind `at_fence`: the counts of all lanes that share an end with this one, once each of
+        them asks for it. None where there are no others, or counts say nothing."""
+        ...
+
+    @property
+    def doubted(self) -> bool:
+        """Whether these have differed since every name of this lane was looked up."""
+        ...
+
     async def counts_of(self, source: ServerInfo, settle: Settle) -> Counts | None:
         """The target's counts against those that `source` has, behind a fence that lets no client
         read it; everything is applied. None where counts say nothing. `settle` as of `at_fence`."""

@@ -184,7 +184,7 @@ class CutOverComparison:
             own = self._ends.own_keys(self._checkpoint.mark.token).all
             await comparison.open(own, extend_ms=EXTEND_MS, primary=origin.primary)
             self._besides = await self._carry_code(await comparison.besides())
-            found, walk = self._found, self._walk
+            found, walk = self._found, self._walk or comparison.doubted
             cures = origin.primary is None
             with logs.timed(_log, "Compare both ends before the fence"):
                 differ = await sweep.run(follower, pump, first=found, walk=walk, cures=cures)
@@ -442,6 +442,14 @@ class CutOverComparison:
             self._context.lost = dict(found.lost)
             self.again = self._worth_another
             return self._refuse(self._context.lost_words)
+        if found.counts is None:
+            # (Beyond the limit above: other lanes may take their time.)
+            try:
+                found = replace(found, counts=await comparison.counts_together())
+            except EngineError as error:
+                if pump.done():
+                    raise
+                return self._refuse(f"the keys of both ends could not be counted: {error}")
         counts = found.counts
         if counts is not None and counts.wrong:
             return self._refuse_counts(counts)

@@ -41,7 +41,8 @@ from typing import Any
 from engine._native import ExtendedNames, key_slot
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.keys import DbKey
-from engine.model.slots import SlotSet
+from engine.model.keys_of_slots import KeysOfSlots
+from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.wire.control_connection import Admin, Arg
 
@@ -131,12 +132,16 @@ class ExtendedTtls:
     stream knows of them.
 
     `slots`: the target is a cluster's node, where a script takes keys of one slot; keys of others
-    than these are another lane's. None: a script takes all keys.
+    than these are another lane's. None: a script takes all keys. `of`: of a target that other lanes
+    write to as well, keys of these slots are meant where all are gone through.
     """
 
-    def __init__(self, target: Admin, slots: SlotSet | None = None) -> None:
+    def __init__(
+        self, target: Admin, slots: SlotSet | None = None, *, of: SlotSet = ALL_SLOTS
+    ) -> None:
         self._target = target
         self._slots = slots
+        self._of = KeysOfSlots(of)
         self.ended = 0
         """So many keys ended when their expire times were set back, which had passed."""
         self._exact: bool | None = None
@@ -231,10 +236,12 @@ class ExtendedTtls:
             cursor, keys = await self._target.call("SCAN", 0, "COUNT", _PAGE)
             while keys or cursor != b"0":
                 # The next page comes with the answer about this one.
-                pages = self._pages(keys)
+                pages = self._pages(self._of.among(keys))
                 commands = [await self._command(script, page, bound()) for page in pages]
                 if cursor != b"0":
                     commands.append(("SCAN", cursor, "COUNT", _PAGE))
+                if not commands:
+                    break
                 replies = await self._target.pipeline(commands, raise_on_error=True)
                 for reply in replies[: len(pages)]:
                     take(entry.db, self._touched(reply))

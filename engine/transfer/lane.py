@@ -147,6 +147,8 @@ class Lane:
         for side, monitor in clusters.items():
             monitor.attend(source if side == "source" else target, context, self._moved)
         shared = context.peers.source_of(source, ends.route)
+        self._shared_target = context.peers.target_of(target, ends.route)
+        self._shared_target.join(context.lane, lambda: checkpoint.mark)
         self._tuning = SourceTuning(ends, checkpoint, context, shared)
         self._ttl_guard = TtlGuard(
             ends,
@@ -379,7 +381,11 @@ class Lane:
     @property
     def held_before(self) -> bool | None:
         """Whether the target had keys of its own before; None: that is not known yet."""
-        return self._mark.held_before if self._mark.begun else None
+        if not self._mark.begun:
+            return None
+        route = self._ends.route
+        counted = route.shared_target and not route.to_cluster
+        return self._mark.had_keys if counted else self._mark.held_before
 
     @property
     def mark(self) -> OnlineCheckpoint:
@@ -504,7 +510,10 @@ class Lane:
         self._source.bulk_limit = self._writer.bulk_limit
         self._ask_again = self._mark.begun
         if not self._mark.begun:
-            self._checkpoint.note(held_before=await self._has_keys())
+            self._checkpoint.note(
+                held_before=await self._has_keys(),
+                had_keys=self._shared_target.had_keys(self._writer.info.keys),
+            )
         await self._tuning.untune()
         if self._mark.opened:
             return

@@ -24,8 +24,10 @@ def inherit(
         return
     if not ends.settings.take_over:
         raise foreign(other, ends.target.address)
-    held_before = other.held_before or (ends.route.shared_target and not ends.route.to_cluster)
-    checkpoint.note(held_before=held_before, taken_over=other.transfer)
+    shared = ends.route.shared_target and not ends.route.to_cluster
+    checkpoint.note(
+        held_before=other.held_before or shared, had_keys=shared, taken_over=other.transfer
+    )
 
 
 class TargetLeftovers:

@@ -6,7 +6,8 @@ least advanced (`transfer.phases`), its figures are the lanes' totals (`model.pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from engine.model.progress import Phase, Progress, total
 from engine.model.report import NotCarried, Step
@@ -88,7 +89,21 @@ class Overview:
             progress if progress is not None and context is lane else context.progress
             for context in self._contexts
         ]
-        return total(of_lanes, least_advanced([each.phase for each in of_lanes]))
+        return total(
+            self._once_a_target(of_lanes), least_advanced([each.phase for each in of_lanes])
+        )
+
+    def _once_a_target(self, of_lanes: Sequence[Progress]) -> list[Progress]:
+        """The same, with what a target says of itself told by one of its lanes alone."""
+        found = {context.lane: each for context, each in zip(self._contexts, of_lanes, strict=True)}
+        for target in self.peers.targets:
+            first, *others = target.lanes
+            known = [n for lane in target.lanes if (n := found[lane].evicted_keys) is not None]
+            evicted = max(known) if len(known) == len(target.lanes) else None
+            found[first] = replace(found[first], evicted_keys=evicted)
+            for lane in others:
+                found[lane] = replace(found[lane], evicted_keys=0)
+        return list(found.values())
 
     def _naming(self, name: str) -> Callable[[str], None]:
         if not name:

@@ -140,8 +140,9 @@ class Promotion:
         )
         now = asyncio.get_running_loop().time
         behind = []
-        if self._target().capabilities.import_mode:
-            # In the same round trip; where it fails `tidy_up` does it.
+        if self._target().capabilities.import_mode and not self._ends.route.shared_target:
+            # In the same round trip; where it fails `tidy_up` does it. A target of other lanes
+            # stays in it until all of them are through: one may be followed again.
             behind = [("CONFIG", "SET", "import-mode", "no")]
         left = math.inf if by is None else by - now()
         if left <= 0:

@@ -9,12 +9,13 @@ it, there is no way back for any lane: an engine that comes back opens the other
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.route import Route
 from engine.transfer.shared_source import SharedSource
+from engine.transfer.shared_target import SharedTarget
 
 
 class Peers:
@@ -23,6 +24,7 @@ class Peers:
     def __init__(self) -> None:
         self._checkpoints: list[Callable[[], OnlineCheckpoint]] = []
         self._sources: dict[Endpoint, SharedSource] = {}
+        self._targets: dict[Endpoint, SharedTarget] = {}
         self.switching = asyncio.Lock()
         """Held by the lane that has the applications' name moved."""
 
@@ -35,6 +37,17 @@ class Peers:
         if not route.shared_source:
             return SharedSource()
         return self._sources.setdefault(source, SharedSource())
+
+    def target_of(self, target: Endpoint, route: Route) -> SharedTarget:
+        """The same of those that have the same target."""
+        if not route.shared_target:
+            return SharedTarget()
+        return self._targets.setdefault(target, SharedTarget())
+
+    @property
+    def targets(self) -> Collection[SharedTarget]:
+        """Those that several lanes may write to."""
+        return self._targets.values()
 
     @property
     def several(self) -> bool:

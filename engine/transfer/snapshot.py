@@ -199,7 +199,8 @@ class Snapshot:
         if not mark.begun:
             return
         copied = self._context.stats.keys
-        if not mark.held_before:
+        # (Other lanes' keys are none of this source's.)
+        if not mark.held_before and not self._ends.route.shared_target:
             async with self._ends.admin("target") as end:
                 copied = max(copied, (await end.info()).keys)
         if self._source.info.keys >= copied // 2:

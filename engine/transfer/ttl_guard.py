@@ -203,7 +203,7 @@ class TtlGuard:
         self.extended.watch()
         await follower.pass_all()
         async with self._ends.admin("target") as end:
-            extended = ExtendedTtls(end, self._ends.route.target_slots)
+            extended = ExtendedTtls(end, self._ends.route.target_slots, of=self._ends.route.slots)
             self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
@@ -346,6 +346,7 @@ class TtlGuard:
         self._extended = ExtendedTtls(
             await self._end.enter_async_context(self._ends.admin("target")),
             self._ends.route.target_slots,
+            of=self._ends.route.slots,
         )
         return self._extended
 
@@ -372,5 +373,5 @@ class TtlGuard:
             return
         await self._quiet()
         async with self._ends.admin("target") as end:
-            extended = ExtendedTtls(end, self._ends.route.target_slots)
+            extended = ExtendedTtls(end, self._ends.route.target_slots, of=self._ends.route.slots)
             await extended.restore_known(self.extended.names)

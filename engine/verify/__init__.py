@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.verify.file_comparison import verify_file
     from engine.verify.full_comparison import verify
     from engine.verify.key_comparison import differing
+    from engine.verify.lane_counts import joined
     from engine.verify.live_comparison import LiveComparison
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "LiveComparison": "engine.verify.live_comparison",
     "Verification": "engine.model.verification",
     "differing": "engine.verify.key_comparison",
+    "joined": "engine.verify.lane_counts",
     "values_of_files": "engine.verify.aof_comparison",
     "verify": "engine.verify.full_comparison",
     "verify_aof": "engine.verify.aof_comparison",
@@ -34,6 +36,7 @@ __all__ = [
     "LiveComparison",
     "Verification",
     "differing",
+    "joined",
     "values_of_files",
     "verify",
     "verify_aof",

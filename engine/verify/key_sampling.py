@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from engine.errors import ServerError
@@ -63,9 +63,15 @@ async def every_key(end: Admin, settings: TransferSettings) -> AsyncIterator[lis
 
 
 async def some_keys(
-    end: Admin, settings: TransferSettings, wanted: int, seed: int, spread: bool
+    end: Admin,
+    settings: TransferSettings,
+    wanted: int,
+    seed: int,
+    spread: bool,
+    among: Callable[[list[bytes]], list[bytes]] | None = None,
 ) -> list[bytes]:
     """Up to `wanted` distinct keys; with `spread` from random places, else SCAN's first ones.
+    `among`: gives those of a page that are wanted at all.
 
     A cursor is a bucket's number with its bits reversed (dictScan, dict.c), so that any number is a
     place to begin. The same `seed` and the same tables give the same keys.
@@ -84,14 +90,15 @@ async def some_keys(
             for reply in replies:
                 if isinstance(reply, ServerError):
                     raise reply
-                found.update(dict.fromkeys(reply[1][:_AT_A_PLACE]))
+                page = reply[1][:_AT_A_PLACE]
+                found.update(dict.fromkeys(among(page) if among is not None else page))
             if len(found) >= wanted or _bytes(found) > _SAMPLE_BYTES:
                 return list(found)[:wanted]
             if found:
                 room = _PAGE_BYTES // max(_bytes(found) // len(found), 1)
                 at_once = max(min(_PLACES_AT_ONCE, room // _AT_A_PLACE), 1)
     async for page in every_key(end, settings):
-        found.update(dict.fromkeys(page))
+        found.update(dict.fromkeys(among(page) if among is not None else page))
         if len(found) >= wanted or _bytes(found) > _SAMPLE_BYTES:
             break
     return list(found)[:wanted]

@@ -25,7 +25,10 @@ from engine.model import silent_commands
 from engine.model.command_calls import ASK_COUNTS
 from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
+from engine.model.keys_of_slots import KeysOfSlots
 from engine.model.modules import GRAPH_MODULE
+from engine.model.online_checkpoint import OWN_PREFIX
+from engine.model.route import ONLY, Route
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
 from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts
@@ -42,6 +45,7 @@ from engine.verify.key_comparison import (
 )
 from engine.verify.key_counts import judge
 from engine.verify.key_sampling import every_key, some_keys
+from engine.verify.lane_counts import Explained, LaneCounts, Told, unexplained
 from engine.verify.name_lookup import absent_names
 from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.wire import functions_and_indexes
@@ -93,8 +97,17 @@ class LiveComparison:
         target: Endpoint,
         settings: TransferSettings,
         held_before: Callable[[], bool],
+        route: Route = ONLY,
+        together: LaneCounts | None = None,
     ) -> None:
+        """`route`: which of the keys are compared, and what kind of servers the ends are;
+        `together`: the lanes whose ends are counted as one."""
         self._endpoints = source, target
+        self._route, self._slots = route, KeysOfSlots(route.slots)
+        self._together = together or LaneCounts()
+        self._lane = self._together.join(source, target)
+        # What both ends have told when they were looked at last.
+        self._told: Told | None = None
         self._settings = settings
         self._held_before = held_before
         self._stack = contextlib.AsyncExitStack()
@@ -168,6 +181,7 @@ class LiveComparison:
         self._db, self._extend_ms, self._watching = None, extend_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
+        self._told = None
         self._walked, self._since, self._names_since = False, None, None
         self._seen.clear()
         self._telemetry = tuple(map(Telemetry, ends)) if self._has_graphs else ()
@@ -198,6 +212,11 @@ class LiveComparison:
         """Whether counts, and names that the target alone has, mean anything."""
         return not self._held_before()
 
+    @property
+    def doubted(self) -> bool:
+        """See `Comparison.doubted`."""
+        return self._lane in self._together.doubted
+
     # --- Which keys ---
 
     @property
@@ -205,7 +224,9 @@ class LiveComparison:
         return GRAPH_MODULE in self._infos[0].modules
 
     async def _shared(self, end: Admin, keys: list[bytes]) -> list[bytes]:
-        """Those of the keys, in the database that is chosen, that no server makes for itself."""
+        """Those of the keys, in the database that is chosen, that are this lane's, and that no
+        server makes for itself."""
+        keys = self._slots.among(keys)
         if not self._telemetry:
             return keys
         left = await telemetry_among(end, keys)
@@ -258,7 +279,7 @@ class LiveComparison:
                 keys = [key for key, found in zip(keys, kinds, strict=True) if found == kind]
             if kind == b"stream":
                 keys = await self._shared(self._source, keys)
-            for portion in portions(keys):
+            for portion in portions(self._slots.among(keys)):
                 yield portion
             if cursor == b"0":
                 return
@@ -288,17 +309,22 @@ class LiveComparison:
                 self._timed = None
 
     async def sample(self, seed: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """(database, some of the source's keys), database by database. May go on beside all else
-        but `counts`."""
-        source = self._beside[0]
-        for entry in self._infos[0].keyspace:
-            # From random places, unless the sample is all that there is.
-            spread = not self._infos[0].fork and entry.keys > _SAMPLE
-            source.choose(entry.db)
-            keys = await some_keys(source, _EVERYTHING, _SAMPLE, seed + entry.db, spread)
-            keys = await self._shared(source, keys)
-            if keys:
-                yield entry.db, keys
+        """(database, some of the source's keys), database by database; where the ends have keys of
+        other lanes as well, also some of the target's. May go on beside all else but `counts`."""
+        both = not self._slots.all and self.counts_are_known
+        for end, info in list(zip(self._beside, self._infos, strict=True))[: 2 if both else 1]:
+            for entry in info.keyspace:
+                # From random places, unless the sample is all that there is.
+                spread = not info.fork and entry.keys > _SAMPLE
+                end.choose(entry.db)
+                among = None if self._slots.all else self._slots.among
+                keys = await some_keys(
+                    end, _EVERYTHING, _SAMPLE, seed + entry.db, spread, among=among
+                )
+                keys = [key for key in keys if not key.startswith(OWN_PREFIX)]
+                keys = await self._shared(end, keys)
+                if keys:
+                    yield entry.db, keys
 
     async def one_sided_names(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
         """(database, names that one end alone has, how many were looked up), a page at a time.
@@ -330,6 +356,7 @@ class LiveComparison:
     def names_looked_up(self) -> None:
         """See `Comparison.names_looked_up`."""
         self._walked = True
+        self._together.doubted.discard(self._lane)
         if self._names_since is not None and not self._names_since[0].is_replica:
             # Both were purged of what had expired: a primary deletes what SCAN comes upon.
             self._since = self._names_since
@@ -346,15 +373,15 @@ class LiveComparison:
         left, wrong = list(dict.fromkeys(keys)), dict[DbKey, str]()
         count = len(left)
         for _ in range(_TRIES):
-            _, watched, calls = await self._source.pipeline(
-                [
-                    # What was watched before, if nothing differed then.
-                    ("UNWATCH",) if self._watching else ("PING",),
-                    ("WATCH", *left) if self._watching else ("PING",),
-                    ("INFO", "replication"),
-                ]
-            )
-            self._watching = self._watching and not isinstance(watched, EngineError)
+            watch: list[Command] = []
+            if self._watching:
+                # What was watched before, if nothing differed then. A cluster's node takes keys of
+                # one slot in a command.
+                watch = [("WATCH", key) for key in left] if self._route.from_cluster else []
+                watch = [("UNWATCH",), *(watch or [("WATCH", *left)])]
+            *watched, calls = await self._source.pipeline([*watch, ("INFO", "replication")])
+            refused = any(isinstance(each, EngineError) for each in watched[1:])
+            self._watching = self._watching and not refused
             await reach(self._offset_in(calls))
             seen: dict[bytes, tuple[Look, Look]] = {}
             looked_at = asyncio.get_running_loop().time()
@@ -379,8 +406,11 @@ class LiveComparison:
         return isinstance(ended, list)
 
     async def counts(self, reach: Reach) -> Counts | None:
-        """Both ends' counts, if the source is still for as long as it takes to ask; else None. May
-        go on beside all else but `sample`."""
+        """Both ends' counts, if the source is still for as long as it takes to ask; else None, and
+        where ends are shared: the other lanes are not as far. May go on beside all else but
+        `sample`."""
+        if self._together.several:
+            return None
         one, other = self._beside
         first = await one.pipeline([("INFO",), ("INFO", "replication")])
         offset = self._offset_in(first[1])
@@ -415,6 +445,11 @@ class LiveComparison:
         if not self.counts_are_known:
             return None
         self._db = None
+        if self._together.several:
+            self._ended = await settle()
+            target, own = await self._counted(self._target, self._telemetry)
+            self._told = self._tell(source, target, own)
+            return await self.counts_together()
         target, own = await self._counted(self._target, self._telemetry)
         counts = judge(source, target, own=own, expired=self._expired(source, target))
         if counts.wrong:
@@ -443,12 +478,32 @@ class LiveComparison:
         """Keys that each end has let expire since every name was looked up, or since `open`; with
         those that the target ended when their expire times were set back, in each cut-over that was
         tried."""
+        told = self._tell(source, target, 0)
+        return told.expired[0], told.expired[1] + told.ended
+
+    def _tell(self, source: ServerInfo, target: ServerInfo, own: int) -> Told:
+        """What both ends have told, for `LaneCounts`."""
         now, before = (source, target), self._since or self._infos
         one, other = (
             max(late.expired_keys - early.expired_keys, 0)
             for late, early in zip(now, before, strict=True)
         )
-        return one, other if target.capabilities.counts_past_ttls else other + self._ended
+        ended = 0 if target.capabilities.counts_past_ttls else self._ended
+        return Told(source, target, own, (one, other), ended)
+
+    async def counts_together(self) -> Counts | None:
+        """See `Comparison.counts_together`."""
+        told, self._told = self._told, None
+        if told is None:
+            return None
+        counts = await self._together.judge(self._lane, told)
+        if not counts.fields or counts.wrong:
+            return counts
+        over = await self._over(counts.fields)
+        expired = self._expired_fields(told.source, told.target)
+        return await self._together.explained(
+            self._lane, counts, Explained(over, self._walked, expired)
+        )
 
     def _expired_fields(self, source: ServerInfo, target: ServerInfo) -> tuple[int, int]:
         """The same of fields of hashes."""
@@ -529,7 +584,10 @@ class LiveComparison:
         self._db = None
         ours, theirs = answers
         counts = None
-        if self.counts_are_known:
+        if self.counts_are_known and self._together.several:
+            self._ended = await settle()
+            self._told = self._tell(ours.info, theirs.info, theirs.own)
+        elif self.counts_are_known:
             expired = self._expired(ours.info, theirs.info)
             counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
             if counts.wrong:
@@ -599,30 +657,34 @@ class LiveComparison:
         `expired`: so many fields each end has let expire since `open`. Their number alone says
         enough where every name was looked up meanwhile, and found at both ends.
         """
-        missing: Counter[int] = Counter()
-        if self._timed is not None:
-            by_db: dict[int, list[bytes]] = {}
-            for db, key in dict.fromkeys(self._timed):
-                by_db.setdefault(db, []).append(key)
-            for db in counts.fields:
-                await self._select(db)
-                for portion in portions(by_db.get(db, [])):
-                    looks = await asyncio.gather(
-                        self._ours.look(portion), self._theirs.look(portion)
-                    )
-                    for key, one, two in zip(portion, *looks, strict=True):
-                        what = judge_looks(one, two)
-                        if what == MISSING and await self._ours.is_over(key, one):
-                            missing[db] += 1
-                        elif what == EXTRA and await self._theirs.is_over(key, two):
-                            missing[db] -= 1
+        over = await self._over(counts.fields)
         for db, more in counts.fields.items():
-            left = more - missing[db]
+            left = more - over[db]
             by_number = self._walked and -expired[0] <= left <= expired[1]
             if left and not by_number:
-                what = f"{abs(more):,} keys {'more' if more > 0 else 'less'} on the source"
-                return replace(counts, wrong=f"database {db} has {what} than on the target")
+                return replace(counts, wrong=unexplained(db, more))
         return counts
+
+    async def _over(self, databases: Iterable[int]) -> Counter[int]:
+        """By database: how many more hashes of which every field has expired the source has than
+        the target, of those that are known by name."""
+        over: Counter[int] = Counter()
+        if self._timed is None:
+            return over
+        by_db: dict[int, list[bytes]] = {}
+        for db, key in dict.fromkeys(self._timed):
+            by_db.setdefault(db, []).append(key)
+        for db in databases:
+            await self._select(db)
+            for portion in portions(by_db.get(db, [])):
+                looks = await asyncio.gather(self._ours.look(portion), self._theirs.look(portion))
+                for key, one, two in zip(portion, *looks, strict=True):
+                    what = judge_looks(one, two)
+                    if what == MISSING and await self._ours.is_over(key, one):
+                        over[db] += 1
+                    elif what == EXTRA and await self._theirs.is_over(key, two):
+                        over[db] -= 1
+        return over
 
     async def _answers(self, side: Side, own_keys: Sequence[bytes]) -> _Answers:
         ttl = "PEXPIRETIME" if side.able.expire_times else "PTTL"
