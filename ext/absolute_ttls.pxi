@@ -283,7 +283,7 @@ cdef AnchorResult extend_option(
     cdef StreamCommand added = command[0]
     cdef Argument option, number
     cdef int64_t at = 0, unit = 1
-    cdef bint relative
+    cdef bint relative = False
     cdef uint8_t *begin
     cdef uint8_t *out
     cdef const uint8_t *start = packed.raw.data + command.start

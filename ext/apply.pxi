@@ -18,6 +18,8 @@
 #   GET key                   what the record was before
 #   SET key value XX          the record; not where there is none any more
 #
+# What a batch has across slots (`CommandBatch.across`) is left out in either form.
+#
 # A slot is the place of a command between MULTI and EXEC, counted from 0, ours included; with a
 # record, the place of one of the batch's commands.
 #
@@ -321,7 +323,7 @@ cdef class TransactionEncoder:
             skip_map = self.map_of(skip, count)
             skipped = <const uint8_t *>PyBytes_AS_STRING(skip_map)
         for i in range(count):
-            if skipped != NULL and skipped[i]:
+            if batch.packed.commands[i].across or (skipped != NULL and skipped[i]):
                 continue
             if batch.packed.commands[i].db != self.position_db:
                 raise ValueError("a record has no command of another database than its own")
@@ -373,7 +375,8 @@ cdef class TransactionEncoder:
         cdef int highest = -1
         cdef size_t i
         for i in range(batch.packed.count):
-            if batch.packed.commands[i].db > highest and not (skipped != NULL and skipped[i]):
+            if batch.packed.commands[i].db > highest and not (
+                    batch.packed.commands[i].across or (skipped != NULL and skipped[i])):
                 highest = batch.packed.commands[i].db
         return highest
 
@@ -430,10 +433,10 @@ cdef class TransactionEncoder:
         cdef size_t run_size = 0, i = 0, several
         cdef uint8_t *out = to.data + to.size
         while i < packed.count:
-            if skipped != NULL and skipped[i]:
+            command = &packed.commands[i]
+            if command.across or (skipped != NULL and skipped[i]):
                 i += 1
                 continue
-            command = &packed.commands[i]
             bytes = command_bytes(packed, command)
             several = self.mergeable(packed, skipped, i) if to.merged != NULL else 0
             if several > 1:

@@ -41,8 +41,10 @@ cdef class CommandBatch:
         start_offset, end_offset: the batch holds what lies behind the first and up to the second.
         db_before, db_after: the database selected there.
         in_multi_before, in_multi_after: whether there the stream is between MULTI and EXEC.
+        slots: what its commands are for, where that is not every key.
     """
     cdef Packed packed
+    cdef readonly SlotFilter slots
     cdef readonly uint64_t start_offset
     cdef readonly uint64_t end_offset
     cdef readonly int db_before
@@ -177,7 +179,7 @@ cdef class CommandBatch:
         cdef int db = -1
         found = set()
         for i in range(self.packed.count):
-            if self.packed.commands[i].db != db:
+            if self.packed.commands[i].db != db and not self.packed.commands[i].across:
                 db = self.packed.commands[i].db
                 found.add(db)
         return frozenset(found)
@@ -192,6 +194,8 @@ cdef class CommandBatch:
         if self.in_multi_before or self.in_multi_after:
             return False
         for i in range(self.packed.count):
+            if self.packed.commands[i].across:
+                continue
             if self.packed.commands[i].db != db or self.packed.commands[i].in_multi:
                 return False
         return True
@@ -202,7 +206,7 @@ cdef class CommandBatch:
         cdef uint32_t found = 0
         if not self.flags_found:
             for i in range(self.packed.count):
-                found |= COMMAND_ROWS[self.packed.commands[i].row].flags
+                found |= command_flags_of(&self.packed.commands[i])
             self.flags_of_all = found
             self.flags_found = True
         return self.flags_of_all
@@ -217,7 +221,7 @@ cdef class CommandBatch:
         cdef list found = []
         if self.all_flags() & flags:
             for i in range(self.packed.count):
-                if COMMAND_ROWS[self.packed.commands[i].row].flags & flags:
+                if command_flags_of(&self.packed.commands[i]) & flags:
                     found.append(i)
         return found
 
@@ -233,8 +237,27 @@ cdef class CommandBatch:
         return found
 
     def flags(self, Py_ssize_t index):
-        """What the table says of command `index`: a sum of CMD_…; CMD_UNKNOWN if it has no row."""
-        return COMMAND_ROWS[self.at(index).row].flags
+        """What the table says of command `index`: a sum of CMD_…; CMD_UNKNOWN if it has no row,
+        CMD_ACROSS if it is in `across`."""
+        return command_flags_of(self.at(index))
+
+    @property
+    def across(self):
+        """Indices of the commands that are never sent: their keys are not in one of `slots` alone,
+        or not known. `changes` names those that are."""
+        return self.indices(FLAG_ACROSS)
+
+    @property
+    def slot_moves(self):
+        """Indices of the commands that tell of slots which are being moved: RESTORE-ASKING,
+        CLUSTER SYNCSLOTS, TRIMSLOTS. Where there are `slots` each of the stream's is among them."""
+        return self.indices(FLAG_SLOT_MOVES)
+
+    def within(self, keys):
+        """Those of `keys`, as (database, key), that are in `slots`: all where there are none."""
+        if self.slots is None:
+            return list(keys)
+        return [(db, key) for db, key in keys if self.slots.takes(key, db)]
 
     @property
     def unknown(self):
@@ -306,7 +329,8 @@ cdef class CommandBatch:
         return None if step == WALK_UNKNOWN else found
 
     def changes(self, Py_ssize_t index):
-        """The keys that command `index` may change, as (database, key); None as in `keys`.
+        """The keys that command `index` may change, as (database, key); None as in `keys`. Only
+        those in `slots`, where there are any.
 
         Of RENAME, COPY and MOVE the last one is where the key goes to. The databases are those in
         which the keys are behind the batch: a later SWAPDB in it may have moved them.
@@ -322,11 +346,18 @@ cdef class CommandBatch:
             step = next_key(&walk)
             if step != WALK_KEY:
                 break
-            if walk.role & ROLE_WRITTEN:
+            if walk.role & ROLE_WRITTEN and self.is_ours(self.at(index), &walk):
                 found.append((
                     swaps.behind(walk.key_db),
                     PyBytes_FromStringAndSize(<const char *>walk.key, walk.size)))
         return None if step == WALK_UNKNOWN else found
+
+    cdef inline bint is_ours(
+        self, const StreamCommand *command, const KeyWalk *walk
+    ) noexcept nogil:
+        """Whether the key that was found is in `slots`: of what is sent each is."""
+        return not command.across or (
+            walk.key_db < self.slots.databases and self.slots.has_key(walk.key, walk.size))
 
     cdef bint begin(self, KeyWalk *walk, Py_ssize_t index) except -1:
         cdef const StreamCommand *command = self.at(index)
@@ -406,7 +437,7 @@ cdef class CommandBatch:
         for i in range(self.packed.count):
             command = &self.packed.commands[i]
             row = &COMMAND_ROWS[command.row]
-            if stream_name(command) == NAME_SWAPDB:
+            if stream_name(command) == NAME_SWAPDB and not command.across:
                 swaps.passed += 1
             known[i] = not row.flags & FLAG_UNKNOWN
             if not known[i] or not row.part_count:
@@ -428,7 +459,7 @@ cdef class CommandBatch:
                 continue
             begin_walk(&walk, row, command_bytes(&self.packed, command), command.db)
             while next_key(&walk) == WALK_KEY:
-                if walk.role & ROLE_WRITTEN and not keys.add(
+                if walk.role & ROLE_WRITTEN and self.is_ours(command, &walk) and not keys.add(
                         walk.key, walk.size, swaps.behind(walk.key_db)):
                     return False
         return True
@@ -496,7 +527,7 @@ cdef class CommandBatch:
             reached = self.packed.commands[i - 1].end_offset
             db = self.packed.commands[i - 1].db
             in_multi = self.packed.commands[i - 1].in_multi
-        if j and self.packed.marks[j - 1].end_offset > reached:
+        if j and self.packed.marks[j - 1].end_offset >= reached:
             reached = self.packed.marks[j - 1].end_offset
             db = self.packed.marks[j - 1].db
             in_multi = self.packed.marks[j - 1].in_multi
@@ -516,6 +547,7 @@ cdef class CommandBatch:
     cdef CommandBatch part(self, size_t first, size_t last, size_t first_mark, size_t last_mark):
         cdef CommandBatch part = CommandBatch.__new__(CommandBatch)
         cdef bint done
+        part.slots = self.slots
         with nogil:
             done = packed_slice(
                 &self.packed, first, last, first_mark, last_mark, &part.packed)

@@ -22,6 +22,7 @@ cdef enum:
     COMMAND_ROWS_MOST = 512
     COMMAND_SLOTS = 1024          # a power of two, well above the count of rows
     KEY_PARTS_MOST = 3
+    ALIAS_BYTES_MOST = 64         # of a name that a command has at one of the ends
 
 # What is to be known of a command.
 cdef enum CommandFlag:
@@ -50,6 +51,9 @@ cdef enum CommandFlag:
     FLAG_MODULE = 1 << 22
     FLAG_CONTAINER = 1 << 23      # of the table alone: the keys are those of its subcommand
     FLAG_PAYLOAD = 1 << 24
+    FLAG_PARTS = 1 << 25
+    FLAG_SLOT_MOVES = 1 << 26
+    FLAG_ACROSS = 1 << 27         # of a command in a batch: it is not sent, see slot_routing.pxi
 
 CMD_UNKNOWN = FLAG_UNKNOWN
 CMD_TTL = FLAG_TTL
@@ -75,6 +79,9 @@ CMD_CLAIMS = FLAG_CLAIMS
 CMD_GROUPS = FLAG_GROUPS
 CMD_MODULE = FLAG_MODULE
 CMD_PAYLOAD = FLAG_PAYLOAD
+CMD_PARTS = FLAG_PARTS
+CMD_SLOT_MOVES = FLAG_SLOT_MOVES
+CMD_ACROSS = FLAG_ACROSS
 
 # Commands that the core itself has to tell apart.
 cdef enum StreamName:
@@ -92,6 +99,9 @@ cdef enum StreamName:
     NAME_MOVE
     # Kept, unless the channel or the reader says otherwise.
     NAME_PUBLISH
+    NAME_SPUBLISH
+    # Kept; what it does hangs on its database.
+    NAME_FLUSHDB
     # Kept; its options stand behind keys and values.
     NAME_MSETEX
     # Kept; `anchor_command` may rewrite them.
@@ -136,6 +146,8 @@ cdef struct CommandRow:
     uint8_t part_count
     # Whether its hash is its name, and no other's.
     bint hash_is_name
+    # Its first argument is its one key, and nothing else of it matters to where it goes.
+    bint lone_key
     uint8_t size
     uint8_t name[COMMAND_NAME_MOST]
     KeyPart parts[KEY_PARTS_MOST]
@@ -253,6 +265,8 @@ cdef tuple COMMAND_FLAG_WORDS = (
     ("groups", FLAG_GROUPS),                # changes a stream's consumer groups
     ("module", FLAG_MODULE),
     ("payload", FLAG_PAYLOAD),              # brings a value as DUMP gives it
+    ("parts", FLAG_PARTS),                  # comes to the same as several of it, a key each
+    ("slot-moves", FLAG_SLOT_MOVES),        # tells of slots that are being moved
     ("container", FLAG_CONTAINER),
 )
 
@@ -265,7 +279,7 @@ cdef tuple COMMANDS = (
     ("exec", "", "keyless"),
     # Keys of any type.
     ("copy", "r1 w2", "reads moves"),
-    ("del", "w1-*", ""),
+    ("del", "w1-*", "parts"),
     ("expire", "w1", "ttl"),
     ("expireat", "w1", "ttl"),
     ("flushall", "", "keyless flushes"),
@@ -279,10 +293,11 @@ cdef tuple COMMANDS = (
     # Which of the two it does hangs on whether the second is there.
     ("renamenx", "rw1 rw2", "reads moves"),
     ("restore", "w1", "ttl payload"),
-    ("restore-asking", "w1", "ttl payload"),
+    ("restore-asking", "w1", "ttl payload slot-moves"),
     ("sort", "sort", "reads reads-unnamed"),
     ("swapdb", "", "keyless swaps"),
-    ("unlink", "w1-*", ""),
+    ("touch", "w1-*", "parts"),
+    ("unlink", "w1-*", "parts"),
     ("bless", "", "container"),
     ("bless|clear", "w2", ""),
     ("bless|set", "w2", ""),
@@ -301,9 +316,9 @@ cdef tuple COMMANDS = (
     ("incrby", "w1", ""),
     ("incrbyfloat", "w1", ""),
     ("increx", "w1", "ttl"),
-    ("mset", "w1-*/2", ""),
-    # All of them or none, by what each of them holds.
-    ("msetex", "rw1#/2", "reads ttl"),
+    ("mset", "w1-*/2", "parts"),
+    # All of them or none, by what each of them holds: MSETEX with NX or XX, MSETNX always.
+    ("msetex", "rw1#/2", "reads ttl parts"),
     ("msetnx", "rw1-*/2", "reads"),
     ("psetex", "w1", "ttl"),
     ("set", "w1", "ttl sets-string"),
@@ -433,9 +448,11 @@ cdef tuple COMMANDS = (
     ("script", "", "keyless"),
     ("publish", "", "keyless publishes"),
     ("spublish", "", "keyless publishes"),
-    ("cluster", "", "keyless writes-unnamed"),
+    ("cluster", "", "container"),
+    ("cluster|flushslot", "", "keyless writes-unnamed"),
+    ("cluster|syncslots", "", "keyless writes-unnamed slot-moves"),
     ("sflush", "", "keyless writes-unnamed"),
-    ("trimslots", "", "keyless writes-unnamed"),
+    ("trimslots", "", "keyless writes-unnamed slot-moves"),
     # RedisJSON and valkey-json.
     ("json.arrappend", "w1", "module"),
     ("json.arrinsert", "w1", "module"),
@@ -445,7 +462,7 @@ cdef tuple COMMANDS = (
     ("json.del", "w1", "module"),
     ("json.forget", "w1", "module"),
     ("json.merge", "w1", "module"),
-    ("json.mset", "w1-*/3", "module"),
+    ("json.mset", "w1-*/3", "parts module"),
     ("json.numincrby", "w1", "module"),
     ("json.nummultby", "w1", "module"),
     ("json.numpowby", "w1", "module"),
@@ -461,7 +478,7 @@ cdef tuple COMMANDS = (
     ("ts.del", "w1", "writes-unnamed module"),
     ("ts.deleterule", "rw1 rw2", "reads module"),
     ("ts.incrby", "w1", "time writes-unnamed module"),
-    ("ts.madd", "w1-*/3", "writes-unnamed module"),
+    ("ts.madd", "w1-*/3", "writes-unnamed parts module"),
     # RedisBloom and valkey-bloom.
     ("bf.add", "w1", "module"),
     ("bf.insert", "w1", "module"),
@@ -532,10 +549,11 @@ cdef tuple COMMANDS = (
 cdef dict STREAM_NAMES = {
     "ping": NAME_PING, "replconf": NAME_REPLCONF, "select": NAME_SELECT, "multi": NAME_MULTI,
     "exec": NAME_EXEC, "swapdb": NAME_SWAPDB, "copy": NAME_COPY, "move": NAME_MOVE,
-    "msetex": NAME_MSETEX, "publish": NAME_PUBLISH, "spublish": NAME_PUBLISH,
+    "msetex": NAME_MSETEX, "publish": NAME_PUBLISH, "spublish": NAME_SPUBLISH,
     "expire": NAME_EXPIRE, "pexpire": NAME_PEXPIRE, "set": NAME_SET, "setex": NAME_SETEX,
     "psetex": NAME_PSETEX, "getex": NAME_GETEX, "restore": NAME_RESTORE,
     "restore-asking": NAME_RESTORE, "expireat": NAME_EXPIREAT, "pexpireat": NAME_PEXPIREAT,
+    "flushdb": NAME_FLUSHDB,
 }
 
 
@@ -594,6 +612,7 @@ cdef add_command(str name, str keys, str flags):
     for i, part in enumerate(parts):
         row.parts[i] = key_part(part)
     row.part_count = <uint8_t>len(parts)
+    row.lone_key = parts == ["w1"] and not row.flags & (FLAG_SLOT_MOVES | FLAG_SCRIPT)
     h = name_hash(row.name, row.size)
     place = name_place(h)
     while COMMAND_PLACES[place]:

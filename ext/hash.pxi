@@ -165,6 +165,7 @@ cdef enum:
     CRC64_PCLMUL_MIN = 16         # below, one register is not full
     CRC16_POLY = 0x1021           # XMODEM, not reflected
     SLOT_COUNT = 16384
+    SLOT_SET_BYTES = 16384 // 8
     HASH_GIL_BYTES = 16 * 1024    # a shorter input is hashed before another thread could wake
 
 

@@ -15,8 +15,10 @@ cdef struct StreamCommand:
     # Of its name, in COMMAND_ROWS.
     uint16_t row
     bint rewritten
-    # Rewritten for its name alone.
+    # Rewritten for its name, or as one of several parts: its expire time is the source's.
     bint renamed
+    # It is not sent: see slot_routing.pxi.
+    bint across
     # It sets an expire time that would have had to be rewritten, and was not.
     bint unheld
     # Expire times of fields of the hash that it names were extended; or were to be, and could not.
@@ -191,6 +193,16 @@ cdef inline const uint8_t *command_bytes(
 
 cdef inline StreamName stream_name(const StreamCommand *command) noexcept nogil:
     return <StreamName>COMMAND_ROWS[command.row].stream_name
+
+
+cdef inline uint32_t command_flags_of(const StreamCommand *command) noexcept nogil:
+    """What the table says of it, and whether it is not sent: then it swaps nothing either."""
+    cdef uint32_t flags = COMMAND_ROWS[command.row].flags
+    if not command.across:
+        return flags
+    if flags & FLAG_SWAPS:
+        flags = flags & ~<uint32_t>FLAG_SWAPS | FLAG_WRITES_UNNAMED
+    return flags | FLAG_ACROSS
 
 
 cdef bint packed_slice(

@@ -359,7 +359,7 @@ cdef class Pump:
         cdef uint32_t flags = batch.all_flags()
         cdef object trust = self.trust
         cdef size_t i
-        if flags & (<uint32_t>trust.kinds | FLAG_SWAPS) or batch.held_bytes() > self.bytes_limit:
+        if flags & (<uint32_t>trust.kinds | FLAG_SWAPS | FLAG_ACROSS) or batch.held_bytes() > self.bytes_limit:
             return False
         if self.form.only and flags & FLAG_FLUSHES:
             return False

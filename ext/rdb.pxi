@@ -57,6 +57,8 @@ cdef enum RefusedWhy:
     REFUSED_EXPIRED
     REFUSED_EMPTY
     REFUSED_SLOT
+    REFUSED_ELSEWHERE
+    REFUSED_BEYOND
 
 cdef enum:
     MARK_BYTES = 40
@@ -72,6 +74,10 @@ cdef enum:
     # Bytes of what modules keep beside the keys.
     MODULE_DATA_MOST = 16 << 20
     TEMPLATES_MOST = 1 << 20
+    # An import of slots: its job's name, and bytes of all; how many there may be.
+    IMPORT_NAME_MOST = 1024
+    IMPORT_BYTES_MOST = 512 << 10
+    IMPORTS_MOST = 1000
     LEFT_OUT_MOST = 1000
 
 cdef bint says_nothing(const uint8_t *p, size_t size) noexcept nogil:
@@ -157,8 +163,13 @@ cdef class SnapshotReader:
         drop_imports: keys of slots whose import was under way are passed over and counted in
             `importing`: they are the other node's, and the node that saved them hid them. A replica
             gets the rest of the import, and needs them.
+        slots: keys that are not in these, or in a database that their filter says the target has
+            not, are passed over and counted in `elsewhere`; those in the slots, but in such a
+            database, in `other_databases` as well. All else is as without it.
         footers: whether values get footers that can be sent; False: their last ten bytes mean
             nothing, for a caller that only looks at them.
+
+    `slot_imports` are the imports of slots that were under way: (name of the job, ranges of slots).
 
     `module_data` is what modules keep beside the keys: (name of the type, the bytes behind opcode
     247; empty: they say nothing; None: they were too long to be kept).
@@ -179,6 +190,10 @@ cdef class SnapshotReader:
     cdef readonly uint64_t expired
     cdef readonly uint64_t empty
     cdef readonly uint64_t importing
+    cdef readonly uint64_t elsewhere
+    cdef readonly uint64_t other_databases
+    cdef SlotFilter slots
+    cdef bint filters
     cdef bint drop_imports
     cdef bint footers
     cdef bint extend_fields
@@ -245,6 +260,8 @@ cdef class SnapshotReader:
     cdef size_t module_bytes_before
     cdef bint module_too_long
     cdef readonly list module_data
+    cdef Bytes import_bytes
+    cdef readonly list slot_imports
     cdef bytes aux_name
     cdef size_t aux_bytes
     cdef size_t scripts_bytes
@@ -261,6 +278,7 @@ cdef class SnapshotReader:
         size_t stream_above=4 << 20, size_t value_limit=512 << 20,
         int64_t extend_before=0, int64_t extend_by=0, int64_t drop_before=0,
         bint drop_imports=False, bint footers=True, bint extend_fields=False,
+        SlotFilter slots=None,
     ):
         if length is not None and mark is not None:
             raise ValueError("a snapshot has a length or a mark, not both")
@@ -282,6 +300,8 @@ cdef class SnapshotReader:
         self.extend_by = extend_by
         self.drop_before = drop_before
         self.drop_imports = drop_imports
+        self.slots = slots
+        self.filters = slots is not None
         self.footers = footers
         self.extend_fields = extend_fields
         self.unknown_number = -1
@@ -294,6 +314,7 @@ cdef class SnapshotReader:
         self.left = []
         self.aux = {}
         self.module_data = []
+        self.slot_imports = []
         self.functions = []
         self.scripts = []
 
@@ -303,6 +324,7 @@ cdef class SnapshotReader:
         bytes_free(&self.text.plain)
         bytes_free(&self.timed)
         bytes_free(&self.module_bytes)
+        bytes_free(&self.import_bytes)
         bytes_free(&self.stuck)
         bytes_free(&self.unpacked)
 
@@ -345,6 +367,10 @@ cdef class SnapshotReader:
             lines.append(
                 f"{self.importing:,} keys of slots that were on their way in: they are on the "
                 "node that the slots come from")
+        if self.other_databases:
+            lines.append(
+                f"{self.other_databases:,} keys of databases that the target has not: a cluster has the "
+                "database 0 alone")
         return lines
 
     @property
@@ -688,10 +714,12 @@ cdef class SnapshotReader:
             self.templates[self.walk.noted] = self.walk.counted
         elif self.type == 243 and self.flavour_number == FLAVOUR_REDIS:
             self.key_metadata += 1
-        elif self.type == 243 and not self.drop_imports:
-            self.leave_out("an import of slots that was under way")
         elif self.type == 243:
-            self.has_imports = True
+            self.keep_import()
+            if self.drop_imports:
+                self.has_imports = True
+            else:
+                self.leave_out("an import of slots that was under way")
         if self.type >= FIRST_OPCODE:
             self.state = SNAPSHOT_NEXT
             return 0
@@ -700,8 +728,11 @@ cdef class SnapshotReader:
                 self.expired += 1
             elif self.refused == REFUSED_EMPTY:
                 self.empty += 1
-            else:
+            elif self.refused == REFUSED_SLOT:
                 self.importing += 1
+            else:
+                self.elsewhere += 1
+                self.other_databases += self.refused == REFUSED_BEYOND
             self.value_ended()
             return 0
         if self.refused == REFUSED_TEMPLATE:
@@ -740,6 +771,31 @@ cdef class SnapshotReader:
         self.module_too_long = False
         if self.module_bytes_before > MODULE_DATA_MOST:
             bytes_free(found)
+        return 0
+
+    cdef int keep_import(self) except -1:
+        """Note the import of slots whose bytes are here: its walk was sound."""
+        cdef const uint8_t *p = self.import_bytes.data
+        cdef size_t n = self.import_bytes.size, at = 0
+        cdef uint64_t count = 0, first = 0, last = 0
+        cdef TextStop stop
+        self.import_bytes.size = 0
+        text_begin(&self.text, IMPORT_NAME_MOST)
+        stop = text_on(&self.text, p, &at, n)
+        if stop == TEXT_NO_MEMORY:
+            raise MemoryError()
+        if stop != TEXT_READY or len(self.slot_imports) >= IMPORTS_MOST:
+            self.expected = "fewer imports of slots, and their names in bounds"
+            self.raise_wrong()
+        name = PyBytes_FromStringAndSize(<char *>self.text.data, self.text.size)
+        ranges = []
+        at += length_head(p + at, n - at, &count)
+        while count:
+            at += length_head(p + at, n - at, &first)
+            at += length_head(p + at, n - at, &last)
+            ranges.append((first, last))
+            count -= 1
+        self.slot_imports.append((name, tuple(ranges)))
         return 0
 
     cdef int leave_out(self, str line) except -1:
@@ -942,6 +998,9 @@ cdef class SnapshotReader:
     cdef inline SnapshotStop begin_record(self) noexcept nogil:
         """The key is there: it goes into the arena, and the type of its value behind it."""
         cdef size_t n = self.text.size
+        if self.filters and not (
+                self.db < self.slots.databases and self.slots.has_key(self.text.data, n)):
+            return self.leave_elsewhere()
         if 0 <= self.expire_at < self.drop_before:
             text_release(&self.text)
             return self.pass_over(REFUSED_EXPIRED)
@@ -971,6 +1030,12 @@ cdef class SnapshotReader:
     cdef inline bint imports_slot_of(self, const uint8_t *key, size_t n) noexcept nogil:
         cdef uint16_t slot = slot_of(key, n)
         return self.import_slots[slot >> 3] >> (slot & 7) & 1
+
+    cdef SnapshotStop leave_elsewhere(self) noexcept nogil:
+        """Pass over a key that is not for the reader's slots."""
+        cdef bint ours = self.slots.has_key(self.text.data, self.text.size)
+        text_release(&self.text)
+        return self.pass_over(REFUSED_BEYOND if ours else REFUSED_ELSEWHERE)
 
     cdef SnapshotStop pass_over(self, RefusedWhy why) noexcept nogil:
         """Walk over the value that comes, however long it is."""
@@ -1167,6 +1232,13 @@ cdef class SnapshotReader:
                 return self.cut_piece(ended)
         if self.type == 247 and not self.keep_module_bytes(input.data + input.start, n):
             return SNAP_NO_MEMORY
+        if self.type == 243 and self.flavour_number == FLAVOUR_VALKEY:
+            if self.import_bytes.size + n > IMPORT_BYTES_MOST:
+                return self.wrong("an import of fewer slots")
+            if not bytes_reserve(&self.import_bytes, n, IMPORT_BYTES_MOST):
+                return SNAP_NO_MEMORY
+            memcpy(self.import_bytes.data + self.import_bytes.size, input.data + input.start, n)
+            self.import_bytes.size += n
         self.value_size += n
         input.start += n
         return SNAP_DROPPED if ended else SNAP_NEED_DATA

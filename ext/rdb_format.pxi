@@ -11,7 +11,6 @@ cdef enum:
     STRING_HEAD_MOST = 19
     # A list of more nodes is not looked through for members.
     EMPTY_NODES_MOST = 4
-    SLOT_SET_BYTES = 16384 // 8
     # LZF's best: three bytes that stand for 264.
     LZF_RATIO_MOST = 264
 

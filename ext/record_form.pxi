@@ -154,7 +154,7 @@ cdef class RecordForm:
         if batch.packed.raw.file != NULL or batch.packed.rewritten.file != NULL:
             return False
         for i in range(batch.packed.count):
-            if batch.packed.commands[i].db != self.db:
+            if batch.packed.commands[i].db != self.db and not batch.packed.commands[i].across:
                 return False
         return True
 

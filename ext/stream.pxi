@@ -40,7 +40,6 @@ cdef enum:
     LEFT_OUT_ABOVE = 256
     # A shorter one is rewritten as it is.
     LONG_COMMAND = 4 << 10
-    ALIAS_BYTES_MOST = 64
 
 # The channel in which Sentinels of one primary find each other.
 cdef const char *SENTINEL_CHANNEL = "__sentinel__:hello"
@@ -130,6 +129,8 @@ cdef class StreamReader:
         memory_bytes: what is longer than that, a command or a unit, lies in such a file.
         extend_fields: expire times of hash fields are extended as well, see aof.pxi.
         until: seconds since the epoch, see `cut_offset`.
+        slots: batches hold only what goes to the node that has these, see slot_routing.pxi. What
+            is left out stays in their offsets.
 
     Attributes:
         now_ms: when the bytes now fed were received, in ms since the epoch on the source's clock.
@@ -140,6 +141,8 @@ cdef class StreamReader:
         parsed_offset: offset behind the last whole command.
         batched_offset: `end_offset` of the last closed batch.
         commands: how many commands were put into batches, the open one included.
+        elsewhere: how many were left out because they are not for `slots`; other_databases:
+            because their keys are in such a slot, but in a database that the target has not.
         acks_wanted: how many REPLCONF GETACK came.
         multi_offset: where the MULTI begins that was opened last.
         timestamps, first_timestamp, last_timestamp: how many annotations said a time, and which
@@ -152,7 +155,12 @@ cdef class StreamReader:
     cdef readonly int db
     cdef readonly bint in_multi
     cdef readonly uint64_t commands
+    cdef readonly uint64_t elsewhere
+    cdef readonly uint64_t other_databases
     cdef readonly uint64_t acks_wanted
+    cdef readonly SlotFilter slots
+    cdef bint filters
+    cdef SlotGroups *groups
     cdef size_t batch_bytes
     cdef size_t batch_commands
     cdef size_t unit_bytes
@@ -210,6 +218,7 @@ cdef class StreamReader:
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
         bint anchor=False, bint publish=True, bint append_only=False, until=None,
         names=(), bint extend_fields=False, file=None, size_t memory_bytes=8 << 20,
+        SlotFilter slots=None,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -229,6 +238,8 @@ cdef class StreamReader:
         self.extend_fields = extend_fields
         self.file = file
         self.memory_bytes = memory_bytes
+        self.slots = slots
+        self.filters = slots is not None
         self.until = INT64_MAX if until is None else until
         self.ready = []
         self.aliases = NULL
@@ -258,6 +269,7 @@ cdef class StreamReader:
 
     def __dealloc__(self):
         PyMem_RawFree(self.aliases)
+        PyMem_RawFree(self.groups)
         bytes_free(&self.scratch[0])
         bytes_free(&self.scratch[1])
         packed_free(&self.open)
@@ -533,6 +545,7 @@ cdef class StreamReader:
             packed_free(&rest)
             self.raise_error(error or ENOMEM)
         batch.packed = self.open
+        batch.slots = self.slots
         self.open = rest
         batch.start_offset, batch.end_offset = self.open_offset, offset
         batch.db_before, batch.db_after = self.open_db, db
@@ -693,15 +706,19 @@ cdef class StreamReader:
 
     cdef inline StreamStop pass_over(self) noexcept nogil:
         """What ends at `parsed` was taken out: leave a mark."""
+        return self.end_step() if self.add_mark(self.parsed) else STREAM_NO_MEMORY
+
+    cdef inline bint add_mark(self, size_t end) noexcept nogil:
+        """The state behind what ends there; False: no memory."""
         cdef StreamMark *mark
         if not reserve_marks(&self.open, 1):
-            return STREAM_NO_MEMORY
+            return False
         mark = &self.open.marks[self.open.mark_count]
-        mark.end_offset = self.base + self.parsed
+        mark.end_offset = self.base + end
         mark.db = self.db
         mark.in_multi = self.in_multi
         self.open.mark_count += 1
-        return self.end_step()
+        return True
 
     cdef inline StreamStop end_step(self) noexcept nogil:
         """Something ends at `parsed`: a unit, perhaps, and perhaps the batch is full."""
@@ -732,6 +749,7 @@ cdef class StreamReader:
         cdef StreamName name
         cdef StreamCommand command
         cdef AnchorResult anchored = ANCHOR_PASS
+        cdef Routing routing = ROUTE_HERE
         cdef size_t before
         self.begun = False
         if self.alias_count:
@@ -746,7 +764,7 @@ cdef class StreamReader:
                 return STREAM_WRONG
             self.parsed = end
             return self.pass_over()
-        if name == NAME_PUBLISH and not self.passes(data + start):
+        if (name == NAME_PUBLISH or name == NAME_SPUBLISH) and not self.passes(data + start):
             self.parsed = end
             return self.pass_over()
         if name == NAME_SWAPDB and not self.is_swap(data + start):
@@ -762,7 +780,32 @@ cdef class StreamReader:
         command.rewritten = command.renamed = command.unheld = False
         command.extended_fields = command.stuck_fields = False
         command.in_multi = self.in_multi
-        if name == NAME_RESTORE and self.extend_fields:
+        command.across = False
+        if self.filters:
+            routing = self.route(&command, data + self.name_at + self.name_size + 2)
+            if routing == ROUTE_PARTS:
+                routing = self.take_apart(&command, alias)
+            if routing == ROUTE_ELSEWHERE:
+                self.elsewhere += 1
+                self.parsed = end
+                return self.pass_over()
+            if routing == ROUTE_NO_MEMORY:
+                return STREAM_NO_MEMORY
+            if routing == ROUTE_ACROSS:
+                # It is looked at under the name that the source knows it by.
+                command.across = True
+                alias = NULL
+                anchored = ANCHOR_DONE
+                if not self.add_command(&command):
+                    return STREAM_NO_MEMORY
+            elif routing == ROUTE_PARTS:
+                anchored = ANCHOR_DONE
+            elif command.db != self.db and not self.add_mark(end):
+                # It runs in another database than what is behind it.
+                return STREAM_NO_MEMORY
+        if anchored == ANCHOR_DONE:
+            pass
+        elif name == NAME_RESTORE and self.extend_fields:
             anchored = extend_restored_hash(&self.open, &command, &self.expire_times, self.scratch)
         if anchored != ANCHOR_PASS or not (
                 self.expire_times.anchor or self.expire_times.extend_before or self.extend_fields
@@ -779,13 +822,64 @@ cdef class StreamReader:
             if alias != NULL and not alias.same:
                 if not self.rename(&command, alias):
                     return STREAM_NO_MEMORY
-            if not reserve_commands(&self.open, 1):
+            if not self.add_command(&command):
                 return STREAM_NO_MEMORY
-            self.open.commands[before] = command
-            self.open.count += 1
         self.parsed = end
         self.commands += self.open.count - before
         return self.end_step()
+
+    cdef inline bint add_command(self, const StreamCommand *command) noexcept nogil:
+        """False: no memory."""
+        if not reserve_commands(&self.open, 1):
+            return False
+        self.open.commands[self.open.count] = command[0]
+        self.open.count += 1
+        return True
+
+    cdef inline Routing route(
+        self, StreamCommand *command, const uint8_t *argument
+    ) noexcept nogil:
+        """Where a command goes whose first argument has its header there, if it has any."""
+        cdef const CommandRow *row = &COMMAND_ROWS[command.row]
+        cdef const uint8_t *key
+        cdef size_t size
+        if row.lone_key:
+            key = argument_body(argument, &size)
+            if not self.slots.has_key(key, size):
+                return ROUTE_ELSEWHERE
+            if command.db < self.slots.databases:
+                return ROUTE_HERE
+            self.other_databases += 1
+            return ROUTE_ELSEWHERE
+        if row.flags & (FLAG_UNKNOWN | FLAG_SLOT_MOVES):
+            return ROUTE_ACROSS
+        if row.flags & FLAG_KEYLESS:
+            return route_keyless(
+                self.slots, row, command, self.open.raw.data + command.start)
+        return route_walked(
+            self.slots, row, self.open.raw.data + command.start, command.db)
+
+    cdef Routing take_apart(self, const StreamCommand *command, const Alias *alias) noexcept nogil:
+        """Add a command as one for each of our slots that it names keys of."""
+        cdef const CommandRow *row = &COMMAND_ROWS[command.row]
+        cdef const uint8_t *data = self.open.raw.data
+        if self.groups == NULL:
+            self.groups = <SlotGroups *>PyMem_RawCalloc(1, sizeof(SlotGroups))
+            if self.groups == NULL:
+                return ROUTE_NO_MEMORY
+        if row.flags & FLAG_TTL and (
+                self.expire_times.anchor or self.expire_times.extend_before) and leaves_ttl(
+                <StreamName>row.stream_name, data + command.start, &self.expire_times):
+            # Each part would have to be rewritten once more.
+            return ROUTE_ACROSS
+        if self.open.raw.file != NULL and command.size > LONG_COMMAND:
+            if not self.rewrite_in_file():
+                return ROUTE_NO_MEMORY
+        if alias == NULL:
+            return put_parts(
+                &self.open, command, self.slots, self.groups, data + self.name_at, self.name_size)
+        return put_parts(
+            &self.open, command, self.slots, self.groups, alias.sent, alias.sent_size)
 
     cdef AnchorResult anchor(
         self, Packed *packed, StreamCommand *command, StreamName name, bint has_alias
