@@ -248,6 +248,17 @@ cdef class CommandBatch:
         return self.indices(FLAG_ACROSS)
 
     @property
+    def swaps_across(self):
+        """Whether one of them is SWAPDB, which may have changed any key."""
+        cdef size_t i
+        if self.all_flags() & FLAG_ACROSS:
+            for i in range(self.packed.count):
+                if self.packed.commands[i].across and (
+                        stream_name(&self.packed.commands[i]) == NAME_SWAPDB):
+                    return True
+        return False
+
+    @property
     def slot_moves(self):
         """Indices of the commands that tell of slots which are being moved: RESTORE-ASKING,
         CLUSTER SYNCSLOTS, TRIMSLOTS. Where there are `slots` each of the stream's is among them."""

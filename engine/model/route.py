@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine._native import SlotFilter
 from engine.model.slots import ALL_SLOTS, SlotSet
+
+_ALL_DATABASES = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,19 @@ class Route:
         """The slots outside of which this lane has nothing to do on a cluster's node; None: the
         target is none, and takes keys of all slots in one command."""
         return self.slots if self.to_cluster else None
+
+    @property
+    def filter(self) -> SlotFilter | None:
+        """What of a source's snapshot and stream is the lane's; None: all of it. Where an end is a
+        cluster's node it is always looked at: slots may be moved, and commands have keys of
+        several."""
+        if not (self.from_cluster or self.to_cluster) and self.slots == ALL_SLOTS:
+            return None
+        return SlotFilter(
+            self.slots.ranges,
+            keyless=self.leads,
+            databases=1 if self.to_cluster else _ALL_DATABASES,
+        )
 
 
 ONLY = Route()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+
+from engine._native import key_slot
 
 SLOTS = 16384
 """How many there are."""
@@ -103,3 +107,20 @@ class SlotSet:
 
 ALL_SLOTS = SlotSet(((0, SLOTS - 1),))
 """What a target that is no cluster holds."""
+
+
+_TAG_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@lru_cache(maxsize=1024)
+def slot_tag(slot: int) -> str:
+    """The first short text whose slot is this one: as a hash tag it puts a key there. Raises
+    `ValueError` for no slot."""
+    if not 0 <= slot < SLOTS:
+        raise ValueError(f"not a slot: {slot}")
+    return next(tag for tag in _tags() if key_slot(tag.encode()) == slot)
+
+
+def _tags() -> Iterator[str]:
+    for size in itertools.count(1):
+        yield from map("".join, itertools.product(_TAG_LETTERS, repeat=size))

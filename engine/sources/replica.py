@@ -41,6 +41,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.position import StreamPosition
 from engine.model.replication import Replication
 from engine.model.retry import Attempts
+from engine.model.route import ONLY, Route
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
@@ -88,8 +89,11 @@ class ReplicaSource:
     again, and where that has none `more`.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
+    def __init__(self, endpoint: Endpoint, settings: TransferSettings, route: Route = ONLY) -> None:
+        """`route`: which of the source's keys are wanted."""
         self._handshake = ReplicaHandshake(endpoint, settings)
+        self._slots = route.filter
+        self._told_of_databases = False
         self._settings = settings
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
@@ -459,6 +463,13 @@ class ReplicaSource:
         next."""
         if self._spool is not None and self._spool.failed is not None:
             raise self._spool.failed
+        stream = self._demux.stream if self._demux is not None else None
+        if stream is not None and stream.other_databases and not self._told_of_databases:
+            self._told_of_databases = True
+            self.on_event(
+                "the source's clients write to other databases than 0: these writes are not "
+                "migrated, as a cluster has that one alone"
+            )
 
     def receive_time_of(self, offset: int) -> float | None:
         """When the byte at `offset` came, by `time.monotonic`; None: not yet, or long applied."""
@@ -520,6 +531,7 @@ class ReplicaSource:
                 value_limit=self.bulk_limit,
                 extend_before=self.extend_before,
                 extend_by=self.extend_by,
+                slots=self._slots,
             )
         relative = self.relative_ttls
 
@@ -536,6 +548,7 @@ class ReplicaSource:
                 publish=settings.publish == "pass",
                 names=settings.stream_names,
                 file=self._spool.new_file,
+                slots=self._slots,
             )
             stream.extend_before, stream.extend_by = self.extend_before, self.extend_by
             return stream

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from dataclasses import field as of
 
 from engine._native import (
+    CMD_ACROSS,
     CMD_FLUSHES,
     CMD_KEYLESS,
     CMD_MEMBER_COUNT,
@@ -34,6 +35,7 @@ from engine._native import (
     CMD_PAYLOAD,
     CMD_READS_UNNAMED,
     CMD_SCRIPT,
+    CMD_SLOT_MOVES,
     CMD_SWAPS,
     CMD_TTL,
     CMD_UNKNOWN,
@@ -571,6 +573,8 @@ class Follower:
         await self._mark_timed_dirty(doubts.if_timed)
         for index in batch.naming(TELEMETRY) if trust.own_streams else ():
             resync.mark_dirty(await resync.keys_of(batch, index) or ())
+        if batch.holds(CMD_ACROSS):
+            await self._look_across(batch)
         if batch.holds(CMD_UNKNOWN):
             await self._distrust(batch)
         if trust.every_key:
@@ -610,13 +614,30 @@ class Follower:
         for index in batch.doubtful(kinds):
             self._resync.mark_dirty(batch.changes(index) or ())
 
+    async def _look_across(self, batch: CommandBatch) -> None:
+        """What a cluster's node does not get, because its keys are not in one of the lane's slots
+        alone: those that are in one of them are read again."""
+        if batch.swaps_across:
+            raise ReadAgain(
+                "the source's clients swapped databases (SWAPDB), and a cluster has one alone: "
+                "everything is copied again"
+            )
+        for index in batch.across:
+            flags = batch.flags(index)
+            if flags & CMD_UNKNOWN:
+                continue
+            self._resync.mark_dirty(await self._resync.keys_of(batch, index) or ())
+            if flags & CMD_WRITES_UNNAMED and not flags & (CMD_SCRIPT | CMD_SLOT_MOVES):
+                name = batch.argument(index, 0).decode("ascii", "backslashreplace")
+                await self._unnamed(f"the command {name} changes keys that it does not name")
+
     async def _distrust(self, batch: CommandBatch) -> None:
         """What a command of an unknown name does to its keys on the target is not known: they are
         read again."""
         for index in batch.indices(CMD_UNKNOWN):
             name = batch.argument(index, 0).upper()
-            keys = await self._resync.keys_of(batch, index)
-            self._resync.mark_dirty(keys or ())
+            keys = await self._resync.keys_of(batch, index, elsewhere=True)
+            self._resync.mark_dirty(batch.within(keys or ()))
             shown = name[:64].decode("ascii", "backslashreplace")
             if not keys:
                 await self._unnamed(f"what the command {shown} changes is not known")

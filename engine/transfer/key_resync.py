@@ -448,8 +448,11 @@ class KeyResync:
                     found += placed(db, (key,), batch.swaps)
         return found
 
-    async def keys_of(self, batch: CommandBatch, index: int) -> list[DbKey] | None:
+    async def keys_of(
+        self, batch: CommandBatch, index: int, *, elsewhere: bool = False
+    ) -> list[DbKey] | None:
         """The keys that this command of the batch may change; None: not even the source can tell.
+        Only those of the lane, or, of an unknown command, those that are `elsewhere` as well.
 
         Raises as `spread`.
         """
@@ -457,7 +460,10 @@ class KeyResync:
         if keys is not None:
             return keys
         (named,) = await self._unknown.keys([batch.command(index)])
-        return None if named is None else placed(batch.db(index), named, batch.swaps)
+        if named is None:
+            return None
+        found = placed(batch.db(index), named, batch.swaps)
+        return found if elsewhere else batch.within(found)
 
     async def keys_in(self, batch: CommandBatch) -> list[DbKey]:
         """Every key that the batch may change. Raises as `spread`."""
@@ -472,7 +478,7 @@ class KeyResync:
         asked = await self._unknown.keys([batch.command(index) for index in indices])
         for index, keys in zip(indices, asked, strict=True):
             found += placed(batch.db(index), keys or (), batch.swaps)
-        return found
+        return batch.within(found)
 
     def _swap_readings(self, swaps: Sequence[tuple[int, int]]) -> None:
         """A reading that is not stored yet was taken by numbers of databases which may be those

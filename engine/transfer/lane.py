@@ -123,7 +123,7 @@ class Lane:
         what watches those of the ends that are shards of one."""
         self._context = context
         self._settings = context.settings
-        self._source = ReplicaSource(source, context.settings)
+        self._source = ReplicaSource(source, context.settings, route)
         self._source.on_event = context.event_of("source")
         self._writer = RestoreWriter(target, context.settings)
         self._writer.on_event = context.event_of("target")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benches.support.servers import Binary, Server, binaries, extra_binaries
-from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SnapshotReader
+from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SlotFilter, SnapshotReader
 from engine.errors import ProtocolFault
 from engine.model.newer_rdb_features import newer_than_known
 from engine.model.server_capabilities import Flavour, known_types
@@ -535,3 +535,63 @@ def test_every_encoding_s_edge(binary: Binary, server_factory: ServerFactory) ->
         assert all(
             kind in reader.types and others & set(reader.types) for kind, others in packed.items()
         )
+
+
+# ------------------------------------------------------------------ one lane's slots
+
+
+def test_keys_of_other_slots_are_passed_over() -> None:
+    """However long they are, and whatever their type: what is left is as without a filter."""
+    names = [b"key:%d" % n for n in range(60)]
+    values = {name: text(b"v" * (n % 7 * 1000)) for n, name in enumerate(names)}
+    hashes = {name: length(40) + text(b"f" * 90) * 80 for name in names[::5]}
+    imports = b"\xf3" + text(b"job") + length(1) + length(3) + length(5)
+    body = b"\xfa" + text(b"name") + text(b"value") + imports
+    for db in (0, 1):
+        body += b"\xfe" + length(db) + b"\xfb" + length(len(names)) + length(0)
+        for name in names:
+            here = (4, hashes[name]) if name in hashes else (0, values[name])
+            body += b"\xfc" + (2**41).to_bytes(8, "little") + key(here[0], name, here[1])
+    data = whole(body, b"VALKEY080")
+    inside = [(0, 4000), (9000, 9500)]
+    ours = [each for each in names if any(a <= key_slot(each) <= b for a, b in inside)]
+    assert 0 < len(ours) < len(names)
+    for sizes in ([1], [1000], [1 << 18]):
+        for stream_above in (500, 1 << 20):
+            how: dict[str, Any] = {"stream_above": stream_above}
+            plain = [
+                each
+                for each in records(feed(SnapshotReader(**how), data, sizes))
+                if each.db == 0 and each.key in ours
+            ]
+            reader = SnapshotReader(slots=SlotFilter(inside, keyless=False), **how)
+            assert records(feed(reader, data, sizes)) == plain
+            assert reader.finished
+            assert reader.checksummed
+            assert sum(reader.types.values()) == len(ours)
+            assert (reader.elsewhere, reader.other_databases) == (
+                2 * len(names) - len(ours),
+                len(ours),
+            )
+            assert reader.keys_hint == 2 * len(names)
+            assert reader.aux == {"name": b"value"}
+            assert f"{len(ours)} keys of databases that the target has not" in reader.left_out[1]
+    both = SnapshotReader(slots=SlotFilter(inside, keyless=False, databases=2))
+    assert len(records(feed(both, data))) == 2 * len(ours)
+    assert both.other_databases == 0
+
+
+def test_imports_of_slots_are_told() -> None:
+    name = b"0123456789abcdef" * 2 + b"01234567"
+    body = b"\xf3" + text(name) + length(2) + length(0) + length(100) + length(9) + length(16_383)
+    body += b"\xf3" + text(b"") + length(0) + key(0, b"a", text(b"1"))
+    for sizes in ([1], [1 << 18]):
+        for drop in (False, True):
+            reader = SnapshotReader(drop_imports=drop)
+            feed(reader, whole(body, b"VALKEY080"), sizes)
+            assert reader.slot_imports == [(name, ((0, 100), (9, 16_383))), (b"", ())]
+    many = b"\xf3" + text(b"j") + length(300_000) + (length(0) + length(1)) * 300_000
+    assert refused(whole(many, b"VALKEY080")) == "expected an import of fewer slots"
+    assert refused(whole(b"\xf3" + text(b"j" * 1025) + length(0), b"VALKEY080")).startswith(
+        "expected fewer imports of slots"
+    )

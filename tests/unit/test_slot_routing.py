@@ -7,6 +7,7 @@ is read again there; and nothing that is sent names keys of two slots.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ from engine._native import (
     TransactionEncoder,
     key_slot,
 )
-from engine.model.slots import ALL_SLOTS, SLOTS, SlotSet
+from engine.model.route import ONLY, Route
+from engine.model.slots import ALL_SLOTS, SLOTS, SlotSet, slot_tag
 from tests.reference import routing as reference
 from tests.reference.stream import command
 from tests.support.feeding import push
@@ -66,9 +68,11 @@ def read(batches: Sequence[CommandBatch]) -> list[reference.Routed]:
 
 def lanes_of(rng: random.Random, count: int) -> Lanes:
     """A random partition of all slots, by ranges."""
-    cuts = sorted({0, SLOTS, *(key_slot(key) for key in rng.sample(KEYS, 4)), *rng.sample(range(SLOTS), 5)})
+    cuts = sorted(
+        {0, SLOTS, *(key_slot(key) for key in rng.sample(KEYS, 4)), *rng.sample(range(SLOTS), 5)}
+    )
     sets: list[set[int]] = [set() for _ in range(count)]
-    for first, end in zip(cuts, cuts[1:], strict=False):
+    for first, end in itertools.pairwise(cuts):
         sets[rng.randrange(count)].update(range(first, end))
     return [SlotSet.of(slots) for slots in sets]
 
@@ -87,7 +91,10 @@ def random_command(rng: random.Random) -> list[bytes]:
     if name == "swapdb":
         return [*args, b"%d" % rng.randrange(3), b"%d" % rng.randrange(3)]
     if keys == "sort":
-        args += [key(), *rng.choice([[], [b"BY", b"w_*"], [b"LIMIT", b"0", b"STORE"], [b"GET", b"#"]])]
+        args += [
+            key(),
+            *rng.choice([[], [b"BY", b"w_*"], [b"LIMIT", b"0", b"STORE"], [b"GET", b"#"]]),
+        ]
         return args + rng.choice([[], [b"STORE", key()], [b"store", key(), b"STORE", key()]])
     if keys == "streams":
         args += [b"GROUP", b"g", b"c", b"STREAMS"]
@@ -146,7 +153,7 @@ def random_stream(rng: random.Random, many: int) -> tuple[bytes, list[tuple[list
     return data + command(b"EXEC"), found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32), st.sampled_from([1, 3]))
 def test_each_lane_gets_what_the_reference_says(seed: int, databases: int) -> None:
     rng = random.Random(seed)
@@ -162,7 +169,7 @@ def test_each_lane_gets_what_the_reference_says(seed: int, databases: int) -> No
         assert found == wanted
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32))
 def test_each_change_goes_to_one_lane(seed: int) -> None:
     rng = random.Random(seed)
@@ -199,7 +206,7 @@ def test_each_change_goes_to_one_lane(seed: int) -> None:
     assert unknown == lost * len(lanes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32))
 def test_parts_come_to_the_same(seed: int) -> None:
     """DEL, UNLINK, MSET and MSETEX on a dictionary, and on one a lane."""
@@ -308,12 +315,13 @@ def test_a_batch_splits_where_the_stream_does() -> None:
             continue
         head, tail = batch.split(offset)
         assert (head.db_after, head.in_multi_after) == (left.db_after, left.in_multi_after)
-        assert head.slots is lane and tail.slots is lane
+        assert head.slots is lane
+        assert tail.slots is lane
         assert read([head, tail]) == read([batch])
         assert taken <= len(head)
         taken = len(head)
         ends.append(offset)
-    assert len(ends) == STREAM.count(b"*")+ 1
+    assert len(ends) == STREAM.count(b"*") + 1
 
 
 def test_what_is_across_is_never_sent() -> None:
@@ -324,7 +332,8 @@ def test_what_is_across_is_never_sent() -> None:
     (batch,) = batches_of(data, lane)
     assert batch.across == [0, 2, 3]
     assert [batch.changes(index) for index in batch.across] == [[(0, b"a")], [(0, b"a")], None]
-    assert batch.databases == {0} and batch.stand_alone(0)
+    assert batch.databases == {0}
+    assert batch.stand_alone(0)
     encoder = TransactionEncoder(b"position", databases=1)
     for transaction in (encoder.encode(batch, b"p", db=0), encoder.encode_record(batch, b"p")):
         sent = bytes(memoryview(transaction))
@@ -350,7 +359,9 @@ def test_dirtiness_spreads_to_keys_of_the_lane_alone() -> None:
 
 def test_slots_that_are_moved_are_told_of() -> None:
     data = command(b"RESTORE-ASKING", b"b", b"0", b"payload")
-    data += command(b"SET", b"a", b"1") + command(b"CLUSTER", b"SYNCSLOTS", b"ESTABLISH", b"NAME", b"x")
+    data += command(b"SET", b"a", b"1") + command(
+        b"CLUSTER", b"SYNCSLOTS", b"ESTABLISH", b"NAME", b"x"
+    )
     data += command(b"TRIMSLOTS", b"RANGES", b"1", b"0", b"5")
     (batch,) = batches_of(data, filter_of(SlotSet.of([key_slot(b"a")])))
     assert batch.slot_moves == batch.across == [0, 2, 3]
@@ -426,10 +437,11 @@ def test_long_commands_go_in_parts(memory: int, tmp_path: Path) -> None:
             else:
                 assert all(found.pop(key) == wanted.pop(key) for key in part[1:])
     assert found == {}
-    assert wanted and all(key_slot(key) > 8000 for key in wanted)
+    assert wanted
+    assert all(key_slot(key) > 8000 for key in wanted)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_bad_bytes_are_refused_where_they_always_are(data: st.DataObject) -> None:
     stream = bytearray(STREAM)
@@ -437,7 +449,11 @@ def test_bad_bytes_are_refused_where_they_always_are(data: st.DataObject) -> Non
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
     sizes = data.draw(st.sampled_from([[1], [13], [4000]]))
     said = []
-    for slots in (None, filter_of(SlotSet.of([key_slot(b"a"), key_slot(b"b")])), filter_of(ALL_SLOTS)):
+    for slots in (
+        None,
+        filter_of(SlotSet.of([key_slot(b"a"), key_slot(b"b")])),
+        filter_of(ALL_SLOTS),
+    ):
         reader = StreamReader(1000, slots=slots)
         try:
             push(reader, bytes(stream), sizes)
@@ -454,7 +470,9 @@ def test_a_filter_holds_its_slots() -> None:
     assert (slots.keyless, slots.databases) == (True, 2)
     assert slots.ranges == ((5, 9), (0, 0), (8, 20))
     inside = SlotFilter([(key_slot(b"a"), key_slot(b"a"))], keyless=False)
-    assert inside.takes(b"a") and inside.takes(b"{a}x") and not inside.takes(b"b")
+    assert inside.takes(b"a")
+    assert inside.takes(b"{a}x")
+    assert not inside.takes(b"b")
     assert not inside.takes(b"a", 1)
     for wrong in ([(1, 0)], [(-1, 3)], [(0, 16384)]):
         with pytest.raises(ValueError, match="not a range of slots"):
@@ -463,3 +481,27 @@ def test_a_filter_holds_its_slots() -> None:
         SlotFilter([], keyless=False, databases=0)
     with pytest.raises(TypeError):
         StreamReader(0, slots=OrderedDigest(b"k" * 16))  # type: ignore[arg-type]
+
+
+def test_each_slot_has_a_tag() -> None:
+    for slot in (0, 1, 5461, 16383, *random.Random(3).sample(range(SLOTS), 50)):
+        tag = slot_tag(slot)
+        assert len(tag) <= 4
+        assert tag.isalnum()
+        assert key_slot(b"startmigration:{%s}:position" % tag.encode()) == slot
+    for wrong in (-1, SLOTS):
+        with pytest.raises(ValueError, match="not a slot"):
+            slot_tag(wrong)
+
+
+def test_a_route_says_what_is_filtered() -> None:
+    assert ONLY.filter is None
+    half = SlotSet(((0, 8191),))
+    assert Route(from_cluster=True).filter is not None
+    there = Route(slots=half, to_cluster=True, leads=False).filter
+    assert there is not None
+    assert (there.ranges, there.keyless, there.databases) == (half.ranges, False, 1)
+    back = Route(slots=half, from_cluster=True).filter
+    assert back is not None
+    assert back.keyless
+    assert back.databases > 16
