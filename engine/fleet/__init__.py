@@ -5,7 +5,7 @@ Nothing heavy is imported before it is needed: each process is measured by its C
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from engine.model.checkpoint import Checkpoint
     from engine.model.credentials import Credentials
     from engine.model.endpoint import Endpoint
+    from engine.model.lane_plan import PlannedLane
     from engine.model.settings import TransferSettings
     from engine.transfer.abort import Abandoned
     from engine.transfer.preflight import Preflight
@@ -71,8 +72,9 @@ async def abandon(
     source: Endpoint,
     target: Endpoint,
     settings: TransferSettings,
-    checkpoint: Checkpoint | None,
+    checkpoints: Mapping[str, Checkpoint],
     credentials: Credentials,
+    lanes: Sequence[PlannedLane] = (),
 ) -> Abandoned:
     """Take away what a transfer without a worker has left. See `transfer.abort`."""
     from engine.transfer.abort import abandon as tidy_up
@@ -81,6 +83,7 @@ async def abandon(
         settings.named("source", source),
         settings.named("target", target),
         settings,
-        checkpoint,
+        checkpoints,
         credentials,
+        lanes,
     )

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -26,11 +27,12 @@ from engine.fleet import holding
 from engine.fleet.failed_transfer import fail
 from engine.fleet.progress_log import ProgressLog
 from engine.fleet.resource_usage import engine_use
-from engine.fleet.state_thread import StateCheckpointStore, StateThread, persist
+from engine.fleet.state_thread import PROGRESS_EVERY, StateCheckpointStore, StateThread, persist
 from engine.fleet.verification_gate import (
     FilesVerificationGate,
     compare_of,
     comparison_of,
+    comparisons_of,
     holds_keys,
     verification_gate_of,
 )
@@ -41,6 +43,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import tidied
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.transfer import lane_plan
 from engine.transfer.async_helpers import to_the_end
 from engine.transfer.switch_hook import OnSwitch
 from engine.transfer.transfer import Transfer
@@ -80,6 +83,7 @@ class Runner:
         # A cut-over that was asked of a worker before this one waits until it can come.
         self._inherited = claimed.record.request in CUT_OVERS
         self._waiting: Request | None = None
+        self._lanes_at = 0.0
         self._checkpoint = StateCheckpointStore(claimed)
         self._state = StateThread(claimed, on_request=self._asked, on_failure=self._state_failed)
         self._transfer = Transfer(
@@ -92,6 +96,7 @@ class Runner:
             gate=verification_gate_of(source, target, settings, self._had_keys),
             gate_of_files=FilesVerificationGate(target, settings),
             comparison=comparison_of(source, target, settings, self._had_keys),
+            comparisons=lambda lanes: comparisons_of(lanes, settings, self._had_keys),
             compare=compare_of(source, target),
             one_go=one_go,
             on_switch=on_switch,
@@ -159,10 +164,16 @@ class Runner:
         figures = {"keys": report.keys, "bytes": report.bytes}
         seconds = round(report.seconds, 3)
         _log.log(level, message, extra={"event": True, **figures, "seconds": seconds})
+        of_lanes = self._known_lanes()
         await asyncio.to_thread(
             persist,
             lambda: self._claimed.finish(
-                status, report, self._progress, message, disconnect_for=disconnect_for
+                status,
+                report,
+                self._progress,
+                message,
+                disconnect_for=disconnect_for,
+                of_lanes=of_lanes,
             ),
         )
 
@@ -189,8 +200,10 @@ class Runner:
             return
         # A target that cannot be asked now cannot be migrated into either, as the transfer will
         # say; if it can after all, the gate takes it for an empty one, which is the stricter view.
+        settings = self._claimed.record.settings
         with contextlib.suppress(LinkError, AuthError, ServerError):
-            had_keys = await holds_keys(self._target, self._claimed.record.settings)
+            targets = lane_plan.targets_of(self._claimed.record.plans, self._target, settings)
+            had_keys = any([await holds_keys(each, settings) for each in targets])
             self._held_before = had_keys
             await asyncio.to_thread(persist, lambda: self._claimed.note_held_before(had_keys))
 
@@ -244,12 +257,25 @@ class Runner:
         if (reason := tidied(progress.reason)) != progress.reason:
             progress = replace(progress, reason=reason)
         self._progress = progress
-        self._state.progress(progress)
+        self._state.progress(progress, self._of_lanes())
         self._progress_log.note(progress)
         if self._show_progress is not None:
             self._show_progress(progress)
         if self._waiting is not None and progress.can_complete:
             self._asked(self._waiting)
+
+    def _of_lanes(self) -> dict[str, Progress] | None:
+        """How each lane stands, now and then; None: not now, or there is one alone."""
+        now = time.monotonic()
+        if not self._claimed.record.parts or now - self._lanes_at < PROGRESS_EVERY:
+            return None
+        self._lanes_at = now
+        return self._known_lanes()
+
+    def _known_lanes(self) -> dict[str, Progress]:
+        """How each lane stands, as far as the state knows its name."""
+        names = {each.name for each in self._claimed.record.parts}
+        return {name: each for name, each in self._transfer.of_lanes.items() if name in names}
 
     def _happened(self, message: str) -> None:
         message = tidied(message)

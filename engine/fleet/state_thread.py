@@ -12,7 +12,7 @@ import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from engine import logs
@@ -22,6 +22,7 @@ from engine.groups.schema import LANE
 from engine.groups.states import Request
 from engine.groups.store import TransientStateError
 from engine.model.checkpoint import Checkpoint
+from engine.model.lane_plan import PlannedLane
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.retry import Deadline, retry_blocking
 
@@ -50,6 +51,8 @@ class StateCheckpointStore:
     def __init__(self, claimed: ClaimedTransfer, lane: str = LANE) -> None:
         self._claimed = claimed
         self._lane = lane
+        # The store whose failure is that of all lanes.
+        self._of: StateCheckpointStore | None = None
         self.failure: StateError | None = None
 
     def load(self) -> Checkpoint | None:
@@ -61,12 +64,29 @@ class StateCheckpointStore:
         self._kept(lambda: self._claimed.save_checkpoint(checkpoint, self._lane))
         _log.debug("The checkpoint is in the state", extra={"keys": checkpoint.keys})
 
+    @property
+    def lanes(self) -> tuple[PlannedLane, ...]:
+        """The lanes that the start has planned."""
+        return self._claimed.record.plans
+
+    def plan(self, lanes: tuple[PlannedLane, ...]) -> None:
+        """Keep which lanes there are. Raises `StateError`."""
+        self._kept(lambda: self._claimed.plan(lanes))
+
+    def of_lane(self, name: str) -> StateCheckpointStore:
+        """The store of a lane."""
+        found = StateCheckpointStore(self._claimed, name)
+        found._of = self
+        return found
+
     def _kept(self, action: Callable[[], T]) -> T:
         try:
             # Patience once: a transfer that ends for this reason tries to save a last time.
             return persist(action) if self.failure is None else action()
         except StateError as error:
             self.failure = error
+            if self._of is not None:
+                self._of.failure = error
             raise
 
 
@@ -88,6 +108,7 @@ class StateThread:
         self._on_failure = on_failure
         self._progress: Progress | None = None
         self._written: Progress | None = None
+        self._of_lanes: Mapping[str, Progress] | None = None
         self._written_at = self._beaten_at = 0.0
         self._events: deque[str] = deque(maxlen=EVENTS_LIMIT)
         self._refusal: str | None = None
@@ -110,10 +131,13 @@ class StateThread:
         )
         self._thread.start()
 
-    def progress(self, progress: Progress) -> None:
-        """The latest progress; a cut-over that led back was refused."""
+    def progress(self, progress: Progress, of_lanes: Mapping[str, Progress] | None = None) -> None:
+        """The latest progress, and that of each lane if it is known anew; a cut-over that led back
+        was refused."""
         last = self._progress
         self._progress = progress
+        if of_lanes is not None:
+            self._of_lanes = of_lanes
         if last is None or last.phase is progress.phase:
             return
         led_back = last.phase is Phase.CUT_OVER and progress.phase not in ENDS
@@ -186,7 +210,8 @@ class StateThread:
         fresh = going_on and latest != self._written
         turned = fresh and (self._written is None or latest.phase != self._written.phase)  # type: ignore[union-attr]
         if fresh and (turned or self._closing or now - self._written_at >= PROGRESS_EVERY):
-            request = self._claimed.beat(latest)
+            of_lanes, self._of_lanes = self._of_lanes, None
+            request = self._claimed.beat(latest, of_lanes)
             self._written, self._written_at, self._beaten_at = latest, now, now
             return request
         if now - self._beaten_at >= BEAT_EVERY:

@@ -20,7 +20,7 @@ from engine.front.faults_with_details import CompletionRefused, PreflightFault
 from engine.front.host_resolution import resolve
 from engine.groups.states import Operation, Request, check
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.online_checkpoint import OnlineCheckpoint, left_at_sources
 from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -153,14 +153,29 @@ async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, A
     if script_pause:
         # The pause that holds its clients holds our connection as well.
         await services.state(lambda registry: _stop_disconnecting(registry, transfer))
-    message = await fleet.unblock_source(
-        services.credentials.apply(transfer.source),
-        transfer.report.sealed_at,
-        transfer.report.sealed,
-        transfer.settings,
-        services.credentials,
-        script_pause=script_pause,
-    )
+    report = transfer.report
+    source, done = services.credentials.apply(transfer.source), []
+    # Each shard of a cluster, of which one that is not there keeps none of the others waiting.
+    failed: EngineError | None = None
+    for sealed_at, before in ((report.sealed_at, report.sealed), *report.sealed_too):
+        try:
+            text = await fleet.unblock_source(
+                source,
+                sealed_at,
+                before,
+                transfer.settings,
+                services.credentials,
+                script_pause=script_pause,
+            )
+        except EngineError as error:
+            failed = failed or error
+        else:
+            done.append(text)
+    message = "; ".join(done)
+    if failed is not None:
+        if done:
+            await services.state(lambda registry: registry.add_event(group_id, message))
+        raise failed
     await services.state(lambda registry: registry.add_event(group_id, message))
     # Writes are wanted there, and so are clients.
     await services.state(lambda registry: _stop_disconnecting(registry, transfer))
@@ -380,19 +395,21 @@ def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
 async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
     group_id, progress = transfer.group_id, transfer.progress
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
-    checkpoint = await services.state(lambda registry: registry.checkpoint(transfer))
-    mark = checkpoint.position if checkpoint is not None else None
-    promoted = isinstance(mark, OnlineCheckpoint) and mark.opened
+    checkpoints = await services.state(lambda registry: registry.checkpoints(transfer))
+    positions = [each.position for each in checkpoints.values()]
+    marks = [each for each in positions if isinstance(each, OnlineCheckpoint)]
+    promoted = any(mark.opened for mark in marks)
+    came_back = any(mark.came_back for mark in marks)
     if promoted:
         message = "ended by force, without a worker, after the target was promoted"
-        if isinstance(mark, OnlineCheckpoint) and mark.sealed and not mark.came_back:
+        if any(mark.sealed for mark in marks) and not came_back:
             message += "; the source refuses writes, until unblock-source"
-    elif isinstance(mark, OnlineCheckpoint) and mark.promoting:
+    elif any(mark.promoting for mark in marks):
         message = "aborted by force, without a worker, while the target was being promoted"
     else:
         how_far = response_shapes.how_far(progress)
         message = f"aborted by force, without a worker and not cut over, after {how_far}"
-        fenced = isinstance(mark, OnlineCheckpoint) and mark.fenced
+        fenced = any(mark.fenced for mark in marks)
         if not fenced and transfer.source.file_path is None:
             message += "; the source accepts writes"
     report = Report(
@@ -409,9 +426,9 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
         held_keys=progress.held_keys,
         errors=(message,),
     )
-    if promoted and isinstance(mark, OnlineCheckpoint) and not mark.came_back:
+    if promoted and not came_back:
         # The abort lets the cut-over's end come, and the write block with it.
-        report = replace(report, **mark.at_source())
+        report = replace(report, **left_at_sources(marks))
     ended = await services.state(
         lambda registry: registry.end_without_worker(group_id, report, f"migration {message}")
     )
@@ -425,16 +442,17 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
         apply(transfer.source),
         apply(transfer.target),
         transfer.settings,
-        checkpoint,
+        checkpoints,
         services.credentials,
+        transfer.plans,
     )
 
     def note(registry: Registry) -> None:
         for each in left.events:
             registry.add_event(group_id, each)
         # What still refuses writes is kept for unblock-source.
-        if (mark := left.mark) is not None:
-            registry.note_write_block(transfer.id, replace(report, **mark.at_source()))
+        if left.marks:
+            registry.note_write_block(transfer.id, replace(report, **left.at_source()))
         if left.cut_over and transfer.settings.closes_source:
             client_disconnection.begin(services, registry, transfer)
 

@@ -7,6 +7,7 @@ dead and replaced, or whose migration was aborted, changes nothing any more and 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, delete, insert, select, update
@@ -16,10 +17,11 @@ from engine.groups import disconnections, schema
 from engine.groups.lease import LEASE_SECONDS
 from engine.groups.records import TransferRecord
 from engine.groups.repeated import Repeated
-from engine.groups.rows import group_by_id, write_event
+from engine.groups.rows import add_lanes, group_by_id, transfer_by_id, write_event
 from engine.groups.states import CUT_OVERS, Operation, Request, TransferStatus, check, move
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
+from engine.model.lane_plan import PlannedLane
 from engine.model.progress import Progress
 from engine.model.report import Report
 
@@ -56,13 +58,17 @@ class ClaimedTransfer:
             .values(progress=bindparam("progress", type_=schema.lanes.c.progress.type))
         )
 
-    def beat(self, progress: Progress | None, lane: str = schema.LANE) -> Request:
-        """Renew the lease, write down the lane's `progress` if given, and return what the operator
-        wants."""
+    def beat(
+        self, progress: Progress | None, of_lanes: Mapping[str, Progress] | None = None
+    ) -> Request:
+        """Renew the lease, write down the `progress` of the whole if given, and that of each lane
+        (by its name), and return what the operator wants."""
         with self._store.write() as connection:
             request = self._renew(connection)
             if progress is not None:
-                self._note_progress(connection, progress, lane)
+                self._note_progress(connection, progress, schema.LANE)
+            for lane, each in (of_lanes or {}).items():
+                self._note_progress(connection, each, lane)
             return request
 
     def read_request(self) -> Request:
@@ -91,6 +97,13 @@ class ClaimedTransfer:
         with self._store.write() as connection:
             write_event(connection, self.record.group_id, message, of=self.record.id, level=None)
 
+    def plan(self, lanes: Sequence[PlannedLane]) -> None:
+        """Keep which lanes there are, before any of them begins."""
+        with self._store.write() as connection:
+            self._renew(connection)
+            add_lanes(connection, self.record.id, self.record.lease.id, lanes)
+            self.record = transfer_by_id(connection, self.record.id)
+
     def load_checkpoint(self, lane: str = schema.LANE) -> Checkpoint | None:
         """The last checkpoint of the lane that this transfer's workers have saved, None at the
         start."""
@@ -118,13 +131,15 @@ class ClaimedTransfer:
         message: str,
         *,
         disconnect_for: float | None = None,
+        of_lanes: Mapping[str, Progress] | None = None,
     ) -> None:
         """The transfer is over: report, event and the group's status in one transaction; what
         calls has logged `message`.
 
         After STOPPED the group stays under migration and keeps its checkpoint, to be resumed.
-        `disconnect_for`: clients of the source are to be disconnected for so many seconds behind
-        the cut-over; 0: they were once. None: nothing was cut over.
+        `of_lanes`: the progress of each lane, by its name. `disconnect_for`: clients of the source
+        are to be disconnected for so many seconds behind the cut-over; 0: they were once. None:
+        nothing was cut over.
         """
         table = schema.checkpoints
         lanes = [each.id for each in self.record.lanes]
@@ -138,6 +153,8 @@ class ClaimedTransfer:
                 changed_at=time.time(),
             )
             self._note_progress(connection, progress, schema.LANE)
+            for lane, each in (of_lanes or {}).items():
+                self._note_progress(connection, each, lane)
             if status is not TransferStatus.STOPPED:
                 leaves = check(Operation.FINISH, group.id, group.status)
                 connection.execute(

@@ -8,6 +8,8 @@ from typing import Any
 from engine.groups.lease import Lease, Worker
 from engine.groups.states import CUT_OVERS, ENDED, Request, TransferStatus
 from engine.model.endpoint import Endpoint
+from engine.model.group_shards import GroupShard
+from engine.model.lane_plan import PlannedLane
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -30,6 +32,8 @@ class GroupRecord:
     primary_url: str
     created_at: float
     engine: str | None = None
+    shards: tuple[GroupShard, ...] = ()
+    """Those of a cluster, as it has told last; none where it is no cluster, or was not asked."""
 
     @property
     def primary(self) -> Endpoint:
@@ -42,7 +46,8 @@ class LaneRecord:
     """The way of one shard of the source into the target, and its worker.
 
     `slots` are the ones that it covers, as ranges ("0-16383"); `shard` is the name that a cluster
-    has for it.
+    has for it. `plan`: what it is planned for, where an end is a cluster; None: the only lane, or
+    the one of the whole.
     """
 
     id: int
@@ -52,6 +57,7 @@ class LaneRecord:
     slots: str
     progress: Progress
     lease: Lease
+    plan: PlannedLane | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,18 @@ class TransferRecord:
 
     @property
     def progress(self) -> Progress:
-        """How far it is: as its lane is, for it has one."""
+        """How far it is as a whole."""
         return self.lanes[0].progress
+
+    @property
+    def parts(self) -> tuple[LaneRecord, ...]:
+        """Its lanes where an end is a cluster; none where it has one without a plan."""
+        return tuple(each for each in self.lanes if each.plan is not None)
+
+    @property
+    def plans(self) -> tuple[PlannedLane, ...]:
+        """What they are planned for."""
+        return tuple(each.plan for each in self.parts if each.plan is not None)
 
     @property
     def lease(self) -> Lease:

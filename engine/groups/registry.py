@@ -25,6 +25,7 @@ from engine.groups.claimed import ClaimedTransfer
 from engine.groups.lease import Witness, Worker, no_witness
 from engine.groups.records import KILLED, EventRecord, GroupRecord, TransferRecord
 from engine.groups.rows import (
+    add_lanes,
     event_of,
     give_lease,
     group_by_id,
@@ -37,6 +38,7 @@ from engine.groups.rows import (
     transfers_of,
     write_engine,
     write_event,
+    write_shards,
 )
 from engine.groups.states import (
     ENDED,
@@ -50,6 +52,8 @@ from engine.groups.states import (
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
+from engine.model.group_shards import GroupShard
+from engine.model.lane_plan import PlannedLane
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
@@ -120,6 +124,17 @@ class Registry:
         with self.store.write() as connection:
             if group_by_id(connection, group_id).engine != engine:
                 write_engine(connection, group_id, engine)
+
+    def note_shards(self, group_id: str, shards: Sequence[GroupShard]) -> None:
+        """Note which shards the group has, as it has told; none: it is no cluster."""
+        table = schema.groups
+        with self.store.write() as connection:
+            group = group_by_id(connection, group_id, lock=True)
+            if group.shards != tuple(shards):
+                write_shards(connection, group_id, shards)
+            if shards and not group.cluster_enabled:
+                mine = table.c.id == group_id
+                connection.execute(update(table).where(mine).values(cluster_enabled=True))
 
     def get(self, group_id: str) -> tuple[GroupRecord, TransferRecord | None]:
         """The group, and its transfer that goes on (or the last one).
@@ -220,18 +235,21 @@ class Registry:
         sources: Sequence[Endpoint],
         settings: TransferSettings,
         *,
+        lanes: Sequence[PlannedLane] = (),
         worker: Worker | None = None,
     ) -> TransferRecord:
         """Take the group from available to migrating, with a new transfer: of two processes that
-        try, one does. `worker` is the one that is going to claim it, if that is known already.
-        Raises the faults of `Operation.START`."""
+        try, one does. `lanes`: those that it has where an end is a cluster. `worker` is the one
+        that is going to claim it, if that is known already. Raises the faults of
+        `Operation.START`."""
         with self.store.write() as connection:
             group = group_by_id(connection, group_id, lock=True)
             status = check(Operation.START, group_id, group.status)
             _set_status(connection, group, status)
             before = newest_transfer(connection, group_id)
             begun = _add_transfer(connection, group, sources, settings)
-            _add_lane(connection, begun, sources[0], worker)
+            lease = _add_lane(connection, begun, sources[0], worker)
+            add_lanes(connection, begun, lease, lanes)
             named = ", ".join(source.address for source in sources)
             write_event(connection, group_id, f"migration from {named} started", of=begun)
             if before is not None and _left_keys(before):
@@ -432,10 +450,11 @@ class Registry:
         more = found[limit - 1].id if len(found) > limit else None
         return found[:limit], more
 
-    def checkpoint(self, transfer: TransferRecord) -> Checkpoint | None:
-        """The last one that a worker of this transfer has saved; None before, and after its end."""
+    def checkpoints(self, transfer: TransferRecord) -> dict[str, Checkpoint]:
+        """The last one that a worker of this transfer has saved, of each lane that has one, by the
+        lane's name; none before, and after its end."""
         with self.store.read() as connection:
-            return _checkpoint_of(connection, transfer)
+            return _checkpoints_of(connection, transfer)
 
     def checkpoint_times(self) -> dict[int, float]:
         """When each transfer's checkpoint was written (seconds since the epoch), by its id: of the
@@ -520,8 +539,8 @@ def _add_transfer(
 
 def _add_lane(
     connection: Connection, transfer_id: int, source: Endpoint, worker: Worker | None
-) -> None:
-    """The one lane of a migration, with its lease."""
+) -> int:
+    """The one lane of a migration, or that of the whole, with its lease, whose number it gives."""
     table = schema.leases
     row = {"migration_id": transfer_id, "term": 1, "renewed_at": 0.0, "ends_at": 0.0}
     lease_id = connection.execute(insert(table).returning(table.c.id), row).scalar_one()
@@ -537,6 +556,7 @@ def _add_lane(
             "lease_id": lease_id,
         },
     )
+    return int(lease_id)
 
 
 def _hand_on(connection: Connection, transfer: TransferRecord, worker: Worker | None) -> None:
@@ -595,29 +615,25 @@ def _left_keys(transfer: TransferRecord) -> bool:
 def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
     accepted = "what the source has lost is accepted as lost"
     write_event(connection, transfer.group_id, accepted, of=transfer.id)
-    found = _checkpoint_of(connection, transfer)
-    if found is None:
-        return
-    if isinstance(found.position, OnlineCheckpoint):
-        position = replace(found.position, loss_accepted=True)
-        _replace_checkpoint(connection, transfer, replace(found, position=position))
-    elif found.file is None:
-        # A cursor of the data that is gone: the source is read from its first key.
-        connection.execute(delete(schema.checkpoints).where(_of_lane(transfer)))
+    for lane, found in _checkpoints_of(connection, transfer).items():
+        if isinstance(found.position, OnlineCheckpoint):
+            position = replace(found.position, loss_accepted=True)
+            _replace_checkpoint(connection, transfer, lane, replace(found, position=position))
+        elif found.file is None:
+            # A cursor of the data that is gone: the source is read from its first key.
+            connection.execute(delete(schema.checkpoints).where(_of_lane(transfer, lane)))
 
 
 def _accept_target(connection: Connection, transfer: TransferRecord) -> None:
-    found = _checkpoint_of(connection, transfer)
-    if (
-        found is None
-        or not isinstance(found.position, OnlineCheckpoint)
-        or not found.position.came_back
-    ):
-        return
-    accepted = replace(found, position=found.position.accepted())
-    _replace_checkpoint(connection, transfer, accepted)
-    again = "the target is updated again from the source"
-    write_event(connection, transfer.group_id, again, of=transfer.id)
+    accepted = False
+    for lane, found in _checkpoints_of(connection, transfer).items():
+        if isinstance(found.position, OnlineCheckpoint) and found.position.came_back:
+            position = found.position.accepted()
+            _replace_checkpoint(connection, transfer, lane, replace(found, position=position))
+            accepted = True
+    if accepted:
+        again = "the target is updated again from the source"
+        write_event(connection, transfer.group_id, again, of=transfer.id)
 
 
 def _blocked_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
@@ -626,43 +642,54 @@ def _blocked_in_vain(connection: Connection, transfer: TransferRecord) -> bool:
     stopped = transfer.status is TransferStatus.STOPPED
     if not stopped or transfer.report is None or not transfer.report.sealed:
         return False
-    found = _checkpoint_of(connection, transfer)
-    mark = found.position if found is not None else None
-    if not isinstance(mark, OnlineCheckpoint):
+    marks = _marks_of(connection, transfer)
+    if not marks:
         return False
-    return bool(mark.came_back) or not (mark.promoting or mark.opened)
+    if any(mark.came_back for mark in marks):
+        return True
+    return not any(mark.promoting or mark.opened for mark in marks)
 
 
 def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
     """What an abort will do, by the checkpoint: the target may be open already."""
-    found = _checkpoint_of(connection, transfer)
-    mark = found.position if found is not None else None
-    if isinstance(mark, OnlineCheckpoint) and not mark.came_back:
-        if mark.opened:
-            refuses = "; the source refuses writes, until unblock-source" if mark.sealed else ""
+    marks = _marks_of(connection, transfer)
+    if not any(mark.came_back for mark in marks):
+        if any(mark.opened for mark in marks):
+            sealed = any(mark.sealed for mark in marks)
+            refuses = "; the source refuses writes, until unblock-source" if sealed else ""
             return f"the cut-over has happened, and the target is promoted{refuses}"
-        if mark.promoting and not mark.timed:
+        if any(mark.promoting and not mark.timed for mark in marks):
             return (
                 "the promotion was sent to the target, and the target is asked whether it happened"
             )
     return "no cut-over, the source accepts writes"
 
 
-def _of_lane(transfer: TransferRecord) -> ColumnElement[bool]:
-    """The checkpoint of its lane."""
-    return schema.checkpoints.c.lane_id == transfer.lanes[0].id
+def _of_lane(transfer: TransferRecord, lane: str) -> ColumnElement[bool]:
+    """The checkpoint of one of its lanes."""
+    lane_id = next(each.id for each in transfer.lanes if each.name == lane)
+    return schema.checkpoints.c.lane_id == lane_id
 
 
-def _checkpoint_of(connection: Connection, transfer: TransferRecord) -> Checkpoint | None:
-    query = select(schema.checkpoints.c.checkpoint).where(_of_lane(transfer))
-    data = connection.execute(query).scalar()
-    return None if data is None else Checkpoint.from_dict(data)
+def _checkpoints_of(connection: Connection, transfer: TransferRecord) -> dict[str, Checkpoint]:
+    names = {each.id: each.name for each in transfer.lanes}
+    table = schema.checkpoints
+    query = select(table.c.lane_id, table.c.checkpoint).where(table.c.lane_id.in_(names))
+    rows = connection.execute(query.order_by(table.c.lane_id))
+    return {names[row[0]]: Checkpoint.from_dict(row[1]) for row in rows}
+
+
+def _marks_of(connection: Connection, transfer: TransferRecord) -> list[OnlineCheckpoint]:
+    """What its lanes have done to both ends, where its source is followed."""
+    found = _checkpoints_of(connection, transfer).values()
+    positions = [each.position for each in found]
+    return [each for each in positions if isinstance(each, OnlineCheckpoint)]
 
 
 def _replace_checkpoint(
-    connection: Connection, transfer: TransferRecord, checkpoint: Checkpoint
+    connection: Connection, transfer: TransferRecord, lane: str, checkpoint: Checkpoint
 ) -> None:
-    changed = update(schema.checkpoints).where(_of_lane(transfer))
+    changed = update(schema.checkpoints).where(_of_lane(transfer, lane))
     connection.execute(changed.values(checkpoint=checkpoint.to_dict()))
 
 

@@ -16,9 +16,12 @@ from engine.groups import schema
 from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS, Lease, Witness, Worker
 from engine.groups.records import EventRecord, GroupRecord, LaneRecord, TransferRecord
 from engine.groups.states import ENDED, Request, TransferStatus
+from engine.model.group_shards import GroupShard
 from engine.model.joined_sentences import tidied
+from engine.model.lane_plan import PlannedLane
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.model.sentinel_group import node_address
 from engine.model.source_clients import SourceClients
 
 _log = logs.logger(__name__)
@@ -49,7 +52,9 @@ def seconds_now(connection: Connection) -> float:
 
 def group_of(row: Row[Any]) -> GroupRecord:
     """A row of replication_groups as a record."""
-    return GroupRecord(**row._mapping)
+    data = dict(row._mapping)
+    shards = data.pop("shards", None) or ()
+    return GroupRecord(**data, shards=tuple(map(GroupShard.from_dict, shards)))
 
 
 def transfers_of(connection: Connection, rows: Iterable[Row[Any]]) -> list[TransferRecord]:
@@ -86,7 +91,7 @@ def _transfer_of(
 
 def _lanes(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, list[LaneRecord]]:
     """The lanes of these migrations, by migration."""
-    lanes, leases = schema.lanes, schema.leases
+    lanes, leases, plans = schema.lanes, schema.leases, schema.lane_plans
     # Whether the worker of one that is over has ended is of no interest.
     over = {row.id for row in rows if row.status in ENDED}
     found: dict[int, list[LaneRecord]] = {row.id: [] for row in rows}
@@ -100,8 +105,10 @@ def _lanes(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, list[L
                 leases.c.renewed_at,
                 leases.c.ends_at,
                 schema.now().label("now"),
+                plans.c.plan,
             )
             .join(leases, leases.c.id == lanes.c.lease_id)
+            .outerjoin(plans, plans.c.lane_id == lanes.c.id)
             .where(lanes.c.migration_id.in_(ids[at : at + _IDS_AT_ONCE]))
             .order_by(lanes.c.id)
         )
@@ -125,6 +132,7 @@ def _lanes(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, list[L
                     slots=row.slots,
                     progress=Progress.from_dict(row.progress or {}),
                     lease=lease,
+                    plan=PlannedLane.from_dict(row.plan) if row.plan else None,
                 )
             )
     return found
@@ -164,8 +172,12 @@ def event_of(row: Row[Any]) -> EventRecord:
 
 def groups() -> Select[Any]:
     """Every group, as `group_of` reads them."""
-    table, engines = schema.groups, schema.engines
-    return select(table, engines.c.engine).outerjoin(engines, engines.c.group_id == table.c.id)
+    table, engines, shards = schema.groups, schema.engines, schema.shards
+    return (
+        select(table, engines.c.engine, shards.c.shards)
+        .outerjoin(engines, engines.c.group_id == table.c.id)
+        .outerjoin(shards, shards.c.group_id == table.c.id)
+    )
 
 
 def write_engine(connection: Connection, group_id: str, engine: str) -> None:
@@ -173,6 +185,36 @@ def write_engine(connection: Connection, group_id: str, engine: str) -> None:
     table = schema.engines
     connection.execute(delete(table).where(table.c.group_id == group_id))
     connection.execute(insert(table), {"group_id": group_id, "engine": engine})
+
+
+def write_shards(connection: Connection, group_id: str, shards: Sequence[GroupShard]) -> None:
+    """Note which shards a group has; none: it is no cluster."""
+    table = schema.shards
+    connection.execute(delete(table).where(table.c.group_id == group_id))
+    if shards:
+        told = [each.to_dict() for each in shards]
+        connection.execute(insert(table), {"group_id": group_id, "shards": told})
+
+
+def add_lanes(
+    connection: Connection, transfer_id: int, lease_id: int, lanes: Sequence[PlannedLane]
+) -> None:
+    """The lanes of a migration with a cluster at an end, under the lease of the whole."""
+    for each in lanes:
+        ids = each.source.ids
+        row = {
+            "migration_id": transfer_id,
+            "name": each.name,
+            "source_url": f"redis://{node_address(each.source.host, each.source.port)}"
+            if ids
+            else "",
+            "shard": ids[0] if ids else "",
+            "slots": str(each.slots),
+            "lease_id": lease_id,
+        }
+        table = schema.lanes
+        lane_id = connection.execute(insert(table).returning(table.c.id), row).scalar_one()
+        connection.execute(insert(schema.lane_plans), {"lane_id": lane_id, "plan": each.to_dict()})
 
 
 def group_by_id(connection: Connection, group_id: str, *, lock: bool = False) -> GroupRecord:

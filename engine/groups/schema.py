@@ -1,12 +1,16 @@
 """The tables of the state.
 
     replication_groups 1─n migrations 1─n lanes n─1 leases
-                              │             └─1 checkpoints
+                     └─1 shards             ├─1 checkpoints
+                              │             └─1 lane_plans
                               └─n events, numbered
 
 A migration begins with a start and is over for good once it is done, failed or forced; a group has
-at most one that is not. A lane is the way of one shard of the source into the target; a migration
-has one today. A lease says which worker runs a lane, or several (`lease`).
+at most one that is not. A lane is the way of one shard of the source into a shard of the target. A
+migration between servers that are no clusters has one. One with a cluster at an end has a lane for
+the whole, which has its progress and no checkpoint, and one more for each pair of shards, which
+says in `lane_plans` what it is planned for. A lease says which worker runs a lane, or several
+(`lease`).
 
 A change that an older engine would misread is a new SCHEMA_VERSION, with a step in `upgrade`. A
 table that is added is not one: it is created in a state that lacks it, and an older engine passes
@@ -35,9 +39,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 LANE = "0"
-"""The name of a migration's first lane; a migration has no other one today."""
+"""The name of a migration's first lane: its only one, or that of the whole."""
 ALL_SLOTS = "0-16383"
 """`lanes.slots` of a lane that carries every key."""
 
@@ -137,6 +141,31 @@ lanes = Table(
     Column("lease_id", ForeignKey("leases.id", ondelete="CASCADE"), nullable=False),
     Column("progress", _JSON),
     UniqueConstraint("migration_id", "name"),
+)
+
+# What a lane with a cluster at an end is planned for (`model.lane_plan.PlannedLane`).
+lane_plans = Table(
+    "lane_plans",
+    metadata,
+    Column(
+        "lane_id",
+        ForeignKey("lanes.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("plan", _JSON, nullable=False),
+)
+
+# The shards of a group that is a cluster, as it has told last (`model.group_shards`).
+shards = Table(
+    "shards",
+    metadata,
+    Column(
+        "group_id",
+        ForeignKey("replication_groups.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("shards", _JSON, nullable=False),
 )
 
 checkpoints = Table(

@@ -204,7 +204,7 @@ class Endpoint:
     def at(self, host: str, port: int) -> Endpoint:
         """The data server at this address, reached as the primary that the Sentinels watch, or as
         the cluster's nodes."""
-        return replace(self, host=host, port=port, sentinel=None, cluster=None)
+        return replace(self, host=host, port=port, unix_path=None, sentinel=None, cluster=None)
 
     @property
     def looked_up(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -131,6 +132,22 @@ class OnlineCheckpoint:
         pairs = tuple((what, why) for what, why in lost)
         siblings = tuple(data.get("siblings", ()))
         return cls(**{**data, "search_names": tuple(names), "lost": pairs, "siblings": siblings})
+
+
+def left_at_sources(marks: Sequence[OnlineCheckpoint]) -> dict[str, Any]:
+    """The members of a `Report` that tell what a cut-over has left at its sources, of which each
+    lane's checkpoint has its own: of the first where that is anything, and beside it the others
+    that refuse writes (`Report.sealed_too`)."""
+    found = [mark.at_source() for mark in marks]
+    first = next((each for each in found if each["sealed"] or each["closed_before"]), found[0])
+    others = {
+        each["sealed_at"]: (each["sealed_at"], each["sealed"])
+        for each in found
+        if each["sealed"] and each["sealed_at"] != first["sealed_at"]
+    }
+    lost = "; ".join(dict.fromkeys(each["lost_writes"] for each in found if each["lost_writes"]))
+    held = any(each["held"] for each in found)
+    return {**first, "lost_writes": lost, "held": held, "sealed_too": tuple(others.values())}
 
 
 @dataclass(frozen=True, slots=True)

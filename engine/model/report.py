@@ -56,6 +56,8 @@ class Report(Figures):
     have it refuse writes, as they were before (`transfer.write_block`); empty if they were not
     touched, or are put back.
     `sealed_at`: the `host:port` of the primary that it was done to; empty where that is the source.
+    `sealed_too`: the same of the other shards of a source that is a cluster: (`sealed_at`,
+    `sealed`) of each.
     `closed_before`: the setting by which that server refused writes already before the cut-over, so
     that the cut-over did not change it; empty: it accepted them. `closed_at`: as `sealed_at`.
     `lets_scripts`: it refuses writes, but not what scripts write (before 6.2). `scripts_before`,
@@ -75,6 +77,7 @@ class Report(Figures):
     sealed: str = ""
     verification: Verification | None = None
     sealed_at: str = ""
+    sealed_too: tuple[tuple[str, str], ...] = ()
     closed_before: str = ""
     closed_at: str = ""
     lets_scripts: bool = False
@@ -101,6 +104,7 @@ class Report(Figures):
     def from_dict(cls, data: dict[str, Any]) -> Report:
         """Inverse of `to_dict`; an earlier version's report lacks some members."""
         data = {"source_type": "scan", **data}
+        data["sealed_too"] = tuple((at, before) for at, before in data.get("sealed_too", ()))
         data["left_out"] = tuple(data.get("left_out", ()))
         data["doubts"] = tuple(data.get("doubts", ()))
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from engine.model import silent_commands
 from engine.model.endpoint import Endpoint
 from engine.model.keys import DbKey
+from engine.model.route import Route
 from engine.model.server import ServerInfo
 from engine.model.verification import AtFence, Besides, Compared, Counts, Verification
 from engine.transfer.migration_context import MigrationContext
@@ -178,3 +179,7 @@ class Comparison(Protocol):
     async def at_fence(self, settle: Settle) -> AtFence:
         """The comparison while the source's writers are paused."""
         ...
+
+
+Comparisons = Callable[[Sequence[tuple[Endpoint, Endpoint, Route]]], Sequence[Comparison]]
+"""Makes one for each lane of a migration: (source, target, route)."""

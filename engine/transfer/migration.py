@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from engine import logs
 from engine.errors import EngineError, LinkError, ServerError, TransferStopped
-from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.online_checkpoint import OnlineCheckpoint, left_at_sources
 from engine.model.progress import Phase
 from engine.targets.applier import PositionMoved
 from engine.targets.base import ReadAgain
@@ -288,10 +288,9 @@ class Migration:
         return any(lane.mark.fenced for lane in self.lanes)
 
     @property
-    def mark(self) -> OnlineCheckpoint:
-        """How far the only lane has gone, as its checkpoint has it."""
-        (lane,) = self.lanes
-        return lane.mark
+    def marks(self) -> list[OnlineCheckpoint]:
+        """How far each lane has gone, as its checkpoint has it."""
+        return [lane.mark for lane in self.lanes]
 
     @property
     def fence_seconds(self) -> float | None:
@@ -315,10 +314,8 @@ class Migration:
         return "; ".join(f"lane {name}: {text}" if name else text for name, text in named)
 
     def at_source(self) -> dict[str, Any]:
-        """The members of a `Report` that tell what the cut-over has left at the source: of the
-        first lane where that is anything."""
-        marks = [lane.mark.at_source() for lane in self.lanes]
-        return next((each for each in marks if each["sealed"] or each["closed_before"]), marks[0])
+        """The members of a `Report` that tell what the cut-over has left at the sources."""
+        return left_at_sources(self.marks)
 
     # --- Ends ---
 

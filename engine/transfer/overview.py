@@ -62,6 +62,21 @@ class Overview:
         self._contexts.append(context)
         return context
 
+    def named(self, names: Sequence[str]) -> list[MigrationContext]:
+        """The contexts of lanes with these names, in the place of the only one that there was until
+        they were known."""
+        (only,) = self._contexts
+        self._contexts = []
+        found = [self.lane(name) for name in names]
+        for each in found:
+            each.began, each.failed_dials = only.began, only.failed_dials
+        return found
+
+    @property
+    def of_lanes(self) -> dict[str, Progress]:
+        """How things stand now on each lane, by its name; without one where there is one alone."""
+        return {each.lane: each.progress for each in self._contexts}
+
     def begin(self, now: float) -> None:
         """The transfer begins, at `now` by the loop's clock."""
         for context in self._contexts:

@@ -15,27 +15,33 @@ from engine.errors import (
     PsyncRefused,
     ServerError,
     StateError,
+    TransferFailed,
     TransferStopped,
     UsageError,
 )
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.lane_plan import PlannedLane
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
-from engine.transfer.checkpoint_store import CheckpointStore
+from engine.transfer import lane_plan
+from engine.transfer.async_helpers import together
+from engine.transfer.checkpoint_store import LaneCheckpoints
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.permissions import replica_objection
 from engine.transfer.copy import Compare
 from engine.transfer.cut_over_check import (
     Comparison,
+    Comparisons,
     CutOverCheck,
     CutOverCheckInSync,
     CutOverCheckResult,
     FilesCutOverCheck,
     WithoutFiles,
 )
+from engine.transfer.lane_plan import Deployment
 from engine.transfer.overview import Overview
 from engine.transfer.switch_hook import OnSwitch
 from engine.wire import address_detours
@@ -98,6 +104,7 @@ class Transfer:
         gate_of_files: asked instead of `gate` of an append-only file, which is open. None: `gate`.
         comparison: compares both ends of a source that is followed, before its writers are paused
             off and then; `gate_in_sync` is not asked in this case.
+        comparisons: the same where the lanes are known later: a comparison for each.
         compare: which of these keys of a database differ between the ends.
         one_go: cut over without waiting for `complete`; a gate that refuses is a failure.
         on_switch: called once the target is promoted, see `transfer.switch_hook`.
@@ -112,13 +119,14 @@ class Transfer:
         target: Endpoint,
         settings: TransferSettings,
         *,
-        checkpoints: CheckpointStore,
+        checkpoints: LaneCheckpoints,
         on_progress: Callable[[Progress], None],
         on_event: Callable[[str], None],
         gate: CutOverCheck,
         gate_in_sync: CutOverCheckInSync | None = None,
         gate_of_files: FilesCutOverCheck | None = None,
         comparison: Comparison | None = None,
+        comparisons: Comparisons | None = None,
         compare: Compare = _cannot_compare,
         one_go: bool = False,
         on_switch: OnSwitch | None = None,
@@ -135,6 +143,7 @@ class Transfer:
         self._gate_of_files = gate_of_files or WithoutFiles(gate)
         self._gate_in_sync = gate_in_sync or self._by_gate
         self._comparison = comparison
+        self._comparisons = comparisons
         self._compare = compare
         self._overview = Overview(
             settings,
@@ -143,7 +152,7 @@ class Transfer:
             one_go=one_go,
             on_switch=on_switch,
         )
-        # Of the only lane, or the first one.
+        # Of the only lane; of several it is what comes before they are known.
         self._context = self._overview.lane()
         self._way: Way | None = None
         self._forced = False
@@ -186,11 +195,16 @@ class Transfer:
         """How things stand now."""
         return self._overview.progress
 
+    @property
+    def of_lanes(self) -> dict[str, Progress]:
+        """The same of each lane, by its name."""
+        return self._overview.of_lanes
+
     # --- The run ---
 
     async def run(self) -> Report:
         """Run to the end and report; a failure of the transfer is in the report, not raised."""
-        loop, context = asyncio.get_running_loop(), self._context
+        loop = asyncio.get_running_loop()
         began = loop.time()
         self._overview.begin(began)
         address_detours.begin()
@@ -215,7 +229,7 @@ class Transfer:
                     self._cut_over = await self._way.end_promoted()
                 left = _left_open(self._source_endpoint, self._way)
                 errors.append(f"{_aborted(self._way)}: {how_far}{left}")
-                context.on_event(errors[-1])
+                self._overview.on_event(errors[-1])
             else:
                 # By `stop`, or because our awaiter was cancelled: that comes to the same.
                 current = asyncio.current_task()
@@ -245,12 +259,16 @@ class Transfer:
 
     async def _go(self) -> None:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
-        way = self._way = self._choose()
+        lanes = await self._planned()
+        way = self._way = self._of_lanes(lanes) if lanes else self._choose()
         try:
             async with way.watching():
                 await way.run()
         except PsyncRefused as refused:
             if self._settings.source_type != "auto" or self._context.phase is not Phase.CONNECT:
+                raise
+            if lanes:
+                # A scan knows no slots.
                 raise
             instead = "the source is scanned instead"
             if isinstance(refused, _Denied):
@@ -262,8 +280,65 @@ class Transfer:
             async with way.watching():
                 await way.run()
 
+    async def _planned(self) -> tuple[PlannedLane, ...]:
+        """The lanes of a migration with a cluster at one of its ends, as they were planned by an
+        engine before this one, or now; none: neither end is one.
+
+        Raises `TransferFailed` where an end is not what it was any more, and for what cannot be
+        done with a cluster; `EngineError` of ends that cannot be asked.
+        """
+        ends: dict[Side, Endpoint] = {
+            "source": self._source_endpoint,
+            "target": self._target_endpoint,
+        }
+        lanes = self._checkpoints.lanes
+        if lanes == () or any(end.file_path is not None for end in ends.values()):
+            return ()
+        if lanes is None and self._checkpoints.load() is not None:
+            # It was begun before there were several.
+            return ()
+        found: dict[Side, Deployment] = {}
+        if lanes is not None:
+            ends = lane_plan.wholes(lanes, ends, self._settings)
+
+        async def ask(side: Side) -> None:
+            async def once() -> None:
+                found[side] = await lane_plan.look(side, ends[side], self._settings)
+
+            await self._context.insist(once, side)
+
+        await together([ask(side) for side in ends])
+        source, target = found["source"], found["target"]
+        if lanes is not None:
+            if wrong := list(lane_plan.unfit(lanes, source, target)):
+                raise TransferStopped(
+                    f"the migration cannot go on as it was planned: {'; '.join(wrong)}",
+                    remedy="Abort it (complete-migration --force), and start another one.",
+                    fault="user",
+                )
+            return lanes
+        lanes = lane_plan.plan(source, target)
+        if lanes and (objection := self._cluster_objection()):
+            raise TransferFailed(
+                f"{objection}, and a cluster is followed",
+                remedy="Move everything, with --source-type replica or auto.",
+                fault="user",
+            )
+        self._checkpoints.plan(lanes)
+        return lanes
+
+    def _cluster_objection(self) -> str | None:
+        """Why what is asked for cannot be done where an end is a cluster, None if it can."""
+        if self._settings.source_type == "scan":
+            return "--source-type scan reads keys once"
+        return self._settings.replica_objection()
+
     def _begun(self) -> Way | None:
         """The way that a process before this one has begun to go."""
+        if (lanes := self._checkpoints.lanes) and any(
+            self._checkpoints.of_lane(each.name).load() is not None for each in lanes
+        ):
+            return self._of_lanes(lanes)
         before = self._checkpoints.load()
         if before is None:
             return None
@@ -297,7 +372,9 @@ class Transfer:
             raise AuthError(f"the source cannot be followed: {reason}", remedy=remedy)
         raise _Denied(reason)
 
-    async def _denied(self) -> tuple[str, str] | None:
+    async def _denied(
+        self, source: Endpoint | None = None, target: Endpoint | None = None
+    ) -> tuple[str, str] | None:
         """What the users at both ends may not do of what following takes, and the rule to add.
 
         Some of it would show only when the whole snapshot has been copied. An end that cannot be
@@ -306,8 +383,8 @@ class Transfer:
         limit = self._settings.connect_timeout
         try:
             async with (
-                admin(self._source_endpoint, timeout=limit, fault="source") as one,
-                admin(self._target_endpoint, timeout=limit, fault="target") as other,
+                admin(source or self._source_endpoint, timeout=limit, fault="source") as one,
+                admin(target or self._target_endpoint, timeout=limit, fault="target") as other,
             ):
                 ends: dict[Side, Admin] = {"source": one, "target": other}
                 replies = await asyncio.gather(one.info(), other.info())
@@ -339,6 +416,53 @@ class Transfer:
             checkpoints=self._checkpoints,
             gate=self._gate_of_files,
         )
+
+    def _of_lanes(self, lanes: Sequence[PlannedLane]) -> Migration:
+        """The way of a migration with these lanes."""
+        from engine.transfer.cluster_monitor import ClusterMonitor
+        from engine.transfer.lane import Lane
+        from engine.transfer.migration import Migration
+
+        ends = lane_plan.ends_of(
+            lanes, self._source_endpoint, self._target_endpoint, self._settings
+        )
+        are_clusters: dict[Side, bool] = {
+            "source": ends[0].route.from_cluster,
+            "target": ends[0].route.to_cluster,
+        }
+        clusters = {
+            side: ClusterMonitor(side, self._settings, self._overview.on_event)
+            for side, is_cluster in are_clusters.items()
+            if is_cluster
+        }
+        contexts = self._overview.named([each.name for each in lanes])
+        self._context = contexts[0]
+        compared: Sequence[Comparison | None] = [None] * len(ends)
+        if self._comparisons is not None:
+            compared = self._comparisons([(each.source, each.target, each.route) for each in ends])
+        made = [
+            Lane(
+                each.source,
+                each.target,
+                context,
+                checkpoints=self._checkpoints.of_lane(context.lane),
+                gate=self._gate_in_sync,
+                comparison=comparison,
+                credentials=self._credentials,
+                route=each.route,
+                clusters=clusters,
+            )
+            for each, context, comparison in zip(ends, contexts, compared, strict=True)
+        ]
+
+        async def allowed() -> None:
+            for each in ends:
+                denied = await self._denied(each.source, each.target)
+                if denied is not None:
+                    raise AuthError(f"the source cannot be followed: {denied[0]}", remedy=denied[1])
+
+        begun = any(self._checkpoints.of_lane(each.name).load() is not None for each in lanes)
+        return Migration(self._overview, made, None if begun else allowed, list(clusters.values()))
 
     def _online(self, allowed: Callable[[], Coroutine[Any, Any, None]] | None = None) -> Migration:
         from engine.transfer.lane import Lane

@@ -28,7 +28,7 @@ from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
-from engine.fleet.verification_gate import comparison_of
+from engine.fleet.verification_gate import comparison_of, comparisons_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Report
@@ -52,6 +52,7 @@ _OF_TRANSFER = (
     "gate_in_sync",
     "gate_of_files",
     "comparison",
+    "comparisons",
     "compare",
     "one_go",
     "on_switch",
@@ -295,6 +296,10 @@ def migrating(source: End, target: End, **options: Any) -> Run:
     options = {"source_type": "replica", **options}
     if "gate_in_sync" not in options:
         options.setdefault("comparison", comparison_of(*ends, TransferSettings(), lambda: False))
+        # Where an end is a cluster.
+        options.setdefault(
+            "comparisons", lambda lanes: comparisons_of(lanes, TransferSettings(), lambda: False)
+        )
     return Run(source, target, **options)
 
 

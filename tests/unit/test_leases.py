@@ -120,7 +120,7 @@ def test_a_worker_that_wakes_behind_a_resume(registry: Registry) -> None:
             write(claimed)
     now = found(registry)
     assert (now.status, now.worker, now.progress) == (TransferStatus.PENDING, None, Progress())
-    assert registry.checkpoint(now) is None
+    assert registry.checkpoints(now) == {}
     assert now.lease.term == claimed.record.lease.term + 1
     # The next one's claim is within that term: one term is one worker.
     assert registry.claim_transfer("g", ELSEWHERE).record.lease.term == now.lease.term

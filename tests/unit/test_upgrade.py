@@ -201,7 +201,7 @@ def test_what_was_there(registry: Registry) -> None:
     # Its worker is dead: whoever watches puts another one in its place.
     assert not found.leased()
     assert found.orphaned()
-    position = registry.checkpoint(found)
+    position = registry.checkpoints(found).get(schema.LANE)
     assert position is not None
     assert isinstance(position.position, OnlineCheckpoint)
     assert (position.keys, position.position.token) == (500, "fa940d0426a6e5f1")
@@ -246,7 +246,7 @@ def test_it_goes_on(registry: Registry) -> None:
     assert claimed.record.lease.term == 4
     # What the operator asked of the one before.
     assert claimed.read_request() is Request.COMPLETE
-    assert claimed.load_checkpoint() == registry.checkpoint(claimed.record)
+    assert claimed.load_checkpoint() == registry.checkpoints(claimed.record)[schema.LANE]
     registry.resume_migration("h")
     registry.claim_transfer("h", worker)
     # Numbers that were given do not come again.

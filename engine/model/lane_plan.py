@@ -1,0 +1,108 @@
+"""A lane as it is planned, and kept in the state: from which shard of the source to which one of
+the target, and with which slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.model.cluster_shard import AddressMap, ClusterShard, Place
+from engine.model.endpoint import Endpoint
+from engine.model.sentinel_group import node_address
+from engine.model.slots import ALL_SLOTS, SlotSet
+
+# So many nodes of a cluster are kept beside those that were named.
+_SEEDS_MOST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedEnd:
+    """A lane's end. `ids` are those of the shard's nodes, none where the end is no cluster; then it
+    is the migration's own, and nothing else has a meaning. `host`, `port`: where the shard's
+    primary was; `slots`: those that it had."""
+
+    host: str = ""
+    port: int = 0
+    ids: tuple[str, ...] = ()
+    slots: SlotSet = ALL_SLOTS
+
+    @property
+    def words(self) -> str:
+        """`host:port (slots)`, for people."""
+        return f"{node_address(self.host, self.port)} ({self.slots.words})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "ids": list(self.ids),
+            "slots": str(self.slots),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedEnd:
+        """Inverse of `to_dict`."""
+        ids, slots = tuple(data["ids"]), SlotSet.parse(data["slots"])
+        return cls(data["host"], data["port"], ids, slots)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLane:
+    """`name` tells it from the others of its migration, and stays the same whatever becomes of the
+    shards' primaries. `slots` are those that both ends had."""
+
+    name: str
+    slots: SlotSet
+    source: PlannedEnd
+    target: PlannedEnd
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        return {
+            "name": self.name,
+            "slots": str(self.slots),
+            "source": self.source.to_dict(),
+            "target": self.target.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PlannedLane:
+        """Inverse of `to_dict`."""
+        ends = (PlannedEnd.from_dict(data[side]) for side in ("source", "target"))
+        return cls(data["name"], SlotSet.parse(data["slots"]), *ends)
+
+
+def endpoint_of(
+    end: PlannedEnd, named: Endpoint, ends: Sequence[PlannedEnd], addresses: AddressMap
+) -> Endpoint:
+    """The end as it is dialled: the present primary of its shard. `named` is the migration's end,
+    with credentials; `ends` are those of all its lanes at this side, whose nodes tell of the
+    cluster as well."""
+    if not end.ids:
+        return named
+    host, port = addresses.there(end.host, end.port)
+    shard = ClusterShard(_seeds(named, ends, addresses), end.ids, end.slots, addresses)
+    return replace(named.at(host, port), cluster=shard)
+
+
+def whole(named: Endpoint, ends: Sequence[PlannedEnd], addresses: AddressMap) -> Endpoint:
+    """A side of the migration by any of the nodes that were known of it."""
+    if not ends[0].ids:
+        return named
+    seeds = _seeds(named, ends, addresses)
+    return replace(named.at(*seeds[0]), cluster=ClusterShard(seeds))
+
+
+def _seeds(named: Endpoint, ends: Sequence[PlannedEnd], addresses: AddressMap) -> tuple[Place, ...]:
+    seeds: dict[Place, None] = {}
+    if named.cluster is not None:
+        seeds = dict.fromkeys(named.cluster.seeds)
+    elif named.unix_path is None:
+        seeds = {(named.host, named.port): None}
+    named_first = len(seeds)
+    for each in ends:
+        if len(seeds) < named_first + _SEEDS_MOST:
+            seeds[addresses.there(each.host, each.port)] = None
+    return tuple(seeds)

@@ -1,0 +1,188 @@
+"""Which lanes a migration has: made of what the ends tell of themselves.
+
+    source shards (or the one server)   ×   target shards (or the one server)
+
+A lane is a pair whose slots meet, and brings the keys of those slots. Every lane has a link of its
+own to its source: one source with three target shards is followed three times, and each time the
+keys of one of them are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.errors import TransferFailed
+from engine.model.endpoint import Endpoint
+from engine.model.lane_plan import PlannedEnd, PlannedLane, endpoint_of, whole
+from engine.model.route import Route
+from engine.model.server import ServerInfo
+from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet, slot_tag
+from engine.model.topology import Topology
+from engine.transfer.checks.cluster import ask_topology
+from engine.transfer.control_connections import Side
+from engine.wire.control_connection import admin
+
+# Of a node's id, in names.
+_ID_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """An end: what was named, and what it tells of its cluster; None: it is none."""
+
+    endpoint: Endpoint
+    info: ServerInfo
+    told: Topology | None = None
+
+    @property
+    def ends(self) -> list[PlannedEnd]:
+        """Its shards, or itself."""
+        if self.told is None:
+            return [PlannedEnd()]
+        return [
+            PlannedEnd(
+                shard.primary.host,
+                shard.primary.port,
+                (shard.primary.id, *(each.id for each in shard.replicas)),
+                shard.slots,
+            )
+            for shard in self.told.shards
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneEnds:
+    """A lane's ends, as they are dialled, and its route."""
+
+    source: Endpoint
+    target: Endpoint
+    route: Route
+
+
+async def look(side: Side, endpoint: Endpoint, settings: TransferSettings) -> Deployment:
+    """Ask an end what it is. Raises `LinkError`, `AuthError`, `ServerError`, `ProtocolFault`."""
+    async with admin(endpoint, timeout=settings.connect_timeout, fault=side) as end:
+        info = await end.info()
+        told = await ask_topology(end) if info.mode == "cluster" else None
+        return Deployment(endpoint, info, told)
+
+
+def plan(source: Deployment, target: Deployment) -> tuple[PlannedLane, ...]:
+    """The lanes from one to the other; none where neither is a cluster: then there is one, without
+    a name.
+
+    Raises `TransferFailed` where a slot of a cluster has no node.
+    """
+    if source.told is None and target.told is None:
+        return ()
+    for side, each in (("source", source), ("target", target)):
+        if each.told is not None and (missing := each.told.missing):
+            raise TransferFailed(
+                f"no node of the {side}'s cluster has the slots {missing.words}",
+                remedy="CLUSTER ADDSLOTSRANGE gives them to one.",
+                fault="user",
+            )
+    pairs = [
+        (one, other, slots)
+        for one in source.ends
+        for other in target.ends
+        if (slots := one.slots & other.slots)
+    ]
+    names = _names([(one, other) for one, other, _ in pairs])
+    return tuple(
+        PlannedLane(name, slots, one, other)
+        for name, (one, other, slots) in zip(names, pairs, strict=True)
+    )
+
+
+def ends_of(
+    lanes: Sequence[PlannedLane], source: Endpoint, target: Endpoint, settings: TransferSettings
+) -> list[LaneEnds]:
+    """The lanes as they are run, in their order; `source` and `target` are the migration's ends,
+    with credentials."""
+    addresses = settings.addresses
+    sources, targets = ([each.source for each in lanes], [each.target for each in lanes])
+    led: set[tuple[str, ...]] = set()
+    found = []
+    for lane in lanes:
+        route = Route(
+            lane=lane.name,
+            slots=lane.slots,
+            from_cluster=bool(lane.source.ids),
+            to_cluster=bool(lane.target.ids),
+            # One for all lanes to this shard, whoever made them: what another migration has left
+            # there is found.
+            tag=slot_tag(first_of(lane.target.slots)) if lane.target.ids else "",
+            leads=lane.source.ids not in led,
+            shared_source=sources.count(lane.source) > 1,
+            shared_target=targets.count(lane.target) > 1,
+        )
+        led.add(lane.source.ids)
+        ends = (
+            endpoint_of(lane.source, source, _distinct(sources), addresses),
+            endpoint_of(lane.target, target, _distinct(targets), addresses),
+        )
+        found.append(LaneEnds(*ends, route))
+    return found
+
+
+def targets_of(
+    lanes: Sequence[PlannedLane], target: Endpoint, settings: TransferSettings
+) -> list[Endpoint]:
+    """The target's servers, each once: the primaries of its shards, or itself."""
+    ends = list(dict.fromkeys(each.target for each in lanes))
+    return [endpoint_of(each, target, ends, settings.addresses) for each in ends] or [target]
+
+
+def wholes(
+    lanes: Sequence[PlannedLane], ends: Mapping[Side, Endpoint], settings: TransferSettings
+) -> dict[Side, Endpoint]:
+    """The migration's ends by any of the nodes that were known when its lanes were planned."""
+    planned: dict[Side, list[PlannedEnd]] = {
+        "source": [each.source for each in lanes],
+        "target": [each.target for each in lanes],
+    }
+    return {
+        side: whole(end, _distinct(planned[side]), settings.addresses) for side, end in ends.items()
+    }
+
+
+def first_of(slots: SlotSet) -> int:
+    """The first slot of a shard, in which the engine's own keys are."""
+    return slots.ranges[0][0]
+
+
+def unfit(lanes: Sequence[PlannedLane], source: Deployment, target: Deployment) -> Iterator[str]:
+    """What has changed since the lanes were planned, so that they are not the way from one end to
+    the other any more; a line each."""
+    for side, now, ends in (
+        ("source", source, [each.source for each in lanes]),
+        ("target", target, [each.target for each in lanes]),
+    ):
+        planned = _distinct(ends)
+        was = bool(planned[0].ids)
+        if was != (now.told is not None):
+            is_now = "is one now" if now.told is not None else "is none now"
+            yield f"the {side} was {'a' if was else 'no'} cluster, and {is_now}"
+            continue
+        if now.told is None:
+            continue
+        known = {name for end in planned for name in end.ids}
+        if not known & {node.id for node in now.told.nodes}:
+            yield f"the {side}'s cluster has none of the nodes that it had: it is another cluster"
+
+
+def _names(pairs: Sequence[tuple[PlannedEnd, PlannedEnd]]) -> list[str]:
+    """`1a2b3c4d-5e6f7a8b`, by the ids of the primaries; of one alone where the other end is no
+    cluster. Each is unique."""
+    for length in (_ID_SHOWN, 2 * _ID_SHOWN):
+        names = ["-".join(each.ids[0][:length] for each in pair if each.ids) for pair in pairs]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _distinct(ends: Sequence[PlannedEnd]) -> list[PlannedEnd]:
+    return list(dict.fromkeys(ends))
