@@ -23,7 +23,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.route import Route
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from tests.support.lanes import Lanes, Way
+from tests.support.lanes import Lanes, Way, shard_of
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Counters
@@ -210,3 +210,39 @@ def test_flushes_between_troubles(server_factory: ServerFactory) -> None:
             assert_equal(source.url, node.url)
         finally:
             trial.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["redis-7.0", "valkey-9"])
+def test_a_shard_that_fails_over(server_factory: ServerFactory, name: str) -> None:
+    """The node's replica takes over, as asked and because the node is dead, with what it had by
+    then: what it did not have comes from the source again."""
+    source = server_factory(known("redis-7.0"), *BACKLOG)
+    rng = random.Random(f"{SEED} {name}")
+    with Cluster.start(known(name), primaries=1, replicas=1, make=server_factory) as cluster:
+        shard = shard_of(cluster, cluster.nodes[0])
+        route = Route(to_cluster=True, tag=OWN)
+        with (
+            Counters(source, db=0) as counters,
+            Mixed(source, f"{SEED} {name}") as traffic,
+            Lanes([Way(source, shard, route, source)], retry_for=60.0, timeout=250.0) as run,
+        ):
+            for turn in range(12 if SOAK else 4):
+                run.following()
+                time.sleep(rng.random() * 0.5)
+                old = cluster.owner(0)
+                (replica,) = cluster.replicas_of(old)
+                if turn % 2:
+                    old.kill()
+                    cluster.fail_over(replica, "TAKEOVER")
+                    old.restart()
+                else:
+                    cluster.fail_over(replica, "TAKEOVER" if turn else "")
+                cluster.wait_until_whole()
+            traffic.stop()
+            counters.stop()
+            run.cut_over()
+        assert run.error is None, run.events
+        assert_equal(source.url, cluster.owner(0).url)
+        assert not counters.check(source)
+        assert source.client().info("stats")["sync_full"] == 1, run.events

@@ -15,15 +15,19 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
+from benches.support.clusters import Cluster, node_id
+from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
 from engine.errors import EngineError
+from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.route import Route
 from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 from engine.transfer.lane import Lane
@@ -40,8 +44,8 @@ class Way:
     """From a source to a target, each perhaps behind a proxy: one lane. `at`: the source itself,
     where it is asked how far it is."""
 
-    source: End
-    target: End
+    source: End | Endpoint
+    target: End | Endpoint
     route: Route
     at: Any
 
@@ -194,7 +198,7 @@ class Lanes:
         await migration.save_last([])
 
     def _lane(self, way: Way, name: str, store: MemoryCheckpoint) -> Lane:
-        ends = Endpoint.parse(url_of(way.source)), Endpoint.parse(url_of(way.target))
+        ends = _endpoint(way.source), _endpoint(way.target)
         return Lane(
             *ends,
             self.overview.lane(name),
@@ -209,6 +213,18 @@ class Lanes:
         if self._thread.is_alive() and self._loop.is_running():
             told.append(self._call(lambda: [lane.context.progress for lane in self.lanes]))
         return str(told)
+
+
+def shard_of(cluster: Cluster, primary: Server) -> Endpoint:
+    """The shard of this primary, by whichever of its nodes is the primary by now."""
+    seeds = tuple((node.host, node.port) for node in cluster.nodes)
+    ids = tuple(node_id(node) for node in (primary, *cluster.replicas_of(primary)))
+    slots = SlotSet.of(cluster.slots_of(primary))
+    return replace(Endpoint.parse(primary.url), cluster=ClusterShard(seeds, ids, slots))
+
+
+def _endpoint(end: End | Endpoint) -> Endpoint:
+    return end if isinstance(end, Endpoint) else Endpoint.parse(url_of(end))
 
 
 async def _pass_all(_: bytes) -> CutOverCheckResult:

@@ -666,19 +666,22 @@ def test_bytes_that_are_no_answer_before_a_record(data: bytes, at: int, expected
     kinds=st.lists(st.sampled_from([INCR, PLAIN, command(b"DEL", b"a", b"b")]), max_size=12),
     skip=st.frozensets(st.integers(0, 11)),
     position=st.binary(max_size=80),
+    extras=st.lists(st.sampled_from([INCR, PLAIN]), max_size=3),
 )
 def test_a_record_lies_behind_its_commands(
-    kinds: list[bytes], skip: frozenset[int], position: bytes
+    kinds: list[bytes], skip: frozenset[int], position: bytes, extras: list[bytes]
 ) -> None:
     batch = batch_of(*((0, data) for data in kinds))
     skip = frozenset(each for each in skip if each < len(kinds))
-    encoded = TransactionEncoder(KEY).encode_record(batch, position, skip=skip)
+    encoded = TransactionEncoder(KEY).encode_record(
+        batch, position, skip=skip, extras=[(0, each) for each in extras]
+    )
     kept = [each for each in range(len(kinds)) if each not in skip]
-    assert bytes(encoded) == b"".join(kinds[each] for each in kept) + command(
+    assert bytes(encoded) == b"".join([kinds[each] for each in kept] + extras) + command(
         b"GET", KEY
     ) + command(b"SET", KEY, position, b"XX")
     assert encoded.record
-    assert slots_of(encoded) == kept
+    assert slots_of(encoded) == [*kept, *(-1 - each for each in range(len(extras)))]
     assert bytes(encoded.body) == bytes(encoded)
 
 
@@ -688,6 +691,13 @@ def test_what_no_record_can_have() -> None:
         encoder.encode_record(batch_of((0, INCR), (2, INCR)), POSITION)
     with pytest.raises(ValueError, match="SWAPDB"):
         encoder.encode_record(batch_of((0, command(b"SWAPDB", b"1", b"2"))), POSITION)
+    with pytest.raises(ValueError, match="another database"):
+        encoder.encode_record(batch_of((0, INCR)), POSITION, extras=[(1, INCR)])
+    with pytest.raises(ValueError, match="exactly one encoded command"):
+        encoder.encode_record(batch_of((0, INCR)), POSITION, extras=[(0, INCR + INCR)])
+    # Those that are left out may be any.
+    batch = batch_of((0, INCR), (2, INCR), (0, command(b"SWAPDB", b"1", b"2")))
+    assert encoder.encode_record(batch, POSITION, skip=frozenset({1, 2})).queued == 1
     with pytest.raises(ValueError, match="at most"):
         encoder.encode_record(batch_of((0, INCR)), b"x" * 4097)
     with pytest.raises(IndexError):

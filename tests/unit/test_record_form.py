@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -43,13 +43,14 @@ class Target:
     refused=st.sets(st.integers(0, 400), max_size=6),
     end=st.integers(0, 500),
     form_from=st.integers(0, 20),
+    only=st.booleans(),
 )
 def test_a_record_is_true_wherever_it_ends(
-    sizes: list[int], window: int, refused: set[int], end: int, form_from: int
+    sizes: list[int], window: int, refused: set[int], end: int, form_from: int, only: bool
 ) -> None:
     """The target runs what was sent up to step `end` and refuses any steps before, commands and
     records alike; up to `window` batches are unanswered. What has run is then covered."""
-    form = RecordForm(0)
+    form = RecordForm(0, only=only)
     form.begin(True)
     start = TargetPosition("t", StreamPosition("r", 0, 0, False), "e")
     target = Target(start)
@@ -78,7 +79,22 @@ def test_a_record_is_true_wherever_it_ends(
         while len(under_way) >= window or (under_way and not form.room):
             if not answer():
                 return check(target)
-        takes = form.takes(batch) and number >= form_from
+        while only and not form.takes(batch):
+            # A record of the same place goes ahead, alone, until the target has taken it.
+            while under_way:
+                if not answer():
+                    return check(target)
+            ahead = form.ahead(target.record.encode(), batch.end_offset)
+            if (ran := runs()) is None:
+                return check(target)
+            if ran:
+                record, before = TargetPosition.decode(ahead), target.record
+                assert replace(record, begun=None) == replace(before, begun=None)
+                assert (record.begun or 0) > (before.begun or 0)
+                target.record = record
+                form.answered(form.asked)
+            check(target)
+        takes = form.takes(batch) and (only or number >= form_from)
         value = start.encode_span("r", (batch.end_offset, 0, False), (seen, 0, False))
         value = form.value(batch, value, sum(len(each[0]) for each in under_way))
         record = TargetPosition.decode(value)
@@ -178,3 +194,34 @@ def test_begun_never_goes_back() -> None:
     values.append(TargetPosition.decode(form.value(short, plain, 0)))
     begun = [each.begun or 0 for each in values]
     assert begun == sorted(set(begun))
+
+
+def test_a_clusters_node_has_nothing_but_records() -> None:
+    """Whatever kind it is of, as soon as the target has said that it may be begun."""
+    form = RecordForm(0, only=True)
+    form.begin(True)
+    odd = batches([1], command(b"MULTI") + SET + command(b"EXEC") + command(b"FLUSHALL"))
+    plain = batches([1, 1])
+    assert not any(form.takes(batch) for batch in (*odd, *plain))
+    form.answered(plain[0].end_offset)
+    assert form.covers(plain[0].end_offset)
+    assert form.takes(plain[0])
+    assert not form.takes(plain[1])
+    form.answered(1 << 40)
+    assert all(form.takes(batch) for batch in (*odd, *plain))
+    (other,) = batches([1], command(b"SELECT", b"1") + SET)
+    assert not form.takes(other)
+    # There is none over a connection that others cannot end.
+    form.begin(False)
+    form.answered(1 << 40)
+    assert not form.takes(plain[0])
+
+
+def test_a_record_that_goes_ahead() -> None:
+    form = RecordForm(0, only=True)
+    form.begin(True)
+    first = form.ahead(b"v2 t e r 7 0 0 7 0 0", 100)
+    again = form.ahead(first, 100)
+    places = [TargetPosition.decode(each) for each in (first, again)]
+    assert [each.position for each in places] == [StreamPosition("r", 7, 0, False)] * 2
+    assert 100 < (places[0].begun or 0) < (places[1].begun or 0)
