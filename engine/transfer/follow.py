@@ -546,9 +546,6 @@ class Follower:
         alone = CMD_SWAPS
         if self.empty is not None:
             alone |= CMD_FLUSHES
-            if any(0 in pair for pair in batch.swaps):
-                # Another database is the source's first one by now.
-                raise ReadAgain("the source has swapped its database 0, and a cluster has no other")
         for cut in _around(batch, alone):
             if batch.start_offset < cut < batch.end_offset:
                 head, batch = batch.split(cut)
@@ -832,13 +829,11 @@ class Follower:
         return found
 
     async def _leave_out_flush(self, batch: CommandBatch) -> set[int]:
-        """FLUSHALL, where the lane's keys are removed one by one in its place; and SWAPDB, of
-        databases that are not brought."""
-        if self.empty is None:
+        """FLUSHALL, where the lane's keys are removed one by one in its place."""
+        if self.empty is None or not batch.flushes:
             return set()
-        if batch.flushes:
-            await self.empty(batch.end_offset)
-        return {*batch.indices(CMD_FLUSHES), *batch.indices(CMD_SWAPS)}
+        await self.empty(batch.end_offset)
+        return set(batch.indices(CMD_FLUSHES))
 
     async def _leave_out_crashing(self, batch: CommandBatch) -> set[int]:
         """A command that the target's process ended at: its keys are not sent any more."""

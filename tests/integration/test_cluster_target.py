@@ -10,7 +10,7 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.model.route import Route
 from engine.model.slots import SlotSet
-from tests.support.lanes import Lanes, Way
+from tests.support.lanes import Lanes, Way, ways_into
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
 from tests.support.writers import writing
@@ -111,3 +111,33 @@ def test_a_slot_that_is_away_for_a_while(server_factory: ServerFactory) -> None:
             run.cut_over()
         assert run.error is None, run.events
         assert_equal(source.url, node.url)
+
+
+@pytest.mark.parametrize("names", [("redis-7.0", "valkey-8"), ("redis-6.2", "valkey-9")])
+def test_three_nodes(server_factory: ServerFactory, names: tuple[str, str]) -> None:
+    """A lane for each: every node gets its slots' part of what names keys of several, and nothing
+    of ours is left on any."""
+    source = server_factory(known(names[0]))
+    filled(source)
+    with Cluster.start(known(names[1]), primaries=3, make=server_factory) as cluster:
+        with Lanes(ways_into(source, cluster)) as run:
+            with writing(
+                lambda client, n: client.incr(f"n:{n % 70}"),
+                lambda client, n: client.mset({f"m:{n % 9}": n, f"m:{n % 5}x": n}),
+                lambda client, n: client.delete(f"s:{n}", f"l:{n % 50}", f"n:{n % 70}"),
+                lambda client, n: client.sunionstore(f"u:{n % 3}", [f"set:{n % 20}", "set:1"]),
+                lambda client, n: client.rename(f"h:{n}", f"h:new:{n}") if n < 40 else None,
+                server=source,
+                pause=0.002,
+            ):
+                run.following()
+                source.client().publish("channel", "word")
+                run.in_sync()
+            run.in_sync()
+            source.client().flushall()
+            filled(source)
+            run.cut_over()
+        assert run.error is None, run.events
+        assert_equal(source.url, cluster.url)
+        for node in cluster.nodes:
+            assert not [key for key in node.client().scan_iter() if key.startswith(OWN_PREFIX)]

@@ -27,7 +27,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.route import Route
 from engine.model.settings import TransferSettings
-from engine.model.slots import SlotSet
+from engine.model.slots import SlotSet, slot_tag
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 from engine.transfer.lane import Lane
@@ -221,6 +221,22 @@ def shard_of(cluster: Cluster, primary: Server) -> Endpoint:
     ids = tuple(node_id(node) for node in (primary, *cluster.replicas_of(primary)))
     slots = SlotSet.of(cluster.slots_of(primary))
     return replace(Endpoint.parse(primary.url), cluster=ClusterShard(seeds, ids, slots))
+
+
+def ways_into(source: Server, cluster: Cluster, *, by_shard: bool = False) -> list[Way]:
+    """From one server to each primary of a cluster, or to its shard by whichever node."""
+    found = []
+    for n, node in enumerate(cluster.primaries):
+        slots = SlotSet.of(cluster.slots_of(node))
+        route = Route(
+            slots=slots,
+            to_cluster=True,
+            tag=slot_tag(next(iter(slots))),
+            leads=not n,
+            shared_source=True,
+        )
+        found.append(Way(source, shard_of(cluster, node) if by_shard else node, route, source))
+    return found
 
 
 def _endpoint(end: End | Endpoint) -> Endpoint:
