@@ -204,9 +204,15 @@ cdef class CommandBatch:
         """What the table says of all the commands together: found once, since nothing changes."""
         cdef size_t i
         cdef uint32_t found = 0
+        cdef uint8_t across = 0
         if not self.flags_found:
             for i in range(self.packed.count):
-                found |= command_flags_of(&self.packed.commands[i])
+                found |= COMMAND_ROWS[self.packed.commands[i].row].flags
+                across |= self.packed.commands[i].across
+            if across:
+                found = 0
+                for i in range(self.packed.count):
+                    found |= command_flags_of(&self.packed.commands[i])
             self.flags_of_all = found
             self.flags_found = True
         return self.flags_of_all

@@ -14,17 +14,18 @@ cdef struct StreamCommand:
     int32_t db
     # Of its name, in COMMAND_ROWS.
     uint16_t row
-    bint rewritten
+    # From here on each is 0 or 1; of large transactions the index is a good part.
+    uint8_t rewritten
     # Rewritten for its name, or as one of several parts: its expire time is the source's.
-    bint renamed
+    uint8_t renamed
     # It is not sent: see slot_routing.pxi.
-    bint across
+    uint8_t across
     # It sets an expire time that would have had to be rewritten, and was not.
-    bint unheld
+    uint8_t unheld
     # Expire times of fields of the hash that it names were extended; or were to be, and could not.
-    bint extended_fields
-    bint stuck_fields
-    bint in_multi
+    uint8_t extended_fields
+    uint8_t stuck_fields
+    uint8_t in_multi
 
 
 cdef struct StreamMark:

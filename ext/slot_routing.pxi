@@ -206,6 +206,19 @@ cdef uint32_t group_keys(
     return seen
 
 
+cdef inline bint put_piece(
+    RawBytes *to, const RawBytes *source, const KeyGroup *group
+) noexcept nogil:
+    """Append a key with what belongs to it; False: no memory, or what the file says."""
+    if to.file != NULL or source.file != NULL:
+        return bytes_copy(to, source, group.at, group.size)
+    if to.capacity - to.size < group.size and not raw_reserve(to, group.size):
+        return False
+    memcpy(to.data + to.size, source.data + group.at, group.size)
+    to.size += group.size
+    return True
+
+
 cdef Routing put_parts(
     Packed *packed, const StreamCommand *command, SlotFilter slots, SlotGroups *groups,
     const uint8_t *name, size_t name_size,
@@ -252,8 +265,7 @@ cdef Routing put_parts(
                 return ROUTE_NO_MEMORY
             place = groups.first[groups.slots[i]]
             while place != NO_GROUP:
-                if not bytes_copy(
-                        to, &packed.raw, groups.groups[place].at, groups.groups[place].size):
+                if not put_piece(to, &packed.raw, &groups.groups[place]):
                     return ROUTE_NO_MEMORY
                 place = groups.groups[place].next
             if options and not bytes_copy(

@@ -782,30 +782,16 @@ cdef class StreamReader:
         command.in_multi = self.in_multi
         command.across = False
         if self.filters:
-            routing = self.route(&command, data + self.name_at + self.name_size + 2)
-            if routing == ROUTE_PARTS:
-                routing = self.take_apart(&command, alias)
+            routing = self.route_command(&command, alias)
             if routing == ROUTE_ELSEWHERE:
                 self.elsewhere += 1
                 self.parsed = end
                 return self.pass_over()
             if routing == ROUTE_NO_MEMORY:
                 return STREAM_NO_MEMORY
-            if routing == ROUTE_ACROSS:
-                # It is looked at under the name that the source knows it by.
-                command.across = True
-                alias = NULL
+            if routing != ROUTE_HERE:
                 anchored = ANCHOR_DONE
-                if not self.add_command(&command):
-                    return STREAM_NO_MEMORY
-            elif routing == ROUTE_PARTS:
-                anchored = ANCHOR_DONE
-            elif command.db != self.db and not self.add_mark(end):
-                # It runs in another database than what is behind it.
-                return STREAM_NO_MEMORY
-        if anchored == ANCHOR_DONE:
-            pass
-        elif name == NAME_RESTORE and self.extend_fields:
+        if name == NAME_RESTORE and self.extend_fields and anchored == ANCHOR_PASS:
             anchored = extend_restored_hash(&self.open, &command, &self.expire_times, self.scratch)
         if anchored != ANCHOR_PASS or not (
                 self.expire_times.anchor or self.expire_times.extend_before or self.extend_fields
@@ -836,6 +822,22 @@ cdef class StreamReader:
         self.open.count += 1
         return True
 
+    cdef Routing route_command(self, StreamCommand *command, const Alias *alias) noexcept nogil:
+        """Find out where a command goes. What is across, or goes in parts, is added."""
+        cdef size_t first = self.name_at + self.name_size + 2
+        cdef Routing routing = self.route(command, self.open.raw.data + first)
+        if routing == ROUTE_PARTS:
+            routing = self.take_apart(command, alias)
+        if routing == ROUTE_ACROSS:
+            # It is looked at under the name that the source knows it by.
+            command.across = True
+            return ROUTE_ACROSS if self.add_command(command) else ROUTE_NO_MEMORY
+        if routing == ROUTE_HERE and command.db != self.db and not self.add_mark(
+                command.start + command.size):
+            # It runs in another database than what is behind it.
+            return ROUTE_NO_MEMORY
+        return routing
+
     cdef inline Routing route(
         self, StreamCommand *command, const uint8_t *argument
     ) noexcept nogil:
@@ -843,7 +845,11 @@ cdef class StreamReader:
         cdef const CommandRow *row = &COMMAND_ROWS[command.row]
         cdef const uint8_t *key
         cdef size_t size
-        if row.lone_key:
+        # (Of DEL and its like the lone key is the common case: `*2`.)
+        if row.lone_key or (
+                row.flags & FLAG_PARTS and row.parts[0].step == 1
+                and self.open.raw.data[command.start + 1] == c'2'
+                and self.open.raw.data[command.start + 2] == 13):
             key = argument_body(argument, &size)
             if not self.slots.has_key(key, size):
                 return ROUTE_ELSEWHERE
