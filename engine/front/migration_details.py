@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from engine.front import client_disconnection, response_shapes
-from engine.groups.records import TransferRecord
+from engine.groups.records import LaneRecord, TransferRecord
 from engine.groups.states import GroupStatus
 from engine.model.figure import Figure
 from engine.model.progress import FIGURES, Phase, Progress
 from engine.model.report import Report
+from engine.model.sentinel_group import node_address
 from engine.model.settings import TransferSettings
 
+_PHASES = list(Phase)
 _BEHIND_SNAPSHOT = (Phase.CATCH_UP, Phase.FOLLOW, Phase.COPIED, Phase.CUT_OVER, Phase.DONE)
 # It is asked each second, and an answer may take one.
 _TARGET_SILENT_SECONDS = 2.0
@@ -33,6 +36,7 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
             "AutoCutOver": by_itself,
             "Gates": gates(transfer),
             "Counters": counters(transfer.known),
+            "Shards": shards(transfer),
         }
     ended = {
         "Status": str(transfer.status),
@@ -52,6 +56,51 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
         **_outcome(transfer.report),
         **blocked,
         **seen,
+    }
+
+
+def shards(transfer: TransferRecord) -> list[dict[str, Any]]:
+    """Each lane of a migration with a cluster at an end, the one that is furthest from being
+    followed, or behind, first; none where no end is a cluster."""
+    leased = transfer.leased()
+    return [_shard(transfer, lane, leased) for lane in sorted(transfer.parts, key=_how_far)]
+
+
+def _how_far(lane: LaneRecord) -> tuple[int, float, float, float]:
+    progress = lane.progress
+    stands = progress.phase in (Phase.FAILED, Phase.STOPPED)
+    copied = progress.keys / progress.total_keys if progress.total_keys else 0.0
+    return (
+        -1 if stands else _PHASES.index(progress.phase),
+        copied if progress.phase is Phase.SNAPSHOT else 0.0,
+        # What is not known may be any number.
+        -math.inf if progress.lag_bytes is None else -(progress.lag_seconds or 0.0),
+        -(progress.lag_bytes or 0),
+    )
+
+
+def _shard(transfer: TransferRecord, lane: LaneRecord, leased: bool) -> dict[str, Any]:
+    assert lane.plan is not None
+    progress = lane.progress
+    ends = (lane.plan.source, transfer.source), (lane.plan.target, transfer.target)
+    source, target = (
+        node_address(planned.host, planned.port) if planned.ids else str(named)
+        for planned, named in ends
+    )
+    return {
+        "Name": lane.name,
+        "Source": source,
+        "Target": target,
+        "Slots": lane.plan.slots.words,
+        "Phase": progress.phase.value,
+        "Keys": progress.keys,
+        "TotalKeys": progress.total_keys,
+        "KeysPerSecond": progress.keys_per_second,
+        "Commands": progress.commands,
+        "LagBytes": progress.lag_bytes if leased else None,
+        "LagSeconds": progress.lag_seconds if leased else None,
+        "Link": (progress.link or None) if leased else None,
+        "Reason": progress.reason,
     }
 
 

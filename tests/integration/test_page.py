@@ -628,3 +628,51 @@ def test_what_is_not_known_and_what_has_ended(idle: Serving, browser: Browser) -
         [past, "(ended here)", "", "", "", ""],
         [past] * 6,
     ]
+
+
+def test_a_hundred_shards(idle: Serving, browser: Browser) -> None:
+    """Totals above, a row each in the order of the server, a rate between two states; nothing has
+    to be scrolled sideways, on a phone either."""
+    for width in (1280, 360):
+        page = browser.open(idle.url, width=width)
+        found = page.eval(
+            """(async () => {
+              const {Shards} = await import("/page/shards.js");
+              const shards = new Shards();
+              document.querySelector("main").replaceChildren(shards.node);
+              shards.update(null, 0);
+              const hidden = shards.node.hidden;
+              const of = (n, commands) => ({
+                Name: `lane-${n}`, Source: `10.0.0.${n}:6379`, Target: `10.0.1.${n}:6379`,
+                Slots: `${n * 163}-${n * 163 + 162}, 16300-16301 and 12 more`,
+                Phase: n === 0 ? "SNAPSHOT" : "FOLLOW", Keys: 123456, TotalKeys: 200000,
+                KeysPerSecond: n === 0 ? 51234.5 : 0, Commands: commands, Reason: "",
+                LagBytes: 1000, LagSeconds: 0.02, Link: n === 99 ? "down" : "up",
+              });
+              const all = (commands) => Array.from({length: 100}, (_, n) => of(n, commands));
+              shards.update({Shards: all(0)}, 1000);
+              shards.update({Shards: all(500)}, 3000);
+              const rows = Array.from(shards.node.querySelectorAll("tbody tr"));
+              const wide = document.documentElement.scrollWidth - innerWidth;
+              const box = shards.node.querySelector(".scrolled");
+              return [
+                hidden, rows.length, rows[0].innerText, rows[1].innerText, rows[99].dataset.tone,
+                shards.node.querySelector("p").textContent, wide, box.scrollWidth - box.clientWidth,
+              ];
+            })()"""
+        )
+        hidden, count, first, second, tone, totals, wide, too_wide = found
+        assert hidden
+        assert count == 100
+        assert "Snapshot" in first
+        assert "61.7 %" in first
+        assert "51.2k keys/s" in first
+        assert "250 commands/s" in second
+        assert "1.00 kB, 20 ms" in second
+        assert tone == "bad"
+        assert totals == (
+            "100 lanes: 1 × Snapshot, 99 × Follow · 100 kB behind · 51.2k keys/s · 25.0k commands/s"
+        )
+        assert wide <= 0
+        assert too_wide <= 0
+        assert page.complaints == []

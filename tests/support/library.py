@@ -87,6 +87,7 @@ class Run:
         self.events: list[str] = []
         self.history: list[Progress] = []
         self._source = source
+        self._ends = source, target
         self._on_progress = on_progress
         self._timeout = timeout
         handed_in = {name: options.pop(name) for name in _OF_TRANSFER if name in options}
@@ -115,7 +116,7 @@ class Run:
     @property
     def refusals(self) -> list[str]:
         """The reasons of the cut-overs that were refused so far."""
-        return [event for event in self.events if event.startswith("cut-over refused: ")]
+        return [event for event in self.events if "cut-over refused: " in event]
 
     @property
     def ended(self) -> bool:
@@ -147,7 +148,7 @@ class Run:
         `source`: the server that is followed now, where it is another than at the beginning. Of
         several shards the offsets are not looked at: what is behind, the cut-over applies.
         """
-        if source is None and isinstance(self._source, Cluster):
+        if source is None and any(isinstance(end, Cluster) for end in self._ends):
             self.wait_for(lambda: self.progress.can_complete, "a gate that is open")
             return
         offset = int(self._info(source, "replication")["master_repl_offset"])

@@ -20,14 +20,16 @@ from engine.front.http.app import Api
 from engine.front.http.authentication import Authenticator
 from engine.front.http.metrics import Metrics
 from engine.front.http.metrics_history import GROUPS_MOST, ROWS_MOST, SAMPLE_SECONDS, History
-from engine.front.migration_details import details, gates
+from engine.front.migration_details import details, gates, shards
 from engine.groups.lease import Lease
 from engine.groups.records import GroupRecord, LaneRecord, TransferRecord
 from engine.groups.states import Request, TransferStatus
 from engine.model.credentials import Credentials
+from engine.model.lane_plan import PlannedEnd, PlannedLane
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
 from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
 from engine.model.source_clients import SourceClients
 
 HOST = ("host", "127.0.0.1:8321")
@@ -257,6 +259,53 @@ def test_details() -> None:
     assert told["Source"] == {"Address": "10.0.0.1", "Port": 6379}
     assert told["AutoCutOver"] is False
     assert "Status" not in told
+
+
+def test_shards() -> None:
+    """The slowest first: what stands, what is copied least, what is not known, what is behind."""
+    record = transfer()
+    (whole,) = record.lanes
+    assert shards(record) == []
+    states = {
+        "behind": Progress(Phase.FOLLOW, lag_bytes=900, lag_seconds=2.0, commands=7, link="up"),
+        "in sync": Progress(Phase.FOLLOW, lag_bytes=0, lag_seconds=0.0, link="up"),
+        "unheard": Progress(Phase.FOLLOW, link="down"),
+        "half": Progress(Phase.SNAPSHOT, keys=5, total_keys=10, keys_per_second=3.5),
+        "a tenth": Progress(Phase.SNAPSHOT, keys=1, total_keys=10),
+        "stands": Progress(Phase.STOPPED, reason="the link is lost"),
+    }
+    server = PlannedEnd()
+    lanes = [whole]
+    for at, (name, progress) in enumerate(states.items()):
+        slots = SlotSet(((at * 10, at * 10 + 9),))
+        target = PlannedEnd("10.0.1.1", 7000 + at, (f"{at}" * 40,), slots)
+        plan = PlannedLane(name, slots, server, target)
+        lanes.append(replace(whole, id=at + 2, name=name, progress=progress, plan=plan))
+    record = replace(record, lanes=tuple(lanes))
+    found = shards(record)
+    order = ["stands", "a tenth", "half", "unheard", "behind", "in sync"]
+    assert [each["Name"] for each in found] == order
+    assert found[4] == {
+        "Name": "behind",
+        "Source": "10.0.0.1:6379",
+        "Target": "10.0.1.1:7000",
+        "Slots": "0-9",
+        "Phase": "FOLLOW",
+        "Keys": 0,
+        "TotalKeys": None,
+        "KeysPerSecond": 0.0,
+        "Commands": 7,
+        "LagBytes": 900,
+        "LagSeconds": 2.0,
+        "Link": "up",
+        "Reason": "",
+    }
+    told = details("migrating", record)
+    assert told is not None
+    assert told["Shards"] == found
+    # While no process works on it nothing is heard.
+    still = replace(record, status=TransferStatus.STOPPED)
+    assert {each["LagBytes"] for each in shards(still)} == {None}
 
 
 def test_details_of_a_migration_that_is_over() -> None:

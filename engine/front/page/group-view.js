@@ -8,6 +8,7 @@ import { Charts, Counters, Keys, Result } from "./figures.js";
 import { busy, Outcome } from "./form.js";
 import { address, duration, time } from "./format.js";
 import { toneOf } from "./group-list.js";
+import { Shards } from "./shards.js";
 import { StartForm } from "./start-form.js";
 import { Track } from "./track.js";
 
@@ -33,6 +34,7 @@ export class GroupView {
   #head;
   #charts = new Charts();
   #counters = new Counters();
+  #shards = new Shards();
   #events = new EventList();
   #result = new Result();
   #cutOver;
@@ -60,7 +62,7 @@ export class GroupView {
     const side = el("div", { class: "side" }, this.#cutOver.node, this.#counters.node);
     this.#after = el("div", { class: "buttons" }, this.#unblockButton, this.#stopClients);
     this.#result.node.append(this.#after);
-    const left = [this.#result.node, this.#start.node, this.#charts.node, this.#events.node];
+    const left = [this.#result.node, this.#start.node, this.#shards.node, this.#charts.node, this.#events.node];
     const columns = el("div", { class: "columns" }, el("div", { class: "wide" }, ...left), side);
     this.node = el("div", { class: "view" }, this.#head, columns);
     this.#side = side;
@@ -81,6 +83,7 @@ export class GroupView {
     say(this.#route, `${source}${target}`);
     this.#when(migration, details, now);
     this.#progress(migration, details);
+    this.#shards.update(migration && details, now);
     if (migration) {
       this.#start.clear();
       this.#keys.update(migration);
