@@ -14,6 +14,7 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -23,7 +24,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.route import Route
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from tests.support.lanes import Lanes, Way, shard_of
+from tests.support.lanes import Lanes, Way, shard_of, ways_into
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Counters
@@ -246,3 +247,56 @@ def test_a_shard_that_fails_over(server_factory: ServerFactory, name: str) -> No
         assert_equal(source.url, cluster.owner(0).url)
         assert not counters.check(source)
         assert source.client().info("stats")["sync_full"] == 1, run.events
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("names", [("redis-7.0", "redis-7.0"), ("valkey-8", "valkey-9")])
+def test_three_shards(server_factory: ServerFactory, names: tuple[str, str]) -> None:
+    """Three lanes from one server: shards fail over, nodes die with what their replicas did not
+    have yet, links are cut, and engines follow one another."""
+    seed = f"{SEED} three {names}"
+    source = server_factory(known(names[0]), *BACKLOG)
+    rng = random.Random(seed)
+    up = Proxy(source.host, source.port).start()
+    with Cluster.start(known(names[1]), primaries=3, replicas=1, make=server_factory) as cluster:
+        ways = [replace(way, source=up) for way in ways_into(source, cluster, by_shard=True)]
+        stores = [MemoryCheckpoint() for _ in ways]
+        try:
+            with Counters(source, db=0) as counters, Mixed(source, seed, flushes=0.002) as traffic:
+                for turn in range(3):
+                    with Lanes(ways, stores, retry_for=60.0, timeout=250.0) as run:
+                        run.following()
+                        for _ in range(8 if SOAK else 2):
+                            time.sleep(rng.random() * 0.4)
+                            _shard_trouble(cluster, rng)
+                            if rng.random() < 0.3:
+                                up.cut_now()
+                        run.following()
+                        time.sleep(rng.random() * 0.3)
+                        if turn < 2:
+                            up.refuse()
+                            up.cut_now()
+                            run.stop()
+                            up.refuse(False)
+                        else:
+                            traffic.stop()
+                            counters.stop()
+                            run.cut_over()
+                    assert run.error is None, run.events
+            assert_equal(source.url, cluster.url)
+            assert not counters.check(source)
+        finally:
+            up.stop()
+
+
+def _shard_trouble(cluster: Cluster, rng: random.Random) -> None:
+    """One shard fails over, as asked or because its primary is dead."""
+    old = rng.choice(cluster.primaries)
+    (replica,) = cluster.replicas_of(old)
+    if rng.random() < 0.5:
+        old.kill()
+        cluster.fail_over(replica, "TAKEOVER")
+        old.restart()
+    else:
+        cluster.fail_over(replica)
+    cluster.wait_until_whole()

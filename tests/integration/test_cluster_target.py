@@ -8,8 +8,10 @@ from benches.support.clusters import Cluster, slot_of
 from benches.support.compare import assert_equal
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
+from engine.errors import AuthError
 from engine.model.route import Route
-from engine.model.slots import SlotSet
+from engine.model.slots import SlotSet, slot_tag
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.lanes import Lanes, Way, ways_into
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
@@ -141,3 +143,53 @@ def test_three_nodes(server_factory: ServerFactory, names: tuple[str, str]) -> N
         assert_equal(source.url, cluster.url)
         for node in cluster.nodes:
             assert not [key for key in node.client().scan_iter() if key.startswith(OWN_PREFIX)]
+
+
+def test_a_user_who_may_not_end_connections(server_factory: ServerFactory) -> None:
+    """There is no other form than the one in which that is needed: refused, with the remedy."""
+    source = server_factory(known("redis-7.0"))
+    with Cluster.start(known("redis-7.0"), primaries=1, make=server_factory) as cluster:
+        (node,) = cluster.nodes
+        node.client().acl_setuser(
+            "mover",
+            enabled=True,
+            passwords=["+pw"],
+            keys=["*"],
+            channels=["*"],
+            commands=["+@all", "-client|kill"],
+        )
+        url = f"redis://mover:pw@{node.host}:{node.port}"
+        with Lanes([Way(source, url, Route(to_cluster=True, tag="own"), source)]) as run:
+            pass
+        assert isinstance(run.error, AuthError), run.events
+        assert "+client|kill" in run.error.remedy
+        assert not node.client().dbsize()
+
+
+def test_a_second_full_sync_empties_the_lanes_slots_alone(server_factory: ServerFactory) -> None:
+    """What the source deleted meanwhile is gone from the lane's slots; the others' keys stay."""
+    source = server_factory(known("redis-7.0"))
+    filled(source)
+    with Cluster.start(known("redis-7.0"), primaries=1, make=server_factory) as cluster:
+        (node,) = cluster.nodes
+        others = [f"o:{n}" for n in range(300) if slot_of(f"o:{n}") >= 8192]
+        for key in others:
+            node.client().set(key, "kept")
+        route = Route(slots=SlotSet(((0, 8191),)), to_cluster=True, tag=slot_tag(5))
+        ways, stores = [Way(source, node, route, source)], [MemoryCheckpoint()]
+        with Lanes(ways, stores) as run:
+            run.in_sync()
+            run.stop()
+        gone = [f"s:{n}" for n in range(KEYS) if slot_of(f"s:{n}") < 8192][:50]
+        source.client().delete(*gone)
+        # Its backlog is gone, and with it the way back.
+        source.client().execute_command("DEBUG", "CHANGE-REPL-ID")
+        with Lanes(ways, stores) as run:
+            run.cut_over()
+        assert run.error is None, run.events
+        assert any("is emptied" in event for event in run.events), run.events
+        client = node.client()
+        assert not any(client.exists(key) for key in gone)
+        assert all(client.get(key) == b"kept" for key in others)
+        mine = [key for key in source.client().scan_iter(count=1000) if slot_of(key) < 8192]
+        assert all(client.exists(key) for key in mine)
