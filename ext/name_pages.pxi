@@ -31,7 +31,7 @@ cdef enum NameStop:
 
 cdef enum:
     # Replies that may be owed at once, and names in one page.
-    NAME_REPLIES_MOST = 16
+    NAME_REPLIES_MOST = 256
     NAMES_IN_A_PAGE_MOST = 1 << 24
 
 # Bytes of one page. Names of megabytes make pages short, see `verify.key_sampling`.
@@ -40,7 +40,8 @@ cdef int64_t PAGE_BYTES_MOST = <int64_t>1 << 31
 
 @cython.final
 cdef class NamePage:
-    """The keys that one reply to SCAN named, those with the reader's prefix left out.
+    """The keys that one reply to SCAN named, those with the reader's prefix left out, and those that
+    are in none of its slots.
 
     Attributes:
         cursor: where the next page begins; 0: this was the last.
@@ -87,11 +88,17 @@ cdef class NamePageReader:
 
     `expect_page` and `expect_count` in the order of sending; `received` after reading into
     `input`; `take` gives, for each, a `NamePage`, the sum of the counts, or an error's text.
+
+    Args:
+        prefix: names that begin so are left out.
+        slots: so are those that are in none of these; None: all are kept.
     """
     cdef readonly InputBuffer input
     cdef bytes prefix
+    cdef SlotFilter slots
     cdef const uint8_t *left_out
     cdef size_t left_out_size
+    cdef bint of_slots
     cdef uint64_t expected[NAME_REPLIES_MOST]   # 0: a page; else so many integers
     cdef int head
     cdef int waiting
@@ -117,9 +124,11 @@ cdef class NamePageReader:
     cdef size_t cursor_size
     cdef const char *wanted
 
-    def __cinit__(self, bytes prefix not None):
+    def __cinit__(self, bytes prefix not None, SlotFilter slots=None):
         if not prefix:
             raise ValueError("a prefix has at least one byte")
+        self.slots = slots
+        self.of_slots = slots is not None
         self.input = InputBuffer()
         self.prefix = prefix
         self.left_out = <const uint8_t *>PyBytes_AS_STRING(prefix)
@@ -316,10 +325,12 @@ cdef class NamePageReader:
     cdef inline bint end_name(self) noexcept nogil:
         """A name is whole; False: it does not end in CRLF."""
         cdef size_t size = self.page_size - self.body_start - 2
+        cdef const uint8_t *name = self.page + self.body_start
         if self.page[self.page_size - 2] != 13 or self.page[self.page_size - 1] != 10:
             return False
-        if size >= self.left_out_size and memcmp(
-                self.page + self.body_start, self.left_out, self.left_out_size) == 0:
+        if size >= self.left_out_size and memcmp(name, self.left_out, self.left_out_size) == 0:
+            self.page_size = self.name_start
+        elif self.of_slots and not self.slots.has_key(name, size):
             self.page_size = self.name_start
         else:
             self.kept += 1

@@ -14,6 +14,8 @@ from engine.wire.control_connection import Admin, Arg
 _FIRST_PAGE = 50
 _GROWTH = 8
 _PAGE = 2000
+# The same where other places are walked beside it: a server answers no one else meanwhile.
+_PAGE_OF_MANY = 500
 # Bytes of names in one page, and in a sample: names of megabytes make both short.
 _PAGE_BYTES = 4 << 20
 _SAMPLE_BYTES = 16 << 20
@@ -25,18 +27,22 @@ _TRIES = 4
 
 
 class Pages:
-    """Goes through the keys that match the settings' filters, a page at a time."""
+    """Goes through the keys that match the settings' filters, a page at a time, from the cursor
+    `start` on, with so many others `beside` it."""
 
-    def __init__(self, settings: TransferSettings) -> None:
+    def __init__(self, settings: TransferSettings, start: int = 0, beside: int = 0) -> None:
         self._filters = _filters(settings)
-        self._cursor: Arg = 0
+        self.cursor = start
+        """Where the next page begins."""
         self._count = _FIRST_PAGE
+        self._most = _PAGE_OF_MANY if beside else _PAGE
+        self._most_bytes = _PAGE_BYTES // (1 + beside)
         self.over = False
         """The page that was taken is the last."""
 
     def command(self) -> tuple[Arg, ...]:
         """What asks for the next page."""
-        return ("SCAN", self._cursor, "COUNT", self._count, *self._filters)
+        return ("SCAN", self.cursor, "COUNT", self._count, *self._filters)
 
     def take(self, reply: Any) -> list[bytes]:
         """The keys of a reply to it. SCAN may name a key twice."""
@@ -47,10 +53,10 @@ class Pages:
 
     def pass_page(self, cursor: int, keys: int, nbytes: int) -> None:
         """A page was taken: where the next one begins, its keys, and the bytes of their names."""
-        self._cursor = cursor
-        self._count = min(self._count * _GROWTH, _PAGE)
+        self.cursor = cursor
+        self._count = min(self._count * _GROWTH, self._most)
         if keys:
-            self._count = max(min(self._count, _PAGE_BYTES // max(nbytes // keys, 1)), 1)
+            self._count = max(min(self._count, self._most_bytes // max(nbytes // keys, 1)), 1)
         self.over = cursor == 0
 
 

@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine._native import SlotFilter
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
 from engine.model import silent_commands
 from engine.model.command_calls import ASK_COUNTS
@@ -344,10 +345,18 @@ class LiveComparison:
             ends = one, other
             infos = await asyncio.gather(one.info(), other.info())
             databases = {entry.db for info in infos for entry in info.keyspace}
+            ranges = self._route.slots.ranges
             for db in sorted(databases):
                 for end in ends:
                     end.choose(db)
-                looked_up = absent_names(ends, infos, _EVERYTHING, db, extra=self.counts_are_known)
+                looked_up = absent_names(
+                    ends,
+                    infos,
+                    _EVERYTHING,
+                    db,
+                    extra=self.counts_are_known,
+                    slots=None if self._slots.all else SlotFilter(ranges, keyless=False),
+                )
                 async with contextlib.aclosing(looked_up) as pages:
                     async for here, absent, count in pages:
                         yield db, await self._shared(ends[here], absent), count

@@ -2,7 +2,8 @@
 
 Counts that agree prove nothing: a key that one end lacks and one that it has too many make the same
 number. A name costs each server well under a microsecond, and one page of either end is looked up
-while the next one is asked for: one round trip for both. Names pass as the bytes that they came as
+while the next one is asked for: one round trip for both, and for a page of each range of a table
+that is far away (`verify.name_ranges`). Names pass as the bytes that they came as
 (`ext/name_pages.pxi`), over connections of their own.
 """
 
@@ -10,18 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
-from engine._native import NamePage, NamePageReader
-from engine.errors import EngineError
+from engine._native import NamePage, NamePageReader, SlotFilter
+from engine.errors import AuthError, EngineError, ServerError
 from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.verify.key_sampling import Pages
+from engine.verify.name_ranges import Range, ranges
 from engine.wire.connection import Connection, answered
 from engine.wire.control_connection import Admin, all_of
 from engine.wire.dial import dial_and_ask
+
+T = TypeVar("T")
+# An end, a page of its names, and how many of them the other one has.
+_Found = tuple[int, NamePage, int]
+# So many pages that were looked up wait to be taken at the most.
+_AHEAD = 32
 
 
 async def absent_names(
@@ -32,110 +41,179 @@ async def absent_names(
     *,
     lacking: bool = True,
     extra: bool = True,
+    slots: SlotFilter | None = None,
 ) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
     """(end, names, count): names of the one end (0: source, 1: target) that the other has not, in
     the database `db`, which both connections are in; `count` names of it were looked up for that.
+    Where a table is walked in ranges some names are looked up twice.
 
-    The engine's own are left out. `lacking`, `extra`: whether names of the source, and of the
-    target, are looked up. Between two items the connections may be used for something else.
+    The engine's own are left out, and those in none of the `slots`. `lacking`, `extra`: whether
+    names of the source, and of the target, are looked up. Between two items the connections may be
+    used for something else.
 
     Raises `LinkError`, `AuthError`, `ServerError`.
     """
     async with contextlib.AsyncExitStack() as stack:
-        lines = await all_of(stack, (_line(end, settings, db) for end in ends))
-        sides = [_Names(settings, over=not lacking), _Names(settings, over=not extra)]
-        many = [info.capabilities.exists_of_many for info in infos]
-        while not all(side.over and side.page is None for side in sides):
-            asked = [
-                lines[here].ask(sides[here].next_page(), sides[1 - here].page, many[here])
-                for here in (0, 1)
+        lines = await all_of(stack, (_line(end, settings, db, slots) for end in ends))
+        lookup = _Lookup((lines[0], lines[1]), infos, settings, db)
+        wanted = [end for end, asked in enumerate((lacking, extra)) if asked]
+        task = asyncio.create_task(lookup.run(wanted))
+        stack.push_async_callback(_ended, task)
+        while found := await lookup.next(task):
+            # All that is there by now in one round trip.
+            lacking_any = [
+                [page for here, page, had in found if here == end and had != len(page)]
+                for end in (0, 1)
             ]
-            replies = await asyncio.gather(*asked)
-            pages = [side.page for side in sides]
-            for here in (0, 1):
-                sides[here].take(replies[here][0])
-            for there in (0, 1):
-                page, had = pages[there], replies[1 - there][1]
-                if page is not None:
-                    absent = [] if had == len(page) else await _absent(ends[1 - there], page)
-                    yield there, absent, len(page)
+            absent = [await _absent(ends[1 - end], lacking_any[end]) for end in (0, 1)]
+            for here, page, _ in found:
+                yield here, absent[here].get(page, []), len(page)
+        task.result()
 
 
-class _Names:
-    """One end's names; `page` are those that are to be looked up next."""
+class _Lookup:
+    """Walks both ends; `next` gives what was looked up."""
 
-    def __init__(self, settings: TransferSettings, *, over: bool = False) -> None:
-        self._pages = Pages(settings)
-        self.over = over
-        self.page: NamePage | None = None
+    def __init__(
+        self,
+        lines: tuple[_Line, _Line],
+        infos: tuple[ServerInfo, ServerInfo],
+        settings: TransferSettings,
+        db: int,
+    ) -> None:
+        self._lines = lines
+        self._infos = infos
+        self._settings = settings
+        self._db = db
+        self._ready: asyncio.Queue[_Found] = asyncio.Queue(_AHEAD)
 
-    def next_page(self) -> tuple[Any, ...] | None:
-        """The command that asks for it, if there is one."""
-        return None if self.over else self._pages.command()
+    async def next(self, task: asyncio.Task[None]) -> list[_Found]:
+        """What was looked up since, while `task` runs `run`; empty: that was all, or it failed."""
+        found: list[_Found] = []
+        if self._ready.empty() and not task.done():
+            getting = asyncio.ensure_future(self._ready.get())
+            await asyncio.wait({getting, task}, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                found.append(getting.result())
+            else:
+                await _ended(getting)
+        while not self._ready.empty():
+            found.append(self._ready.get_nowait())
+        return found
 
-    def take(self, page: NamePage | None) -> None:
-        """The reply to `next_page`; None: there was none."""
-        if page is not None:
-            self._pages.pass_page(page.cursor, page.named, page.nbytes)
-            self.over = self._pages.over
-        self.page = page if page is not None and len(page) else None
+    async def run(self, ends: Sequence[int]) -> None:
+        """Walk these ends."""
+        seconds = max(await _all([line.round_trip() for line in self._lines]))
+        await _all([self._walk(here, seconds) for here in ends])
+
+    async def _walk(self, here: int, round_trip: float) -> None:
+        info = self._infos[here]
+        keys = sum(entry.keys for entry in info.keyspace if entry.db == self._db)
+        parts = ranges(info, keys, round_trip)
+        # They begin one after another, so that their pages do not come in one heap.
+        pauses = [round_trip * number / len(parts) for number in range(len(parts))]
+        walks = [self._part(here, *each, len(parts)) for each in zip(parts, pauses, strict=True)]
+        if not all(await _all(walks)):
+            await self._part(here, Range(), 0.0, 1)
+
+    async def _part(self, here: int, part: Range, pause: float, parts: int) -> bool:
+        """Walk one of so many ranges; False: its cursors are in another order."""
+        ours, other = self._lines[here], self._lines[1 - here]
+        info = self._infos[1 - here]
+        # A cluster's node takes names of one slot in a command.
+        together = info.capabilities.exists_of_many and info.mode != "cluster"
+        pages = Pages(self._settings, start=part.start, beside=parts - 1)
+        page: NamePage | None = None
+        await asyncio.sleep(pause)
+        while page is not None or not pages.over:
+            # One page is looked up while the next one is asked for.
+            looked_up = None if page is None else other.ask_count(page, together)
+            asked = None if pages.over else ours.ask_page(pages.command())
+            if page is not None and looked_up is not None:
+                await self._ready.put((here, page, await looked_up))
+            page = None
+            if asked is None:
+                continue
+            following = await asked
+            if parts > 1 and not part.leads_on(pages.cursor, following.cursor):
+                return False
+            pages.pass_page(following.cursor, following.named, following.nbytes)
+            pages.over = part.is_over(following.cursor)
+            page = following if len(following) else None
+        return True
 
 
 class _Line:
-    """A connection that carries names."""
+    """A connection that carries names: pages of one end's, and counts of the other's."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, slots: SlotFilter | None) -> None:
         self._connection = connection
-        self._reader = NamePageReader(OWN_PREFIX)
-        self._owed = 0
-        self._answer: asyncio.Future[None] | None = None
+        self._reader = NamePageReader(OWN_PREFIX, slots)
+        self._answers: deque[asyncio.Future[Any]] = deque()
 
     def take_over(self, timeout: float) -> None:
         """From here on it carries nothing else; `timeout`: seconds for an answer."""
         self._connection.take_over(self._reader, self._on_ready, self._on_lost)
-        self._connection.watch(lambda: self._answer is not None, timeout)
+        self._connection.watch(lambda: bool(self._answers), timeout)
 
-    async def ask(
-        self, scan: Sequence[Any] | None, page: NamePage | None, many: bool
-    ) -> tuple[NamePage | None, int | None]:
-        """The next page, and how many names of `page` the server has. Raises `LinkError`,
-        `AuthError`, `ServerError`."""
-        connection, reader = self._connection, self._reader
-        if scan is not None:
-            reader.expect_page()
-            connection.write(connection.encode(*scan))
-            self._owed += 1
-        if page is not None:
-            reader.expect_count(1 if many else len(page))
-            connection.write(page.lookup(connection.name_of("EXISTS"), together=many))
-            self._owed += 1
-        if not self._owed:
-            return None, None
+    async def round_trip(self) -> float:
+        """Seconds from a question to its answer."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        self._reader.expect_count()
+        command = self._connection.encode("EXISTS", OWN_PREFIX)
+        with contextlib.suppress(AuthError, ServerError):
+            await self._ask(command)
+        return loop.time() - asked_at
+
+    def ask_page(self, scan: Sequence[Any]) -> asyncio.Future[NamePage]:
+        """The page of names that this command asks for. Raises `LinkError`, `AuthError`,
+        `ServerError`."""
+        self._reader.expect_page()
+        return self._ask(self._connection.encode(*scan))
+
+    def ask_count(self, page: NamePage, together: bool) -> asyncio.Future[int]:
+        """How many names of `page` the server has, asked for `together` in one command. Raises as
+        `ask_page`."""
+        self._reader.expect_count(1 if together else len(page))
+        name = self._connection.name_of("EXISTS")
+        return self._ask(page.lookup(name, together=together))
+
+    def _ask(self, command: bytes) -> asyncio.Future[Any]:
+        connection = self._connection
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        # Whoever asked may have failed meanwhile, by another answer.
+        answer.add_done_callback(lambda each: each.cancelled() or each.exception())
         if connection.lost is not None:
-            raise connection.lost
-        self._answer = asyncio.get_running_loop().create_future()
-        try:
-            await self._answer
-        finally:
-            self._answer = None
-        replies, self._owed = reader.take(), 0
-        for reply in replies:
-            if isinstance(reply, str):
-                raise connection.reply_error(reply)
-        found = next((each for each in replies if isinstance(each, NamePage)), None)
-        return found, next((each for each in replies if isinstance(each, int)), None)
+            answer.set_exception(connection.lost)
+            return answer
+        self._answers.append(answer)
+        connection.write(command)
+        return answer
 
     def _on_ready(self, ready: int) -> None:
-        if ready >= self._owed and self._answer is not None and not self._answer.done():
-            self._answer.set_result(None)
+        if not ready:
+            return
+        for reply in self._reader.take():
+            answer = self._answers.popleft()
+            if answer.done():
+                continue
+            if isinstance(reply, str):
+                answer.set_exception(self._connection.reply_error(reply))
+            else:
+                answer.set_result(reply)
 
     def _on_lost(self, error: EngineError) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+        answers, self._answers = self._answers, deque()
+        for answer in answers:
+            if not answer.done():
+                answer.set_exception(error)
 
 
 @contextlib.asynccontextmanager
-async def _line(end: Admin, settings: TransferSettings, db: int) -> AsyncIterator[_Line]:
+async def _line(
+    end: Admin, settings: TransferSettings, db: int, slots: SlotFilter | None
+) -> AsyncIterator[_Line]:
     connection, (selected,) = await dial_and_ask(
         end.endpoint,
         [("SELECT", db)],
@@ -145,15 +223,39 @@ async def _line(end: Admin, settings: TransferSettings, db: int) -> AsyncIterato
     )
     try:
         answered(selected)
-        line = _Line(connection)
+        line = _Line(connection, slots)
         line.take_over(settings.io_timeout)
         yield line
     finally:
         connection.close()
 
 
-async def _absent(end: Admin, page: NamePage) -> list[bytes]:
-    """Those that the end has not: it is asked for each."""
-    names = page.names()
-    replies = await end.pipeline((("EXISTS", name) for name in names), raise_on_error=True)
-    return [name for name, there in zip(names, replies, strict=True) if not there]
+async def _absent(end: Admin, pages: Sequence[NamePage]) -> dict[NamePage, list[bytes]]:
+    """Of each page those that the end has not: it is asked for each name."""
+    names = [(page, name) for page in pages for name in page.names()]
+    if not names:
+        return {}
+    replies = await end.pipeline((("EXISTS", name) for _, name in names), raise_on_error=True)
+    absent: dict[NamePage, list[bytes]] = {}
+    for (page, name), there in zip(names, replies, strict=True):
+        if not there:
+            absent.setdefault(page, []).append(name)
+    return absent
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What they return; the first one that fails ends the others, and is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            await _ended(task)
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    """Cancel it, and wait for its end, whatever that is."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine._native import NamePage, NamePageReader, ProtocolError, encode_command
+from engine._native import NamePage, NamePageReader, ProtocolError, SlotFilter, encode_command
 
 PREFIX = b"own:"
 NAMES = st.lists(
@@ -118,11 +118,24 @@ def test_what_is_no_page(data: bytes) -> None:
         feed(reader, b"*2\r\n", [])
 
 
+@given(st.lists(st.binary(max_size=20), max_size=30), st.integers(0, 16000))
+def test_names_of_other_slots_are_left_out(names: list[bytes], first: int) -> None:
+    slots = SlotFilter([(first, first + 383), (0, 4000)], keyless=False)
+    reader = NamePageReader(PREFIX, slots)
+    reader.expect_page()
+    (page,) = feed(reader, page_reply(0, names), [1, 7, 30])
+    assert isinstance(page, NamePage)
+    kept = [name for name in names if slots.takes(name) and not name.startswith(PREFIX)]
+    assert page.names() == kept
+    assert (len(page), page.named) == (len(kept), len(names))
+    assert page.lookup(b"EXISTS") == encode_command(b"EXISTS", *kept)
+
+
 def test_what_is_not_owed() -> None:
     with pytest.raises(ProtocolError, match="no reply is owed"):
         feed(NamePageReader(PREFIX), b":1\r\n", [])
     reader = NamePageReader(PREFIX)
-    for _ in range(16):
+    for _ in range(256):
         reader.expect_page()
     with pytest.raises(ValueError, match="too many"):
         reader.expect_page()
