@@ -85,7 +85,7 @@ async def migrate(
             )
         else:
             try:
-                checks, runs = await operations.preflight(services, source, target, settings)
+                checks, told = await operations.preflight(services, source, target, settings)
             except PreflightFault as fault:
                 if on_checks is not None:
                     on_checks(fault.checks)
@@ -98,8 +98,10 @@ async def migrate(
                 if _group(registry, name, target) is None:
                     # Only now: a run that is refused leaves no group.
                     _register(registry, name, target)
-                begun = registry.begin_migration(name, [source], settings, worker=inline.worker)
-                operations.note_found(registry, name, checks, runs)
+                begun = registry.begin_migration(
+                    name, [source], settings, lanes=told.lanes, worker=inline.worker
+                )
+                operations.note_found(registry, name, checks, told)
                 return begun
 
             transfer = await services.state(begin, make=True)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from engine.front.service_context import ServiceContext
     from engine.groups.records import GroupRecord, TransferRecord
     from engine.groups.registry import Registry
+    from engine.transfer.checks.check_result import Preflight
 
 
 async def register(
@@ -67,9 +68,8 @@ async def test(
     """TestMigration."""
     settings = settings or TransferSettings()
     group, sources = await _asked(services, Operation.TEST, group_id, endpoints, settings)
-    checks, runs = await preflight(services, sources[0], group.primary, settings)
-    if runs:
-        await services.state(lambda registry: registry.note_engine(group.id, runs))
+    checks, found = await preflight(services, sources[0], group.primary, settings)
+    await services.state(lambda registry: note_target(registry, group.id, found))
     return {**await services.answer(group.id), "Checks": checks}
 
 
@@ -81,7 +81,7 @@ async def start(
     # 1. What can be known before is looked at before anything is written.
     group, sources = await _asked(services, Operation.START, group_id, endpoints, wanted)
     try:
-        checks, runs = await preflight(services, sources[0], group.primary, wanted)
+        checks, found = await preflight(services, sources[0], group.primary, wanted)
     except PreflightFault as fault:
         refusal = f"start refused: {fault.message}"
         await services.state(lambda registry: registry.add_event(group.id, refusal))
@@ -89,8 +89,8 @@ async def start(
 
     # 2. It begins.
     def begin(registry: Registry) -> TransferRecord:
-        begun = registry.begin_migration(group.id, sources, wanted)
-        note_found(registry, group.id, checks, runs)
+        begun = registry.begin_migration(group.id, sources, wanted, lanes=found.lanes)
+        note_found(registry, group.id, checks, found)
         return begun
 
     transfer = await services.state(begin)
@@ -296,8 +296,8 @@ async def delete(services: ServiceContext, group_id: str) -> dict[str, Any]:
 
 async def preflight(
     services: ServiceContext, source: Endpoint, target: Endpoint, settings: TransferSettings
-) -> tuple[list[dict[str, Any]], str]:
-    """The preflight's checks as dicts, and what the target runs; raises `PreflightFault` if one
+) -> tuple[list[dict[str, Any]], Preflight]:
+    """The preflight's checks as dicts, and what it has found; raises `PreflightFault` if one
     failed."""
     apply = services.credentials.apply
     found = await fleet.preflight(apply(source), apply(target), settings)
@@ -307,7 +307,7 @@ async def preflight(
     failed = [listed(check) for check in checks if check["outcome"] == "fail"]
     if failed:
         raise PreflightFault(f"the migration cannot start: {'; '.join(failed)}", checks)
-    return checks, found.engine
+    return checks, found
 
 
 def listed(check: Mapping[str, Any]) -> str:
@@ -327,15 +327,21 @@ def _name_other_port(checks: list[dict[str, Any]], name: str, entry: str | None)
 
 
 def note_found(
-    registry: Registry, group_id: str, checks: Sequence[dict[str, Any]], runs: str
+    registry: Registry, group_id: str, checks: Sequence[dict[str, Any]], found: Preflight
 ) -> None:
-    """Keep what the preflight has found: what the target runs, if it told, with the group, and each
+    """Keep what the preflight has found: what the target is, if it told, with the group, and each
     warning as an event of it."""
-    if runs:
-        registry.note_engine(group_id, runs)
+    note_target(registry, group_id, found)
     for each in checks:
         if each["outcome"] == "warn":
             registry.add_event(group_id, f"warning: {listed(each)}")
+
+
+def note_target(registry: Registry, group_id: str, found: Preflight) -> None:
+    """Keep what the target has told of itself: what it runs, and its shards."""
+    if found.engine:
+        registry.note_engine(group_id, found.engine)
+        registry.note_shards(group_id, found.shards)
 
 
 async def distinct(sources: Sequence[Endpoint], target: Endpoint) -> None:

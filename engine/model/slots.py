@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from engine._native import key_slot
-
 SLOTS = 16384
 """How many there are."""
 _RANGES_SHOWN = 5
@@ -118,6 +116,9 @@ def slot_tag(slot: int) -> str:
     `ValueError` for no slot."""
     if not 0 <= slot < SLOTS:
         raise ValueError(f"not a slot: {slot}")
+    # The core is not loaded where nothing is moved.
+    from engine._native import key_slot
+
     return next(tag for tag in _tags() if key_slot(tag.encode()) == slot)
 
 

@@ -17,18 +17,17 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from engine import logs
-from engine.errors import EngineError, LinkError, ServerError, UsageError
+from engine.errors import EngineError, UsageError
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.model.topology import Topology, merge
 from engine.transfer.async_helpers import cancelled
+from engine.transfer.cluster_node import ClusterNode
 from engine.transfer.control_connections import Side
 from engine.transfer.migration_context import MigrationContext
 from engine.wire import cluster
-from engine.wire.control_connection import Admin, admin
 
 # From one look to the next.
 _LOOK_SECONDS = 1.0
@@ -36,9 +35,6 @@ _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 3.0
 # Nodes beside the primaries that are asked where those are not known yet.
 _SEEDS_MOST = 6
-_SLOT_MIGRATIONS = ("CLUSTER", "GETSLOTMIGRATIONS")
-_OVER = frozenset({b"success", b"failed", b"cancelled", b"canceled"})
-_log = logs.logger(__name__)
 
 Moved = Callable[[Side, Endpoint], None]
 
@@ -69,7 +65,7 @@ class ClusterMonitor:
         self._on_event = on_event
         self._ends: list[_Attended] = []
         self._told: Topology | None = None
-        self._nodes: dict[tuple[str, int], _Node] = {}
+        self._nodes: dict[tuple[str, int], ClusterNode] = {}
         self._slots = ""
         self._wake = asyncio.Event()
         self.on_slots: Callable[[Topology], None] = lambda _: None
@@ -133,7 +129,7 @@ class ClusterMonitor:
             self._judge(each, merged)
         self._judge_slots(merged, SlotSet.of(under_way))
 
-    def _asked(self, end: Endpoint) -> list[_Node]:
+    def _asked(self, end: Endpoint) -> list[ClusterNode]:
         """The primaries, as far as they are known; else nodes that may tell of them."""
         most = _SEEDS_MOST if self._told is None else len(self._told.shards) + _SEEDS_MOST
         wanted = {(at.host, at.port): at for at in cluster.places_of(end, self._told, most)}
@@ -142,7 +138,7 @@ class ClusterMonitor:
             self._nodes.pop(place).let_go()
         for place, at in wanted.items():
             if place not in self._nodes:
-                self._nodes[place] = _Node(at, self._side)
+                self._nodes[place] = ClusterNode(at, self._side, _ANSWER_SECONDS)
         return list(self._nodes.values())
 
     def _earlier(self, merged: Topology) -> bool:
@@ -224,75 +220,3 @@ class ClusterMonitor:
             parts.append(f"the {self._side}'s slots are where they were at the start")
         closed = "; no cut-over begins meanwhile" if moving or wrong else ""
         self._on_event(f"{'; '.join(parts)}{closed}")
-
-
-class _Node:
-    """A node that is asked again and again, over one connection while that stands."""
-
-    def __init__(self, at: Endpoint, side: Side) -> None:
-        self._at = at
-        self._side = side
-        self._stack = contextlib.AsyncExitStack()
-        self._end: Admin | None = None
-        self._closing: asyncio.Task[None] | None = None
-        self._knows_migrations = True
-        self.under_way: set[int] = set()
-        """Slots of migrations that it has under way (Valkey 9)."""
-
-    async def ask(self) -> Topology | EngineError:
-        """What it tells; or why it does not."""
-        try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                if self._end is None:
-                    opening = admin(
-                        self._at, timeout=_ANSWER_SECONDS, fault=self._side, straight=True
-                    )
-                    self._end = await self._stack.enter_async_context(opening)
-                replies = await self._end.ask(*cluster.QUESTIONS)
-                await self._ask_migrations(self._end)
-            return cluster.read(self._at, replies)
-        except TimeoutError:
-            await self.close()
-            return LinkError(
-                f"{self._at.address} gave no answer within {_ANSWER_SECONDS:g} s",
-                fault=self._side,
-            )
-        except EngineError as exc:
-            await self.close()
-            return exc
-
-    async def _ask_migrations(self, end: Admin) -> None:
-        self.under_way = set()
-        if not self._knows_migrations:
-            return
-        (reply,) = await end.pipeline([_SLOT_MIGRATIONS])
-        if isinstance(reply, ServerError):
-            self._knows_migrations = False
-        elif isinstance(reply, list):
-            self.under_way = {slot for job in reply for slot in _slots_under_way(job)}
-
-    async def close(self) -> None:
-        """Let go of its connection."""
-        self._end = None
-        with contextlib.suppress(EngineError):
-            await self._stack.aclose()
-
-    def let_go(self) -> None:
-        """The same, beside what goes on."""
-        self._closing = asyncio.ensure_future(self.close())
-
-
-def _slots_under_way(job: object) -> SlotSet:
-    """Of an entry of CLUSTER GETSLOTMIGRATIONS (a flat list of names and values)."""
-    if not isinstance(job, list):
-        return SlotSet()
-    fields = dict(zip(job[::2], job[1::2], strict=False))
-    state, ranges = fields.get(b"state"), fields.get(b"slot_ranges")
-    if not isinstance(state, bytes) or not isinstance(ranges, bytes) or state.lower() in _OVER:
-        return SlotSet()
-    found: set[int] = set()
-    for part in ranges.decode("ascii", "replace").replace(",", " ").split():
-        first, _, last = part.partition("-")
-        if first.isdigit() and (last or first).isdigit():
-            found.update(range(int(first), min(int(last or first), 16383) + 1))
-    return SlotSet.of(found)

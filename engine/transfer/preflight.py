@@ -18,14 +18,18 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine._native import key_slot
 from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
+from engine.model.route import ONLY, Route
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.model.topology import Topology
 from engine.transfer.async_helpers import cancelled
+from engine.transfer.checks import cluster
 from engine.transfer.checks.check_result import (
     Check,
     Outcome,
@@ -36,7 +40,6 @@ from engine.transfer.checks.check_result import (
     skipped,
     warned,
 )
-from engine.transfer.checks.cluster import check_cluster
 from engine.transfer.checks.databases import (
     check_chosen,
     check_existing,
@@ -76,8 +79,10 @@ from engine.transfer.checks.scripts import check_scripts
 from engine.transfer.checks.server_pair import check_apart, check_eviction, check_memory, check_pair
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.value_encodings import check_types
+from engine.transfer.cluster_preflight import Paired, preflight_of_clusters
 from engine.transfer.graphs_in_parts import REMEDY as GRAPHS_REMEDY
 from engine.transfer.graphs_in_parts import in_parts
+from engine.transfer.lane_plan import Deployment, LaneEnds
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
 from engine.wire.control_connection import Admin, admin, all_of
@@ -90,6 +95,10 @@ __all__ = ["Check", "Outcome", "Preflight", "preflight"]
 T = TypeVar("T")
 # Pairs of connections to ends far away.
 _PAIRS_FAR = 8
+_LOAD_IT_FIRST = (
+    "A file is moved into a server with cluster mode disabled: load it into one, and move from "
+    "that one into the cluster."
+)
 
 
 async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettings) -> Preflight:
@@ -103,10 +112,10 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     if source.rdb_path is not None or source.aof_path is not None:
         found = await _preflight_of_file(source, target, settings)
     else:
-        found = await _preflight_of_server(source, target, settings)
+        found = await _preflight_of_servers(source, target, settings)
     asked = settings.skip_checks
     checks = tuple(skipped(c) if c.name in asked else c for c in found.checks)
-    return Preflight(checks, found.engine)
+    return replace(found, checks=checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,8 @@ class _Met:
     end: Admin | None = None
     info: ServerInfo | None = None
     round_trip: float = 0.0
+    told: Topology | None = None
+    """Its cluster, where it is a node of one."""
 
 
 _Result = Awaitable[Check | Iterable[Check] | None]
@@ -137,9 +148,35 @@ class _Chosen:
 _WorkOfWay = Callable[[Admin, Admin, _Chosen], _Result]
 
 
-async def _preflight_of_server(
+async def _preflight_of_servers(
     source: Endpoint, target: Endpoint, settings: TransferSettings
 ) -> Preflight:
+    ends: dict[Side, Deployment] = {}
+
+    async def pair(lane: LaneEnds, settings: TransferSettings) -> Paired:
+        return await _preflight_of_pair(lane.source, lane.target, settings, lane.route)
+
+    paired = await _preflight_of_pair(source, target, settings, None, ends)
+    if len(ends) < 2 or all(each.told is None for each in ends.values()):
+        return Preflight(tuple(paired.checks), engine_of(paired.target))
+    # 2. Clusters: what they are as a whole, and then each shard.
+    found = await preflight_of_clusters(ends, settings, pair)
+    of_clusters = {check.name for check in found.checks}
+    checks = [check for check in paired.checks if check.name not in of_clusters]
+    both = (*checks, *found.checks)
+    return Preflight(both, engine_of(paired.target), found.lanes, found.shards)
+
+
+async def _preflight_of_pair(
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    route: Route | None,
+    ends: dict[Side, Deployment] | None = None,
+) -> Paired:
+    """Look at two servers, which the lane of this route is to lead from and to. Where there is none
+    yet, and one of them is a cluster's node, nothing more is asked than what they are, which is in
+    `ends` then."""
     async with AsyncExitStack() as stack:
         # 1. Each end by itself.
         sides: tuple[tuple[Side, Endpoint], ...] = (("source", source), ("target", target))
@@ -149,19 +186,27 @@ async def _preflight_of_server(
         one, other = met
         checks = [*one.checks, *other.checks]
         if one.end is None or other.end is None or one.info is None or other.info is None:
-            ends = {side: each.end for (side, _), each in zip(sides, met, strict=True) if each.end}
-            infos = {
+            reached = {
+                side: each.end for (side, _), each in zip(sides, met, strict=True) if each.end
+            }
+            known = {
                 side: each.info for (side, _), each in zip(sides, met, strict=True) if each.info
             }
-            chosen = await _choose_way(ends, infos, settings)
-            checks += [*chosen.checks, *await _check_rights(ends, infos, settings, chosen)]
-            checks += await _check_comparing(ends, infos, settings, chosen)
-            return Preflight(tuple(checks), engine_of(other.info))
+            chosen = await _choose_way(reached, known, settings)
+            checks += [*chosen.checks, *await _check_rights(reached, known, settings, chosen)]
+            checks += await _check_comparing(reached, known, settings, chosen)
+            return Paired(checks, one.info, other.info)
+        if route is None and (one.told is not None or other.told is not None):
+            assert ends is not None
+            ends["source"] = Deployment(source, one.info, one.told)
+            ends["target"] = Deployment(target, other.info, other.told)
+            return Paired(checks, one.info, other.info)
         far = max(one.round_trip, other.round_trip) >= FAR_SECONDS
         dialled = (source, one.end), (target, other.end)
         pairs = _Pairs(dialled, settings, stack, _PAIRS_FAR if far else 1)
-        checks += await _check_both(source, target, (one.info, other.info), settings, pairs, checks)
-    return Preflight(tuple(checks), engine_of(other.info))
+        infos = one.info, other.info
+        checks += await _check_both(source, target, infos, settings, pairs, checks, route or ONLY)
+    return Paired(checks, one.info, other.info)
 
 
 async def _check_both(
@@ -171,6 +216,7 @@ async def _check_both(
     settings: TransferSettings,
     pairs: _Pairs,
     before: Sequence[Check],
+    route: Route,
 ) -> list[Check]:
     """The checks of two ends that have said what they are. Each of them asks for itself, as soon as
     what it depends on is known, and a pair of connections is free."""
@@ -231,7 +277,8 @@ async def _check_both(
             return []
         keys = (await chosen).keys
         async with pairs.free() as (_, other):
-            return await _found(check_probe(other, from_info, to_info, keys), "probe")
+            probed = check_probe(other, from_info, to_info, keys, tag=route.tag)
+            return await _found(probed, "probe")
 
     ends = (source, from_info), (target, to_info)
     lines = begin(_both(*(lineage(at, info, timeout=limit) for at, info in ends)))
@@ -241,12 +288,30 @@ async def _check_both(
         # 3. What has to be asked for.
         types = ask(lambda one, _: check_types(one, from_info, to_info, moved), "value-types")
         modules = ask(lambda one, two: check_modules(one, two, both, moved), "modules")
-        in_target = [
-            ask(lambda _, two: check_room(two, moved), "databases"),
-            ask(lambda _, two: check_free(two, settings), "other-migration"),
-            ask(lambda one, two: check_leftovers(one, two, settings), LEFTOVERS),
-            ask(lambda _, two: check_existing(two, to_info, moved, settings), "existing-keys"),
-        ]
+        slot = key_slot(route.tag.encode())
+        own_slot = slot if route.to_cluster else None
+        if route.to_cluster:
+            in_target = [
+                ask(lambda _, two: cluster.check_free(two, slot, settings), "other-migration"),
+                ask(lambda _, two: cluster.check_left(two, slot, settings), LEFTOVERS),
+                ask(lambda one, _: cluster.check_hot_slot(one)),
+            ]
+        else:
+            in_target = [
+                ask(lambda _, two: check_free(two, settings), "other-migration"),
+                ask(lambda one, two: check_leftovers(one, two, settings), LEFTOVERS),
+            ]
+        in_target.append(
+            ask(
+                lambda _, two: check_existing(two, to_info, moved, settings, slot=own_slot),
+                "existing-keys",
+            )
+        )
+        if route.from_cluster or route.to_cluster:
+            room = begin(_now(cluster.check_databases(from_info, moved)))
+        else:
+            room = ask(lambda _, two: check_room(two, moved), "databases")
+        in_target.insert(0, room)
         if settings.databases is not None:
             about = ask(lambda one, _: check_chosen(one, from_info, moved), "chosen-databases")
             in_target.insert(0, about)
@@ -338,6 +403,10 @@ class _Pairs:
             self._idle.put_nowait(pair)
 
 
+async def _now(check: Check) -> list[Check]:
+    return [check]
+
+
 async def _both(one: Awaitable[T], other: Awaitable[T]) -> tuple[T, T]:
     first, second = await asyncio.gather(one, other)
     return first, second
@@ -377,6 +446,9 @@ async def _preflight_of_file(
         met = await _meet("target", target, settings, stack)
         end, info = met.end, met.info
         checks += met.checks
+        if info is not None and info.mode == "cluster":
+            checks = [each for each in checks if each.name != "target-mode"]
+            checks.append(failed("target-mode", "cluster mode is enabled", _LOAD_IT_FIRST))
         if end is not None and info is not None:
             rights = check_rights("target", end, info, settings, "replica" if aof else "scan")
             await _guarded(checks, "target-permissions", rights)
@@ -474,12 +546,13 @@ async def _meet(
         checks[:] = [each for each in checks if each.name != users.name]
         checks.append(users)
     checks.extend(check_server(side, info, settings))
+    told = None
     if info.mode == "cluster":
-        # That it is one is not all that its nodes say.
-        with suppress(EngineError):
-            found = await check_cluster(side, end)
-            checks = [found if each.name == found.name else each for each in checks]
-    return _Met(checks, end, info, round_trip)
+        try:
+            told = await cluster.ask_topology(end)
+        except EngineError as error:
+            checks.append(failed(f"{side}-mode", error.message, error.remedy))
+    return _Met(checks, end, info, round_trip, told)
 
 
 async def _choose_way(

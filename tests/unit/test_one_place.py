@@ -128,6 +128,7 @@ PERIODIC = {
     "engine/front/migration_keeper.py": "looks at every migration each second",
     "engine/sources/source_monitor.py": "asks the source twice a second",
     "engine/transfer/sentinel_monitor.py": "listens to one Sentinel after another",
+    "engine/transfer/slot_audit.py": "looks at slots as they are named, until all are read",
 }
 
 

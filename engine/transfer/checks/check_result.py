@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from engine.errors import AuthError, EngineError
+from engine.model.group_shards import GroupShard
+from engine.model.lane_plan import PlannedLane
 from engine.model.online_checkpoint import OWN_PREFIX
 from engine.wire.control_connection import Admin
 
@@ -31,6 +33,10 @@ class Preflight:
     checks: tuple[Check, ...]
     engine: str = ""
     """What the target runs: "redis" or "valkey"; empty where that was not found out."""
+    lanes: tuple[PlannedLane, ...] = ()
+    """Those that a migration has, where an end is a cluster."""
+    shards: tuple[GroupShard, ...] = ()
+    """Those of a target that is a cluster."""
 
     @property
     def ok(self) -> bool:

@@ -11,6 +11,7 @@ from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, failed, listed, own_keys, passed, warned
+from engine.transfer.checks.cluster import own_keys_in
 from engine.transfer.target_claim import foreign
 from engine.wire.control_connection import Admin
 from engine.wire.own_key_count import OWN_DB, count_own
@@ -83,11 +84,17 @@ async def check_free(target: Admin, settings: TransferSettings) -> Check:
 
 
 async def check_existing(
-    target: Admin, info: ServerInfo, moved: list[int], settings: TransferSettings
+    target: Admin,
+    info: ServerInfo,
+    moved: list[int],
+    settings: TransferSettings,
+    *,
+    slot: int | None = None,
 ) -> Check:
-    """Keys that the target holds where the source's will go; the engine's own are none of them."""
+    """Keys that the target holds where the source's will go; the engine's own are none of them.
+    `slot`: where those are, on a cluster's node."""
     name = "existing-keys"
-    own = await count_own(target)
+    own = await count_own(target) if slot is None else len(await own_keys_in(target, slot))
     keys = {each.db: each.keys - (own if each.db == OWN_DB else 0) for each in info.keyspace}
     target_position = {db: count for db, count in keys.items() if count > 0 and db in moved}
     total = sum(count for count in keys.values() if count > 0)

@@ -171,12 +171,6 @@ def _mode(side: Side, info: ServerInfo) -> Check:
             "a Sentinel: it holds no data",
             "Write redis+sentinel://HOST:PORT/NAME for the primary that it watches as NAME.",
         )
-    if info.mode == "cluster":
-        return failed(
-            name,
-            "cluster mode is enabled",
-            "Only servers with cluster mode disabled can be moved for now.",
-        )
     return passed(name, info.mode)
 
 

@@ -36,14 +36,17 @@ async def check_probe(
     source_info: ServerInfo,
     target_info: ServerInfo,
     keys: SampleKeys = UNKNOWN,
+    *,
+    tag: str = "",
 ) -> Check:
     """RESTORE a probe as the transfer would, read it back, delete it.
 
     A user of some keys alone may touch no name of ours: the probe's is then put behind one of
-    `keys`.
+    `keys`. `tag`: a hash tag whose slot the target has.
     """
     name = "probe"
-    own = f"{PREFIX}{secrets.token_hex(8)}".encode()
+    tagged = PREFIX.replace(":", f":{{{tag}}}:", 1) if tag else PREFIX
+    own = f"{tagged}{secrets.token_hex(8)}".encode()
     key = own
     version = _LOWEST
     if target_info.capabilities.accepts_footer_of(source_info.capabilities):

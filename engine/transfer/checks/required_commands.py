@@ -23,7 +23,9 @@ Way = Literal["replica", "scan"]
 # A name that is not in use, in the shape of the probe's: a user may be bound to a key pattern.
 ABSENT_KEY = "startmigration:probe:absent"
 _OWN_KEY = OWN_PREFIX + b"position:none"
-_CONTAINERS = frozenset({"OBJECT", "CLIENT", "COMMAND", "CONFIG", "XINFO", "XGROUP", "FUNCTION"})
+_CONTAINERS = frozenset(
+    {"OBJECT", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "XINFO", "XGROUP", "FUNCTION"}
+)
 
 
 class Trial(Enum):
@@ -78,7 +80,8 @@ _BOTH = (Needed(("PING",)), Needed(("INFO",)), Needed(("SELECT", 0)))
 
 def of_source(info: ServerInfo, settings: TransferSettings, way: Way) -> list[Needed]:
     """What the source's user needs."""
-    return [*_BOTH, *(_scanned(info, settings) if way == "scan" else _followed(info))]
+    needed = [*_BOTH, *(_scanned(info, settings) if way == "scan" else _followed(info))]
+    return [*needed, *_OF_NODES] if info.mode == "cluster" else needed
 
 
 def of_target(info: ServerInfo, way: Way) -> list[Needed]:
@@ -90,7 +93,25 @@ def of_target(info: ServerInfo, way: Way) -> list[Needed]:
         # A key without a value: MSET does nothing but complain.
         Needed(("MSET", ABSENT_KEY, "", ABSENT_KEY), "strings go by RESTORE, which takes longer"),
     ]
+    if info.mode == "cluster":
+        needed += [*_OF_NODES, *_OF_TARGET_NODES]
     return needed + _applied() if way == "replica" else needed
+
+
+_OF_NODES = (
+    Needed(("CLUSTER", "SLOTS")),
+    Needed(("CLUSTER", "NODES")),
+    Needed(("CLUSTER", "COUNTKEYSINSLOT", 0)),
+    Needed(("CLUSTER", "GETKEYSINSLOT", 0, 1)),
+)
+"""What a cluster tells of itself, and which keys a slot has."""
+_OF_TARGET_NODES = (
+    # No WATCH keeps another engine's connection out there: it is ended.
+    Needed(("CLIENT", "ID")),
+    Needed(("CLIENT", "LIST", "TYPE", "master")),
+    _queued("CLIENT", "KILL", "ID", 1),
+    _queued("CLIENT", "SETNAME", "startmigration"),
+)
 
 
 def _scanned(info: ServerInfo, settings: TransferSettings) -> Iterable[Needed]:
