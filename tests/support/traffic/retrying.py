@@ -44,8 +44,7 @@ class _Client(WritingThread):
     def __init__(self, end: End, number: int, rate: float, replicas: int) -> None:
         super().__init__(end, f"client {number}")
         # In one slot, which is another for each client.
-        tag = b"{%d}" % number if self._nodes.clustered else b"%d" % number
-        self.keys = tuple(b"client:%b:%b" % (tag, kind) for kind in (b"n", b"list", b"set"))
+        self.keys = tuple(b"client:{%d}:%b" % (number, kind) for kind in (b"n", b"list", b"set"))
         self.acknowledged: Counter[tuple[bytes, int]] = Counter()
         self.doubtful: Counter[tuple[bytes, int]] = Counter()
         self.refused: Counter[str] = Counter()
