@@ -88,5 +88,6 @@ def _followed(report: Report) -> str:
     if report.spool_bytes:
         parts.append(f"at most {volume(report.spool_bytes)} spooled")
     if report.fence_seconds is not None:
-        parts.append(f"writes blocked for {duration(report.fence_seconds)}")
+        last = f" (the shard {report.last_shard} was last)" if report.last_shard else ""
+        parts.append(f"writes blocked for {duration(report.fence_seconds)}{last}")
     return f"Read as a replica: {'; '.join(parts)}."

@@ -50,7 +50,8 @@ class Report(Figures):
 
     The figures are those of `Progress`, as they stood last. `expired` counts keys of a file whose
     time was over: they are not carried. `fence_seconds` is for how long writes to the source were
-    blocked, None without a fence. `left_out` names what the source holds beside keys and the
+    blocked, None without a fence; `last_shard`: the lane for which the others waited most
+    meanwhile, empty where there is one. `left_out` names what the source holds beside keys and the
     target did not get (the data of a module, a script …); `doubts` what of an append-only file may
     be otherwise there than on the server that wrote it. `sealed`: the settings of the source that
     have it refuse writes, as they were before (`transfer.write_block`); empty if they were not
@@ -74,6 +75,7 @@ class Report(Figures):
     status: Status
     expired: int = figure(0, report="expired in the file, and left out")
     fence_seconds: float | None = None
+    last_shard: str = ""
     sealed: str = ""
     verification: Verification | None = None
     sealed_at: str = ""

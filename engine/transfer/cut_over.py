@@ -14,9 +14,10 @@ the fence by the table (`record`), the promotion by `Promotion` itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from engine.errors import EngineError, StateError
-from engine.transfer.cut_over_barrier import Barrier, Refused, Step, StepFailed
+from engine.transfer.cut_over_barrier import Barrier, LastLane, Refused, Step, StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
 
@@ -32,6 +33,7 @@ def _fence_ends(lane: LaneCutOver) -> float | None:
 
 
 _L = LaneCutOver
+_PAUSE, _COMMIT = "pause writers", "commit"
 
 CUT_OVER: tuple[CutOverStep, ...] = (
     # What takes its time, while no client has to wait for it.
@@ -41,7 +43,7 @@ CUT_OVER: tuple[CutOverStep, ...] = (
     Step("prepare the fence, and restore TTLs", _L.prepare, undo=_L.extend_ttls),
     # From here on a fence may stand, and is in the state.
     Step("approach the fence", _L.approach, record=_L.record_fence, undo=_L.remove_fence),
-    Step("pause writers", _L.pause, until=_fence_ends, late=_behind("writers were paused")),
+    Step(_PAUSE, _L.pause, until=_fence_ends, late=_behind("writers were paused")),
     Step(
         "apply the rest of the stream",
         _L.drain,
@@ -70,7 +72,7 @@ CUT_OVER: tuple[CutOverStep, ...] = (
     # The target answers whether it is open, without a deadline.
     Step("promote the target", _L.promote),
     # From here on there is no way back.
-    Step("commit", _L.commit),
+    Step(_COMMIT, _L.commit),
     Step("let clients go", _L.let_go),
 )
 
@@ -100,6 +102,9 @@ class CutOver:
 
     def __init__(self, lanes: Sequence[LaneCutOver]) -> None:
         self._lanes = lanes
+        self.last: LastLane[LaneCutOver] | None = None
+        """Behind the fence of the cut-over that passed: the lane for which the others waited most,
+        for how long in all, and at which step most of that; None: it was alone."""
 
     async def run(
         self, steps: Sequence[CutOverStep], followed: Sequence[Followed | None]
@@ -121,6 +126,7 @@ class CutOver:
                 await barrier.run(self._lanes)
             except StepFailed as failed:
                 return self._refused(failed)
+            self.last = _waited_for(barrier.last, steps)
             return self._passed(steps)
         finally:
             for lane in begun:
@@ -149,7 +155,12 @@ class CutOver:
     def _passed(self, steps: Sequence[CutOverStep]) -> CutOverCheckResult:
         for lane in self._lanes:
             if steps is CUT_OVER:
-                lane.note_cut_over()
+                last = self.last
+                waited = last if last is not None and last.lane is lane else None
+                lane.note_cut_over(
+                    "" if waited is None else waited.step.name,
+                    0.0 if waited is None else waited.seconds,
+                )
             elif steps is IN_SYNC:
                 lane.note_in_sync()
             else:
@@ -168,3 +179,20 @@ class CutOver:
         seconds = [lane.fence_seconds for lane in self._lanes]
         known = [each for each in seconds if each is not None]
         return max(known) if len(known) == len(seconds) else None
+
+
+def _waited_for(
+    last: Sequence[LastLane[LaneCutOver]], steps: Sequence[CutOverStep]
+) -> LastLane[LaneCutOver] | None:
+    """The lane for which the others waited most while the fence stood."""
+    names = [step.name for step in steps]
+    fenced = set(names[names.index(_PAUSE) : names.index(_COMMIT) + 1]) if _PAUSE in names else ()
+    of_lane: dict[int, list[LastLane[LaneCutOver]]] = {}
+    for each in last:
+        if each.step.name in fenced:
+            of_lane.setdefault(id(each.lane), []).append(each)
+    if not of_lane:
+        return None
+    most = max(of_lane.values(), key=lambda waits: sum(each.seconds for each in waits))
+    longest = max(most, key=lambda each: each.seconds)
+    return replace(longest, seconds=sum(each.seconds for each in most))

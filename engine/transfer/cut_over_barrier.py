@@ -73,6 +73,15 @@ class Step(Generic[L]):
     late: Callable[[L], str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LastLane(Generic[L]):
+    """The lane that was last to pass a step, and for how many seconds the others waited for it."""
+
+    step: Step[L]
+    lane: L
+    seconds: float
+
+
 class Barrier(Generic[L]):
     """Takes the steps of a table. `decided` tells whether there is no way back on a lane."""
 
@@ -86,6 +95,8 @@ class Barrier(Generic[L]):
         self._steps = steps
         self._decided = decided
         self._name_of = name_of
+        self.last: list[LastLane[L]] = []
+        """Of each step that was passed on several lanes, in their order."""
 
     async def run(self, lanes: Sequence[L]) -> None:
         """Take every step on all lanes. Raises `StepFailed`, behind which all is undone or decided;
@@ -104,8 +115,11 @@ class Barrier(Generic[L]):
         self, step: Step[L], lanes: Sequence[L], begun: list[tuple[Step[L], L]]
     ) -> None:
         left = list(lanes)
+        loop = asyncio.get_running_loop()
+        before = loop.time()
 
         async def on(lane: L) -> None:
+            nonlocal before
             try:
                 with logs.of_shard(self._name_of(lane)):
                     if step.record is not None:
@@ -115,9 +129,14 @@ class Barrier(Generic[L]):
             except Exception as cause:
                 raise StepFailed(step, lane, cause) from cause
             left.remove(lane)
-            if not left and len(lanes) > 1:
-                with logs.of_shard(self._name_of(lane)):
-                    _log.info("Cut-over: %s: this shard was last", step.name)
+            if left or len(lanes) == 1:
+                before = loop.time()
+                return
+            seconds = loop.time() - before
+            self.last.append(LastLane(step, lane, seconds))
+            with logs.of_shard(self._name_of(lane)):
+                extra = {"seconds": round(seconds, 3)}
+                _log.info("Cut-over: %s: this shard was last", step.name, extra=extra)
 
         bounds = [at for at in map(step.until, lanes) if at is not None]
         try:

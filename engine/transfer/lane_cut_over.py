@@ -212,14 +212,18 @@ class LaneCutOver:
             context.trying_again = context.can_complete = False
             context.lead_back(Phase.FOLLOW, reason)
 
-    def note_cut_over(self) -> None:
-        """The target is open, and all is done."""
+    def note_cut_over(self, step: str, waited: float) -> None:
+        """The target is open, and all is done. The other lanes have `waited` so many seconds for
+        this one, most of it at the step called `step`; empty: for another one, or none."""
         context = self._context
         self._timing.close()
         context.reason = self._reason
+        last = ""
+        if step:
+            last = f"; this shard was last: the others waited {waited:.3f} s for it ({step})"
         context.on_event(
             f"cut over at offset {self._follower.position.offset:,}, {self.fence_seconds:.3f} s "
-            "after the fence was put up"
+            f"after the fence was put up{last}"
         )
 
     def note_in_sync(self) -> None:

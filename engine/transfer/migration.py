@@ -117,6 +117,8 @@ class Migration:
             await cancelled(asked)
 
     async def _run(self, lanes: Sequence[Lane]) -> None:
+        # What was promoted before takes no part.
+        self._cut_over = CutOver([lane.cut_over for lane in lanes])
         tasks = [asyncio.create_task(_of(lane, lane.run())) for lane in lanes]
         word = asyncio.create_task(self._orders.word.wait())
         try:
@@ -179,8 +181,12 @@ class Migration:
             return True
         if not result.ok:
             self._note_refused(result, lanes)
-        for offer in offers:
-            offer.give_back(over=result.ok)
+        for lane, offer in zip(lanes, offers, strict=True):
+            if not result.ok and offer.followed is not None and lane.cut_over.stopped:
+                # It had stopped to follow when another lane refused.
+                offer.fail(TakenUpAnew(result.reason))
+            else:
+                offer.give_back(over=result.ok)
         return True
 
     @property
@@ -296,6 +302,12 @@ class Migration:
     def fence_seconds(self) -> float | None:
         """From the fence to the open target, where that took longest."""
         return self._cut_over.fence_seconds
+
+    @property
+    def last_shard(self) -> str:
+        """The lane for which the others waited most while writes were blocked; empty: none."""
+        last = self._cut_over.last
+        return "" if last is None else last.lane.name
 
     @property
     def spooled_most(self) -> int:

@@ -515,6 +515,7 @@ class Transfer:
             )
         if _follows(self._way):
             way["fence_seconds"] = self._way.fence_seconds
+            way["last_shard"] = self._way.last_shard
             way |= self._way.at_source()
             way["spool_bytes"] = self._way.spooled_most
         return Report(

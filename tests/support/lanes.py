@@ -22,6 +22,7 @@ from benches.support.clusters import Cluster, node_id
 from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
 from engine.errors import EngineError
+from engine.fleet.verification_gate import comparisons_of
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
@@ -59,14 +60,17 @@ class Lanes:
         stores: Sequence[MemoryCheckpoint] | None = None,
         *,
         comparison: Callable[[Endpoint, Endpoint], Comparison] | None = None,
+        compared: bool = False,
         resumable: bool = True,
         timeout: float = 120.0,
         **settings: Any,
     ) -> None:
+        """`compared`: both ends of all lanes are compared at the cut-over, as by a worker."""
         self.events: list[str] = []
         self.error: EngineError | None = None
         self.migration: Migration
         self.overview: Overview
+        self._compared = compared
         self.stores = list(stores) if stores else [MemoryCheckpoint() for _ in ways]
         self._ways = ways
         self._comparison = comparison
@@ -112,16 +116,24 @@ class Lanes:
 
         self.wait_for(reached, f"in sync at {offsets}")
 
-    def cut_over(self) -> None:
+    def refused(self) -> str:
+        """Give the word; the refusal that follows."""
+        before = sum(map(_is_refusal, self.events))
+        self._loop.call_soon_threadsafe(self.overview.orders.word.set)
+        self.wait_for(lambda: sum(map(_is_refusal, self.events)) > before, "a refusal")
+        return next(each for each in reversed(self.events) if _is_refusal(each))
+
+    def cut_over(self, *, after_refusals: bool = False) -> None:
         """Give the word, until the migration is done. A refusal raises `AssertionError`."""
         self.in_sync()
+        before = sum(map(_is_refusal, self.events)) if after_refusals else 0
         self._loop.call_soon_threadsafe(self.overview.orders.word.set)
         wait_for(
-            lambda: not self._thread.is_alive() or any(map(_is_refusal, self.events)),
+            lambda: not self._thread.is_alive() or sum(map(_is_refusal, self.events)) > before,
             "an end",
             told=self._story,
         )
-        assert not any(map(_is_refusal, self.events)), self._story()
+        assert sum(map(_is_refusal, self.events)) == before, self._story()
 
     def _call(self, act: Callable[[], T]) -> T:
         """Run it on the engine's loop; here, if that does not run."""
@@ -181,7 +193,9 @@ class Lanes:
             self._settings, on_progress=lambda _: None, on_event=self.events.append, one_go=False
         )
         names = [f"lane{n}" if n else "" for n, _ in enumerate(self._ways)]
-        lanes = [self._lane(*each) for each in zip(self._ways, names, self.stores, strict=True)]
+        compared = self._comparisons()
+        parts = zip(self._ways, names, self.stores, compared, strict=True)
+        lanes = [self._lane(*each) for each in parts]
         migration = self.migration = Migration(overview, lanes)
         overview.begin(self._loop.time())
         self._began.set()
@@ -197,14 +211,24 @@ class Lanes:
             await migration.close(resumable=self._resumable)
         await migration.save_last([])
 
-    def _lane(self, way: Way, name: str, store: MemoryCheckpoint) -> Lane:
+    def _comparisons(self) -> Sequence[Comparison | None]:
+        ends = [(_endpoint(way.source), _endpoint(way.target), way.route) for way in self._ways]
+        if self._compared:
+            return comparisons_of(ends, self._settings, lambda: bool(self.migration.held_before))
+        if self._comparison is None:
+            return [None] * len(ends)
+        return [self._comparison(source, target) for source, target, _ in ends]
+
+    def _lane(
+        self, way: Way, name: str, store: MemoryCheckpoint, comparison: Comparison | None
+    ) -> Lane:
         ends = _endpoint(way.source), _endpoint(way.target)
         return Lane(
             *ends,
             self.overview.lane(name),
             checkpoints=store,
             gate=_pass_all,
-            comparison=None if self._comparison is None else self._comparison(*ends),
+            comparison=comparison,
             route=way.route,
         )
 
