@@ -34,6 +34,11 @@ class Route:
     shared_target: bool = False
 
     @property
+    def by_slot(self) -> bool:
+        """Whether the target has, or may have, keys in other slots that are not this lane's."""
+        return self.to_cluster or self.slots != ALL_SLOTS
+
+    @property
     def target_slots(self) -> SlotSet | None:
         """The slots outside of which this lane has nothing to do on a cluster's node; None: the
         target is none, and takes keys of all slots in one command."""

@@ -44,6 +44,7 @@ import contextlib
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from engine import logs
 from engine._native import (
@@ -63,10 +64,13 @@ from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import TargetPosition, begun_of
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.targets.applier_link import ApplierLink
+from engine.targets.slot_keys import keys_in, without_own
 from engine.targets.target_refusals import TRY_AGAIN, refused_all
 from engine.wire.connection import Connection
+from engine.wire.info_command import ask_info
 
 # A longer batch is not sent ahead: the connection keeps what the kernel does not take.
 _AHEAD_BYTES_MOST = 8 << 20
@@ -341,6 +345,53 @@ class Applier:
             refused = await self._not_applied(transaction, result)
             if refused is not None:
                 return refused
+
+    async def empty(self, slots: SlotSet, offset: int, db: int | None = None) -> None:
+        """Remove every key that the target has in `slots`, in this database or in all (None), but
+        for the engine's own, as a command of the stream at `offset` says. Nothing is under way.
+
+        Raises `PositionMoved`, `AuthError`.
+        """
+        del offset  # what is removed is removed again by an engine that goes on from before it
+        left = self.link.position
+        while True:
+            connection = await self.link.control()
+            try:
+                found = await self.link.watch(connection)
+                if found == left:
+                    info = await ask_info(connection)
+                    dbs = [each.db for each in info.keyspace] if db is None else [db]
+                    for each in dbs:
+                        found = await self._empty(connection, each, slots)
+                        if found != left:
+                            break
+            except (LinkError, ServerError) as exc:
+                await self.link.pause(exc)
+                continue
+            if found != left:
+                raise PositionMoved(found)
+            self.link.patience.progress()
+            self._attach(connection)
+            return
+
+    async def _empty(self, connection: Connection, db: int, slots: SlotSet) -> bytes | None:
+        """Remove those of one database; the position behind that, which they are removed with."""
+
+        async def ask(commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
+            return (await connection.together(("SELECT", db), *commands, home))[1:-1]
+
+        home: tuple[str, int] = ("SELECT", POSITION_DB)
+        found = self.link.position
+        async with contextlib.aclosing(keys_in(ask, slots, node=False)) as pages:
+            async for keys in pages:
+                if not (gone := without_own(keys)):
+                    continue
+                found = await self.link.watch(
+                    connection, ("MULTI",), ("SELECT", db), ("DEL", *gone), home, ("EXEC",)
+                )
+                if found != self.link.position:
+                    return found
+        return found
 
     async def _watch_again(self) -> None:
         """Have the position looked after from now on: a record's SET has ended that."""

@@ -75,20 +75,16 @@ class RecordApplier(Applier):
         transaction = self._encoder.encode_record(batch, value, skip=frozenset(skip), extras=extras)
         return await self._recorded(await self._sent(batch, transaction, value))
 
-    async def empty(self, slots: SlotSet, spared: Collection[bytes], offset: int) -> None:
-        """Remove every key that the target has in `slots`, but for those `spared`, as a command of
-        the stream at `offset` says: over this connection, which ends when another engine has the
-        target. Nothing is under way.
-
-        Raises `PositionMoved`, `AuthError`.
-        """
+    async def empty(self, slots: SlotSet, offset: int, db: int | None = None) -> None:
+        """As `Applier.empty`. The connection ends when another engine has the target."""
+        del db  # a cluster has one
         if not self._form.covers(offset):
             await self._go_ahead((), offset)
         while True:
             connection = await self._dialled()
             connection.release()
             try:
-                await remove_keys(_asking(connection), slots, spared)
+                await remove_keys(_asking(connection), slots, node=True)
             except (LinkError, ServerError) as exc:
                 await self.link.pause(exc)
             else:

@@ -1,9 +1,10 @@
-"""The keys of some slots on a cluster's node: counted, and removed."""
+"""The keys of some slots on a server: looked for, and removed. Where lanes share a target, the keys
+of its own slots are all that a lane may take away."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from engine._native import key_slot
@@ -24,31 +25,41 @@ Ask = Callable[[Sequence[tuple[bytes | str | int, ...]]], Awaitable[list[Any]]]
 """Sends commands to the node in one go, and gives their replies, errors as values."""
 
 
-async def remove_keys(ask: Ask, slots: SlotSet, spared: Collection[bytes] = ()) -> int:
-    """Remove the keys that the node has in `slots`, but for those `spared`; how many they were.
+async def remove_keys(ask: Ask, slots: SlotSet, *, node: bool) -> int:
+    """Remove the keys that the server has in `slots`, in the database that is chosen, but for the
+    engine's own; how many they were. `node`: it is a cluster's.
 
-    What is written there meanwhile may stay. Raises as `ask`, and the node's error.
+    What is written there meanwhile may stay. Raises as `ask`, and the server's error.
     """
     removed = 0
-    async with contextlib.aclosing(_of_each_slot(ask, slots)) as pages:
+    async with contextlib.aclosing(keys_in(ask, slots, node=node)) as pages:
         async for keys in pages:
-            if gone := [key for key in keys if key not in spared]:
-                removed += await _one(ask, "UNLINK", *gone)
+            if gone := without_own(keys):
+                removed += await _one(ask, "UNLINK" if node else "DEL", *gone)
     return removed
 
 
-async def has_keys(ask: Ask, slots: SlotSet) -> bool:
-    """Whether the node has a key in `slots` that is not the engine's own. Raises as
-    `remove_keys`."""
-    async with contextlib.aclosing(_of_each_slot(ask, slots)) as pages:
+async def has_keys(ask: Ask, slots: SlotSet, *, node: bool) -> bool:
+    """Whether the server has a key in `slots` that is not the engine's own. As `remove_keys`."""
+    async with contextlib.aclosing(keys_in(ask, slots, node=node)) as pages:
         async for keys in pages:
-            if not all(key.startswith(OWN_PREFIX) for key in keys):
+            if without_own(keys):
                 return True
     return False
 
 
+def without_own(keys: Iterable[bytes]) -> list[bytes]:
+    """The keys that are not the engine's own, of whichever lane."""
+    return [key for key in keys if not key.startswith(OWN_PREFIX)]
+
+
+def keys_in(ask: Ask, slots: SlotSet, *, node: bool) -> AsyncGenerator[list[bytes], None]:
+    """The keys of `slots` in portions, each of which one command takes. They may be removed
+    meanwhile."""
+    return _of_each_slot(ask, slots) if node else _scanned(ask, slots)
+
+
 async def _of_each_slot(ask: Ask, slots: SlotSet) -> AsyncGenerator[list[bytes], None]:
-    """The keys of `slots` in portions, each of one slot. They may be removed meanwhile."""
     counts = await _counts(ask, slots) if await _one(ask, "DBSIZE") > _FEW_KEYS else {}
     if counts and max(counts.values()) <= _SLOT_KEYS_MOST:
         for slot, count in counts.items():
@@ -57,15 +68,21 @@ async def _of_each_slot(ask: Ask, slots: SlotSet) -> AsyncGenerator[list[bytes],
                 yield keys[at : at + _KEYS_AT_ONCE]
         return
     # Quicker than asking for every slot, or than names that are too many for one reply.
+    async with contextlib.aclosing(_scanned(ask, slots)) as pages:
+        async for names in pages:
+            found: dict[int, list[bytes]] = {}
+            for name in names:
+                found.setdefault(key_slot(name), []).append(name)
+            for keys in found.values():
+                yield keys
+
+
+async def _scanned(ask: Ask, slots: SlotSet) -> AsyncGenerator[list[bytes], None]:
     wanted, cursor = frozenset(slots), b"0"
     while True:
         cursor, names = await _one(ask, "SCAN", cursor, "COUNT", _KEYS_AT_ONCE)
-        found: dict[int, list[bytes]] = {}
-        for name in names:
-            if (slot := key_slot(name)) in wanted:
-                found.setdefault(slot, []).append(name)
-        for keys in found.values():
-            yield keys
+        if found := [name for name in names if key_slot(name) in wanted]:
+            yield found
         if cursor == b"0":
             return
 

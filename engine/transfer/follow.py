@@ -171,9 +171,10 @@ class Follower:
         self.on_search: Callable[[bytes, str], None] = lambda name, why: None
         """Called with the name of a search alias or dictionary that a command did not change on the
         target, and why."""
-        self.empty: Callable[[int], Awaitable[None]] | None = None
-        """Awaited for FLUSHALL at this offset where the target does not get it, for it has keys of
-        other lanes, or is a cluster's node; None: it is sent."""
+        self.empty: Callable[[int, int | None], Awaitable[None]] | None = None
+        """Awaited for FLUSHALL (None) or FLUSHDB at this offset, of this database, where the target
+        does not get it, for it has keys of other lanes, or is a cluster's node; None: it is
+        sent."""
         self._unknown_commands: set[bytes] = set()
         # Keys that were found to differ, until the key resync has them.
         self._found: dict[DbKey, None] = {}
@@ -832,7 +833,9 @@ class Follower:
         """FLUSHALL, where the lane's keys are removed one by one in its place."""
         if self.empty is None or not batch.flushes:
             return set()
-        await self.empty(batch.end_offset)
+        for index in batch.indices(CMD_FLUSHES):
+            whole = batch.argument(index, 0).upper() == b"FLUSHALL"
+            await self.empty(batch.end_offset, None if whole else batch.db(index))
         return set(batch.indices(CMD_FLUSHES))
 
     async def _leave_out_crashing(self, batch: CommandBatch) -> set[int]:

@@ -534,20 +534,21 @@ class Lane:
                 left.recognise(self._checkpoint, context)
 
     async def _has_keys(self) -> bool:
-        """Whether the target has keys of its own where this lane's go. What other lanes bring
-        counts as such: it is not emptied."""
+        """Whether the target has keys of its own where this lane's go. What other lanes bring to
+        the same slots counts as such: it is not emptied."""
         route = self._ends.route
-        if not route.to_cluster:
+        if not route.by_slot:
             return self._writer.info.keys > 0 or route.shared_target
-        if not self._writer.info.keys:
-            return False
-
         found = False
 
         async def ask() -> None:
             nonlocal found
             async with self._ends.admin("target") as end:
-                found = await has_keys(end.pipeline, route.slots)
+                for entry in self._writer.info.keyspace:
+                    await end.select(entry.db)
+                    found = found or await has_keys(
+                        end.pipeline, route.slots, node=route.to_cluster
+                    )
 
         await self._context.insist(ask, "target")
         return found
@@ -657,9 +658,9 @@ class Lane:
                 left_out=self._losses.leave_out,
                 unnamed=self._losses.compare_all,
             )
-            if isinstance(applier, RecordApplier):
-                empty, slots = applier.empty, self._ends.route.slots
-                follower.empty = lambda offset: empty(slots, self._own.all, offset)
+            if self._ends.route.by_slot:
+                slots = self._ends.route.slots
+                follower.empty = lambda offset, db: applier.empty(slots, offset, db)
             self._resync.on_left = context.stats.leave
             follower.on_search = self._losses.search_refused
             follower.on_unknown_command = self._losses.on_unknown_command

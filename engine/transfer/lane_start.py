@@ -25,9 +25,8 @@ def inherit(
     if not ends.settings.take_over:
         raise foreign(other, ends.target.address)
     shared = ends.route.shared_target and not ends.route.to_cluster
-    checkpoint.note(
-        held_before=other.held_before or shared, had_keys=shared, taken_over=other.transfer
-    )
+    held_before = other.held_before or (shared and not ends.route.by_slot)
+    checkpoint.note(held_before=held_before, had_keys=shared, taken_over=other.transfer)
 
 
 class TargetLeftovers:

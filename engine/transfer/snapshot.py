@@ -218,7 +218,7 @@ class Snapshot:
         must not stay. If another engine has taken over, this raises, and the target is as it was:
         it may be in use by now."""
         mark, route = self._checkpoint.mark, self._ends.route
-        own, slots = self._ends.own_keys(mark.token), route.slots if route.to_cluster else None
+        own, slots = self._ends.own_keys(mark.token), route.slots if route.by_slot else None
         why = "full sync again"
         if mark.taken_over and not mark.full_syncs:
             why = f"the target is taken over from the migration {mark.taken_over}"
@@ -241,4 +241,6 @@ class Snapshot:
                 await end.call("CLIENT", "SETNAME", self._ownership.claim.client_name)
             await self._ownership.claim.clear(end, command)
             if slots is not None and not mark.held_before:
-                await remove_keys(end.pipeline, slots, own.all)
+                for entry in (await end.info()).keyspace:
+                    await end.select(entry.db)
+                    await remove_keys(end.pipeline, slots, node=route.to_cluster)

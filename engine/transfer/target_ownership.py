@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 
 from engine.errors import TransferFailed
+from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.targets.applier import PositionMoved
@@ -75,12 +76,21 @@ class TargetOwnership:
         """
         info, mark, route = await target.info(), self._checkpoint.mark, self._ends.route
         if not mark.held_before:
-            mine = not route.to_cluster or await has_keys(target.pipeline, route.slots)
+            mine = not route.by_slot or await self._has_keys(target)
             if not (info.keys and mine):
                 return
         if mark.held_before and mark.claimed_at and info.run_id != mark.claimed_at:
             return
         raise not_ours(target.name, info.keys)
+
+    async def _has_keys(self, target: Admin) -> bool:
+        """In the slots of the lane, in whichever database."""
+        route, found = self._ends.route, False
+        for entry in (await target.info()).keyspace:
+            await target.select(entry.db)
+            found = found or await has_keys(target.pipeline, route.slots, node=route.to_cluster)
+        await target.select(POSITION_DB)
+        return found
 
     async def revoke(self) -> TargetPosition:
         """The target was promoted, and that does not count: it is ours again. What it holds."""

@@ -12,7 +12,7 @@ from engine.errors import AuthError
 from engine.model.route import Route
 from engine.model.slots import SlotSet, slot_tag
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from tests.support.lanes import Lanes, Way, ways_into
+from tests.support.lanes import Lanes, Way, ways_from, ways_into
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
 from tests.support.writers import writing
@@ -193,3 +193,35 @@ def test_a_second_full_sync_empties_the_lanes_slots_alone(server_factory: Server
         assert all(client.get(key) == b"kept" for key in others)
         mine = [key for key in source.client().scan_iter(count=1000) if slot_of(key) < 8192]
         assert all(client.exists(key) for key in mine)
+
+
+def test_shards_into_one_server(server_factory: ServerFactory) -> None:
+    """A cluster's shards into one server: a shard that is flushed, or copied anew, takes its own
+    slots' keys away, and those of no other."""
+    target = server_factory(known("redis-7.0"))
+    with Cluster.start(known("redis-7.0"), primaries=3, make=server_factory) as cluster:
+        client = cluster.client()
+        for n in range(KEYS):
+            client.set(f"s:{n}", n)
+        stores = [MemoryCheckpoint() for _ in cluster.nodes]
+        ways = ways_from(cluster, target)
+        with Lanes(ways, stores) as run:
+            run.in_sync()
+            cluster.nodes[1].client().flushall()
+            client.set("s:1", "again")
+            run.in_sync()
+            run.stop()
+        there = target.client()
+        assert sorted(key for key in there.scan_iter(count=1000) if key.startswith(b"s:")) == (
+            sorted(key for node in cluster.nodes for key in node.client().scan_iter(count=1000))
+        )
+        gone = list(cluster.nodes[2].client().scan_iter(count=1000))[:50]
+        for key in gone:
+            client.delete(key)
+        cluster.nodes[2].client().execute_command("DEBUG", "CHANGE-REPL-ID")
+        with Lanes(ways, stores) as run:
+            run.cut_over()
+        assert run.error is None, run.events
+        assert sum("is emptied" in event for event in run.events) == 1, run.events
+        assert_equal(cluster.url, target.url)
+        client.close()

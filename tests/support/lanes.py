@@ -136,13 +136,12 @@ class Lanes:
         assert sum(map(_is_refusal, self.events)) == before, self._story()
 
     def _call(self, act: Callable[[], T]) -> T:
-        """Run it on the engine's loop; here, if that does not run."""
+        """Run it on the engine's loop."""
 
         async def there() -> T:
             return act()
 
-        if not self._loop.is_running():
-            return act()
+        assert self._loop.is_running(), f"it has ended: {self.error!r}, {self.events[-15:]}"
         found = asyncio.run_coroutine_threadsafe(there(), self._loop)
         while not concurrent.futures.wait([found], timeout=0.1).done:
             assert self._thread.is_alive(), f"it has ended: {self.error!r}, {self.events[-15:]}"
@@ -260,6 +259,16 @@ def ways_into(source: Server, cluster: Cluster, *, by_shard: bool = False) -> li
             shared_source=True,
         )
         found.append(Way(source, shard_of(cluster, node) if by_shard else node, route, source))
+    return found
+
+
+def ways_from(cluster: Cluster, target: Server) -> list[Way]:
+    """From each primary of a cluster to one server."""
+    found = []
+    for node in cluster.primaries:
+        slots = SlotSet.of(cluster.slots_of(node))
+        route = Route(slots=slots, from_cluster=True, shared_target=True)
+        found.append(Way(node, target, route, node))
     return found
 
 
