@@ -38,7 +38,7 @@ EndpointsOption = Annotated[
         node_list.OPTION,
         metavar="Address=HOST,Port=PORT …",
         help="The source's endpoints; also a JSON list. Exactly one for a group with cluster mode "
-        "disabled.",
+        "disabled; else one node of a cluster, or several.",
     ),
 ]
 LossOption = Annotated[

@@ -36,8 +36,9 @@ def migrate(
             metavar="URL",
             help="Where the data is: [redis://][USER[:PASSWORD]@]HOST[:PORT], rediss://… (TLS), "
             "unix:///PATH, redis+sentinel://HOST:PORT,HOST:PORT/NAME (the primary that Sentinels "
-            "watch as NAME); or rdb:PATH, a file of SAVE (rdb:- is standard input), or aof:PATH, "
-            "an append-only file or the folder of one. It is never written to.",
+            "watch as NAME), of a cluster any node, or several: HOST:PORT,HOST:PORT; or rdb:PATH, "
+            "a file of SAVE (rdb:- is standard input), or aof:PATH, an append-only file or the "
+            "folder of one. It is never written to.",
         ),
     ],
     target: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,11 +18,20 @@ def register_replication_group(
             "--primary-endpoint",
             metavar="URL",
             help="The target's primary: redis://HOST:PORT, rediss://…, unix:///PATH, "
-            "redis+sentinel://HOST:PORT,HOST:PORT/NAME. Credentials belong into the configuration: "
+            "redis+sentinel://HOST:PORT,HOST:PORT/NAME; of a cluster any node, or several: "
+            "redis://HOST:PORT,HOST:PORT. Credentials belong into the configuration: "
             "they are not kept with the group.",
         ),
     ],
     description: Annotated[str, typer.Option("--description", metavar="TEXT")] = "",
+    cluster_mode: Annotated[
+        Literal["enabled", "disabled"],
+        typer.Option(
+            "--cluster-mode",
+            help="Enabled: the target is a cluster, and a source may be named by several nodes. "
+            "(Of a target that says that it is one this is found out.)",
+        ),
+    ] = "disabled",
     state: StateOption = None,
     output: OutputOption = "text",
 ) -> None:
@@ -35,6 +44,9 @@ def register_replication_group(
         state,
         output,
         lambda engine: engine.register_replication_group(
-            replication_group_id, primary, description=description
+            replication_group_id,
+            primary,
+            description=description,
+            cluster_enabled=cluster_mode == "enabled",
         ),
     )

@@ -256,18 +256,21 @@ class Runner:
     def _progressed(self, progress: Progress) -> None:
         if (reason := tidied(progress.reason)) != progress.reason:
             progress = replace(progress, reason=reason)
-        self._progress = progress
-        self._state.progress(progress, self._of_lanes())
+        before, self._progress = self._progress, progress
+        turned = (before.phase, before.can_complete) != (progress.phase, progress.can_complete)
+        self._state.progress(progress, self._of_lanes(at_once=turned))
         self._progress_log.note(progress)
         if self._show_progress is not None:
             self._show_progress(progress)
         if self._waiting is not None and progress.can_complete:
             self._asked(self._waiting)
 
-    def _of_lanes(self) -> dict[str, Progress] | None:
+    def _of_lanes(self, *, at_once: bool) -> dict[str, Progress] | None:
         """How each lane stands, now and then; None: not now, or there is one alone."""
         now = time.monotonic()
-        if not self._claimed.record.parts or now - self._lanes_at < PROGRESS_EVERY:
+        if not self._claimed.record.parts:
+            return None
+        if not at_once and now - self._lanes_at < PROGRESS_EVERY:
             return None
         self._lanes_at = now
         return self._known_lanes()

@@ -43,6 +43,7 @@ async def register(
     """RegisterReplicationGroup (ours)."""
     group_id = validate.identifier(group_id)
     target = validate.primary_endpoint(primary)
+    cluster_enabled = cluster_enabled or target.cluster is not None
     if engine not in (None, "redis", "valkey"):
         raise InvalidParameterValueException(
             "Invalid value for Engine: must be redis or valkey.",
@@ -346,7 +347,8 @@ def note_target(registry: Registry, group_id: str, found: Preflight) -> None:
 
 async def distinct(sources: Sequence[Endpoint], target: Endpoint) -> None:
     """Raise `InvalidParameterValue` if a source is a member of the target."""
-    members = [target]
+    sources = [node for each in sources for node in validate.several_nodes(each)]
+    members = validate.several_nodes(target)
     # By name first: it costs nothing.
     validate.not_the_target(sources, members, {})
     validate.not_the_target(sources, members, await resolve([*sources, *members]))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from engine.groups.records import EventRecord, GroupRecord, TransferRecord
+from engine.groups.records import EventRecord, GroupRecord, LaneRecord, TransferRecord
 from engine.groups.states import ENDED, TransferStatus
 from engine.logs import SHARD
 from engine.model.credentials import Credentials
@@ -58,27 +58,13 @@ def replication_group(
     tls = primary.unix_path is None and (
         primary.tls is not None or (entry is not None and entry.tls_for(None) is not None)
     )
-    member = f"{group.id}-001"
+    members, node_groups = _node_groups(group)
     shape: dict[str, Any] = {
         "ReplicationGroupId": group.id,
         "Description": group.description,
         "Status": group.status,
-        "MemberClusters": [member],
-        "NodeGroups": [
-            {
-                "NodeGroupId": SHARD,
-                "Status": group.status,
-                "PrimaryEndpoint": endpoint(primary),
-                "NodeGroupMembers": [
-                    {
-                        "CacheClusterId": member,
-                        "CacheNodeId": NODE,
-                        "ReadEndpoint": endpoint(primary),
-                        "CurrentRole": "primary",
-                    }
-                ],
-            }
-        ],
+        "MemberClusters": members,
+        "NodeGroups": node_groups,
         **_OFF,
         "ClusterEnabled": group.cluster_enabled,
         "ClusterMode": "enabled" if group.cluster_enabled else "disabled",
@@ -87,6 +73,8 @@ def replication_group(
         "ARN": arn(group.id),
         "ReplicationGroupCreateTime": timestamp(group.created_at),
     }
+    if group.cluster_enabled:
+        shape["ConfigurationEndpoint"] = _configuration(group)
     if tls:
         # The server may have a port without TLS too; what goes through this one is encrypted.
         shape["TransitEncryptionMode"] = "required"
@@ -97,6 +85,53 @@ def replication_group(
     if transfer is not None:
         shape["Migration"] = migration(transfer)
     return shape
+
+
+def _node_groups(group: GroupRecord) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names of a group's nodes, and its shards: of a cluster those that it has told last."""
+    if not group.shards:
+        name = f"{group.id}-001"
+        member = _member(name, endpoint(group.primary), "primary")
+        return [name], [_node_group(SHARD, group.status, endpoint(group.primary), [member])]
+    names, shards = [], []
+    for number, shard in enumerate(group.shards, 1):
+        places = [(shard.host, shard.port), *shard.replicas]
+        members = []
+        for place, (host, port) in enumerate(places, 1):
+            names.append(f"{group.id}-{number:04d}-{place:03d}")
+            role = "primary" if place == 1 else "replica"
+            members.append(_member(names[-1], {"Address": host, "Port": port}, role))
+        first = {"Address": shard.host, "Port": shard.port}
+        made = _node_group(f"{number:04d}", group.status, first, members)
+        shards.append({**made, "Slots": shard.slots})
+    return names, shards
+
+
+def _node_group(
+    name: str, status: str, primary: dict[str, Any], members: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "NodeGroupId": name,
+        "Status": status,
+        "PrimaryEndpoint": primary,
+        "NodeGroupMembers": members,
+    }
+
+
+def _member(name: str, place: dict[str, Any], role: str) -> dict[str, Any]:
+    return {
+        "CacheClusterId": name,
+        "CacheNodeId": NODE,
+        "ReadEndpoint": place,
+        "CurrentRole": role,
+    }
+
+
+def _configuration(group: GroupRecord) -> dict[str, Any]:
+    """Where a client of the cluster begins."""
+    cluster = group.primary.cluster
+    host, port = (group.primary.host, group.primary.port) if cluster is None else cluster.seeds[0]
+    return {"Address": host, "Port": port}
 
 
 def arn(group_id: str) -> str:
@@ -128,7 +163,10 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
     leased = transfer.leased()
     workers = []
     if leased and transfer.worker is not None:
-        workers = [{"Shard": SHARD, **transfer.worker.shown, "Phase": progress.phase.value}]
+        shown = transfer.worker.shown
+        workers = [{"Shard": SHARD, **shown, "Phase": progress.phase.value}]
+        if transfer.parts:
+            workers = [_worker(each, shown) for each in transfer.parts]
     return {
         "Status": transfer.status.value,
         "Phase": progress.phase.value,
@@ -150,6 +188,21 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
         "Reason": tidied(reason(transfer)),
         "Workers": workers,
         "Report": None if transfer.report is None else outcome(transfer.report),
+    }
+
+
+def _worker(lane: LaneRecord, shown: Mapping[str, Any]) -> dict[str, Any]:
+    """A lane of a migration with a cluster at an end, and who runs it."""
+    progress = lane.progress
+    return {
+        "Shard": lane.name,
+        **shown,
+        "Phase": progress.phase.value,
+        "Slots": lane.slots,
+        "Keys": progress.keys,
+        "LagBytes": progress.lag_bytes,
+        "LagSeconds": progress.lag_seconds,
+        "KeysPerSecond": progress.keys_per_second,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.errors import (
@@ -16,11 +17,13 @@ from engine.errors import (
     UsageError,
 )
 from engine.model import sentinel_group
+from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import STDIN_PATH, Endpoint, check_host
 from engine.model.settings import TransferSettings
 
 ID_LENGTH = 40
 PAGE = range(20, 101)
+_SHARDS_MOST = 500
 _IDENTIFIER = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _EVENT = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -86,7 +89,8 @@ def primary_endpoint(value: object) -> Endpoint:
 
 def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, ...]:
     """CustomerNodeEndpointList: at least one endpoint, none twice, no password; exactly one for a
-    group with cluster mode disabled."""
+    group with cluster mode disabled. Several are nodes of one cluster, and come back as one
+    endpoint."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Collection):
         raise _invalid(f"Invalid value for {_LIST}: expected a list of endpoints.")
     if not value:
@@ -108,12 +112,47 @@ def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, .
             f"{_LIST} must contain exactly one endpoint for a replication group with cluster mode "
             f"disabled, not {len(found)}."
         )
-    if len(found) > 1:
-        raise InvalidParameterCombinationException(
-            f"{_LIST} has {len(found)} endpoints.",
-            remedy="This version moves one shard a migration: name one endpoint.",
+    return found if len(found) == 1 else (_one_cluster(found),)
+
+
+def _one_cluster(nodes: Sequence[Endpoint]) -> Endpoint:
+    """The cluster that several endpoints are nodes of: all are reached alike."""
+    first, places = nodes[0], []
+    for each in nodes:
+        if each.file_path is not None or each.unix_path is not None or each.sentinel is not None:
+            raise InvalidParameterCombinationException(
+                f"{_LIST} has several endpoints, and {each.address} is no node of a cluster.",
+                remedy="Name nodes of one cluster, or one endpoint alone.",
+            )
+        if (each.username, each.tls) != (first.username, first.tls):
+            raise InvalidParameterCombinationException(
+                f"{_LIST}: nodes of one cluster are reached with the same user and TLS settings, "
+                f"and {each.address} has others than {first.address}.",
+                remedy="Name one node: the others are found through it.",
+            )
+        own = ((each.host, each.port),) if each.cluster is None else each.cluster.seeds
+        places += [place for place in own if place not in places]
+    return replace(first, cluster=ClusterShard(tuple(places)))
+
+
+def several_nodes(endpoint: Endpoint) -> list[Endpoint]:
+    """The nodes that an endpoint names, each as an endpoint; itself where it names one server."""
+    if endpoint.cluster is None:
+        return [endpoint]
+    return [endpoint.at(*each) for each in endpoint.cluster.seeds]
+
+
+def shards_asked(number: object, *, cluster_enabled: bool) -> None:
+    """NumNodeGroups: how many shards a group has is told by its cluster, and not asked for."""
+    if number is None:
+        return
+    most = _SHARDS_MOST if cluster_enabled else 1
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
+        mode = "enabled" if cluster_enabled else "disabled"
+        raise _invalid(
+            f"Invalid value for NumNodeGroups: with cluster mode {mode} it must be between 1 and "
+            f"{most}."
         )
-    return found
 
 
 def not_a_file(target: Endpoint, name: str) -> None:

@@ -162,12 +162,26 @@ def test_endpoints_that_are_wrong(value: object, message: str) -> None:
         nodes(value)
 
 
-def test_more_than_one_shard() -> None:
-    with pytest.raises(InvalidParameterCombinationException, match="2 endpoints"):
-        nodes([NODES[0], {"Address": "a", "Port": 1}], cluster=True)
+def test_several_nodes_of_a_cluster() -> None:
+    """They are one endpoint; and each of them is compared with the target's."""
+    (found,) = nodes([{"Address": "a", "Port": 1}, {"Address": "b", "Port": 2}], cluster=True)
+    assert found.cluster is not None
+    assert (found.address, found.cluster.seeds) == ("a:1,b:2", (("a", 1), ("b", 2)))
+    assert Endpoint.parse(found.url).address == found.address
+    (both,) = nodes([Endpoint.parse("redis://a:1,b:2"), Endpoint("c", 3)], cluster=True)
+    assert both.address == "a:1,b:2,c:3"
+    assert nodes([{"Address": "a", "Port": 1}], cluster=True) == (Endpoint("a", 1),)
+    for other in (
+        Endpoint(unix_path="/s"),
+        Endpoint("b", 2, tls=Tls()),
+        Endpoint("b", username="u"),
+    ):
+        with pytest.raises(InvalidParameterCombinationException):
+            nodes([Endpoint("a", 1), other], cluster=True)
+    with pytest.raises(InvalidParameterValueException, match="exactly one endpoint"):
+        nodes([Endpoint("a", 1), Endpoint("b", 2)])
     with pytest.raises(InvalidParameterValueException, match="more than once"):
         nodes(NODES * 2, cluster=True)
-    assert len(nodes(NODES, cluster=True)) == 1
 
 
 def test_passwords_are_refused() -> None:

@@ -185,10 +185,19 @@ async def _create(engine: Engine, parameters: Parameters) -> dict[str, Any]:
             "Invalid value for ReplicationGroupDescription: more than "
             f"{DESCRIPTION_MOST} characters."
         )
+    mode = parameters.get("ClusterMode", "disabled")
+    if mode not in ("enabled", "disabled"):
+        raise InvalidParameterValueException(
+            "Invalid value for ClusterMode: must be enabled or disabled."
+        )
+    cluster_enabled = mode == "enabled"
+    # Its shards are those that it has: the answer tells them.
+    validate.shards_asked(parameters.get("NumNodeGroups"), cluster_enabled=cluster_enabled)
     return await engine.register_replication_group(
         parameters["ReplicationGroupId"],
         _primary(parameters),
         description=description,
+        cluster_enabled=cluster_enabled,
         engine=parameters.get("Engine"),
     )
 
