@@ -21,7 +21,7 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -464,6 +464,15 @@ def mixed(url: str, *, n: int = 500_000, seed: int = SEED) -> Summary:
     """
     with _Fill("mixed", url, seed) as fill:
         _mix_into(fill, n)
+        return fill.done()
+
+
+def tagged(url: str, tags: Sequence[bytes], *, n: int = 100_000, seed: int = SEED) -> Summary:
+    """As `mixed`, for a cluster's node: the names have these hash tags, which must be its own."""
+    with _Fill("tagged", url, seed) as fill:
+        for at, tag in enumerate(tags):
+            share = n * (at + 1) // len(tags) - n * at // len(tags)
+            _mix_into(fill, share, b"{%b}:" % tag)
         return fill.done()
 
 

@@ -1,11 +1,15 @@
 """A migration to look at: two real servers, every type of data, and proof that it arrived.
 
-`python -m benches.demo [--keys N] [--seed N] [--state URL] [--source URL] [--target URL] [--fill]`
+`python -m benches.demo [--keys N] [--seed N] [--state URL] [--source URL] [--target URL] [--fill]
+[--cluster]`
 
 Without options it starts two servers, fills one, and migrates it into the other as a service would
 that calls the library: register the target, TestMigration, StartMigration, CompleteMigration. Then
 both ends are compared key by key with the servers' own commands, by code that shares nothing with
 the engine. It exits with 1 if anything differs.
+
+With --cluster it is three shards into three, and one server into three, with clients that write
+meanwhile (`benches/demo_cluster.py`).
 
 Servers that are named are the user's own: they are neither filled (but for --fill) nor flushed nor
 ended.
@@ -85,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace, stack: ExitStack) -> int:
+    if options.cluster:
+        return _clusters(options, stack)
     # 1. Two servers.
     source = _end(options.source, "source", stack)
     target = _end(options.target, "target", stack)
@@ -113,6 +119,19 @@ def _demo(options: argparse.Namespace, stack: ExitStack) -> int:
     _say("Steps", "")
     print(as_text(report))
     return 0 if same and report.status == "done" else 1
+
+
+def _clusters(options: argparse.Namespace, stack: ExitStack) -> int:
+    from benches import demo_cluster
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="sm-demo-"))
+    state = options.state or f"sqlite:///{Path(folder) / 'state.db'}"
+
+    def migrate(source: Endpoint, target: Endpoint) -> Report:
+        settings = TransferSettings(disconnect_for=0)
+        return run(_migrate(state, f"demo-{time.time():.0f}", source, target, settings))
+
+    return demo_cluster.demo(options, (preferred("source"), preferred("target")), migrate, _say)
 
 
 async def _migrate(
@@ -182,8 +201,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fill", action="store_true", help="fill your own source as well")
     parser.add_argument("--keys", type=int, default=KEYS, metavar="N", help=f"({KEYS:,})")
     parser.add_argument("--seed", type=int, default=datasets.SEED, metavar="N")
+    parser.add_argument("--cluster", action="store_true", help="three shards and one into three")
     parser.add_argument("--state", metavar="URL", help="keep the state there (a temporary file)")
     options = parser.parse_args(argv)
+    if options.cluster and (options.source or options.target):
+        parser.error("--cluster starts servers of its own")
     if options.keys < 1:
         parser.error("--keys: at least 1")
     for url in (options.source, options.target):

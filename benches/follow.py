@@ -45,14 +45,16 @@ START_SECONDS = 60.0
 CUT_OVER_SECONDS = 30.0
 
 
-def write(url: str, rate: int, seconds: float) -> None:
-    """The writer's process: `rate` SETs a second for `seconds`, in slices of a millisecond."""
+def write(url: str, rate: int, seconds: float, names: Sequence[str] = ()) -> None:
+    """The writer's process: `rate` SETs a second for `seconds`, in slices of a millisecond, to the
+    keys of these names."""
+    names = names or [f"k:{n}" for n in range(KEYS)]
     client = redis.Redis.from_url(url)
     connection = client.connection_pool.get_connection()
     connection.connect()
     sock = connection._sock  # redis-py has no way to send prepared bytes and count the answers
     value = os.urandom(VALUE_BYTES)
-    commands = [resp("SET", f"k:{n % KEYS}", value) for n in range(KEYS)]
+    commands = [resp("SET", name, value) for name in names]
     owed = 0
     at, sent = 0, 0
     began = time.monotonic()
@@ -60,11 +62,11 @@ def write(url: str, rate: int, seconds: float) -> None:
         due = int((now - began) * rate)
         count = min(due - sent, 4096)
         if count > 0:
-            end = min(at + count, KEYS)
+            end = min(at + count, len(commands))
             sock.sendall(b"".join(commands[at:end]))
             owed += 5 * (end - at)
             sent += end - at
-            at = end % KEYS
+            at = end % len(commands)
         while owed > 0:
             owed -= len(sock.recv(min(owed, 1 << 16)))
         time.sleep(max(0.0, SLICE_SECONDS - (time.monotonic() - now)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self
@@ -117,6 +118,12 @@ class Cluster:
     def owner(self, slot: int) -> Server:
         """The primary that has the slot, by its own word."""
         return next(node for node in self.primaries if slot in _slots_of(node))
+
+    def tags_of(self, node: Server, count: int) -> list[bytes]:
+        """So many hash tags whose slots the primary has, the same each time."""
+        slots = _slots_of(node)
+        tags = (b"%d" % n for n in itertools.count())
+        return list(itertools.islice((tag for tag in tags if slot_of(tag) in slots), count))
 
     def slots_of(self, node: Server) -> list[int]:
         """The slots of a primary, by its own word."""

@@ -21,7 +21,8 @@ class Route:
 
     `leads`: of the lanes that have the same source this is the one that puts up the fence there,
     changes settings there, and sends what names no key. `shared_source`, `shared_target`: other
-    lanes read from the same source, or write to the same target.
+    lanes read from the same source, or write to the same target. `share`: how much of the source's
+    slots is its own, and so about how many of its keys.
     """
 
     lane: str = ""
@@ -32,6 +33,7 @@ class Route:
     leads: bool = True
     shared_source: bool = False
     shared_target: bool = False
+    share: float = 1.0
 
     @property
     def by_slot(self) -> bool:

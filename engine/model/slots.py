@@ -65,6 +65,9 @@ class SlotSet:
             return str(self)
         return f"{SlotSet(self.ranges[:_RANGES_SHOWN])} and {more} more ranges"
 
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
     def __iter__(self) -> Iterator[int]:
         for first, last in self.ranges:
             yield from range(first, last + 1)

@@ -580,7 +580,7 @@ class Lane:
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
         context = self._context
-        context.total_keys = self._source.total_keys
+        context.total_keys = round(self._source.total_keys * self._ends.route.share)
         if isinstance(sync, PartialSync):
             # Known by the time at which it is followed, as behind a snapshot.
             self._check.ask_rights()

@@ -118,6 +118,7 @@ def ends_of(
             leads=lane.source.ids not in led,
             shared_source=sources.count(lane.source) > 1,
             shared_target=targets.count(lane.target) > 1,
+            share=len(lane.slots) / len(lane.source.slots),
         )
         led.add(lane.source.ids)
         ends = (

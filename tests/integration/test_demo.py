@@ -31,10 +31,10 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(*arguments: str) -> tuple[int, str, str]:
+def run(*arguments: str, seconds: float = SECONDS) -> tuple[int, str, str]:
     process = start(*arguments)
     try:
-        out, err = process.communicate(timeout=SECONDS)
+        out, err = process.communicate(timeout=seconds)
     finally:
         process.kill()
     assert "Traceback" not in err, err
@@ -137,3 +137,19 @@ def listening(port: int) -> bool:
 
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_demo_with_clusters(tmp_path: Path) -> None:
+    """Three shards into three, and one server into three, while clients count up."""
+    code, out, err = run(
+        "--cluster", "--keys", "1500", "--state", str(tmp_path / "state.db"), seconds=240
+    )
+    assert code == 0, out + err
+    assert (
+        re.findall(r"^== (\w+): (?:a cluster of (3)|\w+)", out, re.MULTILINE).count(("Source", "3"))
+        == 1
+    )
+    assert len(re.findall(r"1,5\d\d keys compared: 0 different, 0 missing, 0 extra", out)) == 2
+    assert out.count("The same, and each count is what was acknowledged") == 2
+    # Of one server that three lanes read from each key is counted once.
+    assert "of 4,5" not in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import pytest
@@ -49,6 +50,11 @@ def planned(source: Deployment, target: Deployment) -> list[tuple[str, str, bool
         assert not covered & each.slots or source.told is None
         covered |= each.slots
     assert covered == ALL_SLOTS
+    # Of each source all keys are expected, over its lanes.
+    shares: dict[str, float] = defaultdict(float)
+    for lane in found:
+        shares[lane.source.address] += lane.route.share
+    assert all(share == pytest.approx(1) for share in shares.values())
     for each in lanes:
         assert PlannedLane.from_dict(each.to_dict()) == each
     return [
