@@ -231,7 +231,7 @@ class RoleMonitor:
         if not replication.is_replica:
             self._problem = (
                 await self._named_one(replication.replid)
-                or await self._former_head(heads)
+                or await self._former_head(heads, replication.replid)
                 or await self.siblings.look(replication, self._known)
             )
             self._found_for = replication.place
@@ -288,8 +288,9 @@ class RoleMonitor:
             f"{followed}, which is followed: make one of them a replica of the other"
         )
 
-    async def _former_head(self, heads: Heads) -> str:
-        """Whether the primary of which the source was a replica takes writes beside it."""
+    async def _former_head(self, heads: Heads, replid: str) -> str:
+        """Whether the primary of which the source was a replica takes writes beside it, a primary
+        whose history is `replid`."""
         former = self._checkpoint.mark.head
         if not former:
             return ""
@@ -298,7 +299,8 @@ class RoleMonitor:
         except TransferFailed:
             # It is gone, as far as can be seen from here: that is why the source was promoted.
             return ""
-        if info.is_replica:
+        if info.is_replica or (replid and info.replid == replid):
+            # Or it is the server that is followed by now: no two primaries have one history.
             self._checkpoint.note(head="")
             return ""
         return (
