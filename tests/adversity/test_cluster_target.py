@@ -15,13 +15,16 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benches.support.clusters import Cluster
 from benches.support.compare import assert_equal
+from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.model.route import Route
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.lanes import Lanes, Way, shard_of, ways_into
@@ -300,3 +303,43 @@ def _shard_trouble(cluster: Cluster, rng: random.Random) -> None:
     if dies:
         old.restart()
     cluster.wait_until_whole()
+
+
+@pytest.mark.timeout(300)
+def test_workers_killed_in_the_middle(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """What a dead worker has begun on any of three nodes the next one reads again."""
+    source = server_factory(known("redis-7.0"), *BACKLOG)
+    with Cluster.start(known("redis-7.0"), primaries=3, make=server_factory) as cluster:
+        migration = Migration(Cli(state_url, tmp_path), f"{SEED} cluster")
+        begun = 0
+        try:
+            migration.register(cluster.nodes[0])
+            migration.start(source, "--source-type", "replica")
+            with Counters(source, db=0) as counters, Mixed(source, f"{SEED} kills") as traffic:
+                for turn in range(12 if SOAK else 4):
+                    migration.wait_for(lambda found: found["Phase"] == "FOLLOW")
+                    wait_for(lambda: _begun(cluster) == 3, "something begun on each node")
+                    migration.kill(within=0.3)
+                    begun += _begun(cluster)
+                    migration.resume(verb=turn % 2 == 0)
+                traffic.stop()
+                counters.stop()
+            migration.wait_for(lambda found: found["LagBytes"] == 0 and found["CanComplete"])
+            migration.complete()
+            assert_equal(source.url, cluster.url)
+            assert not counters.check(source)
+            assert begun > 6, "few were killed with something begun"
+            assert source.client().info("stats")["sync_full"] == 3, migration.story()
+        finally:
+            migration.close()
+
+
+def _begun(cluster: Cluster) -> int:
+    """On how many nodes commands may have been begun behind the position."""
+    found = 0
+    for node in cluster.nodes:
+        for key in node.client().scan_iter(OWN_PREFIX + b"*", count=1000):
+            found += node.client().type(key) == b"string" and b" begun " in node.client().get(key)
+    return found
