@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ _IN_ORDER = (
     | CMD_WRITES_UNNAMED
 )
 
+# What FUNCTION LOAD and FUNCTION DELETE are answered where they ran before.
+_RUN_BEFORE = re.compile(r"already exists|not found")
 # What these change is not said by the keys that they name.
 _UNNAMED = CMD_READS_UNNAMED | CMD_WRITES_UNNAMED
 
@@ -175,6 +178,10 @@ class Follower:
         """Awaited for FLUSHALL (None) or FLUSHDB at this offset, of this database, where the target
         does not get it, for it has keys of other lanes, or is a cluster's node; None: it is
         sent."""
+        self.shares_libraries = False
+        """Whether the target has its libraries of functions from several sources."""
+        # Up to here commands may have run before they are sent.
+        self._twice_to = target_position.begun or 0
         self._unknown_commands: set[bytes] = set()
         # Keys that were found to differ, until the key resync has them.
         self._found: dict[DbKey, None] = {}
@@ -790,6 +797,7 @@ class Follower:
     async def _begun(self, batch: CommandBatch) -> None:
         """Any of it may have run, and is applied again: what that does to its keys is put right."""
         resync = self._resync
+        self._twice_to = max(self._twice_to, batch.end_offset)
         resync.mark_dirty(await resync.keys_in(batch))
         if batch.holds(_UNNAMED):
             await self._unnamed("a command that changes what it does not name may have run twice")
@@ -891,6 +899,10 @@ class Follower:
                 # One that has no argument names nothing.
                 with contextlib.suppress(IndexError):
                     self.on_search(batch.argument(index, 1), message)
+            # Another lane's source has said the same, or this one before its link was lost.
+            before = self.shares_libraries or batch.start_offset < self._twice_to
+            if before and verb.upper() == b"FUNCTION" and _RUN_BEFORE.search(message):
+                return
             self._left_out(f"the command {name}, which has no keys: {message}")
 
     # --- Mending ---

@@ -658,6 +658,7 @@ class Lane:
                 left_out=self._losses.leave_out,
                 unnamed=self._losses.compare_all,
             )
+            follower.shares_libraries = self._ends.route.shared_target
             if self._ends.route.by_slot:
                 slots = self._ends.route.slots
                 follower.empty = lambda offset, db: applier.empty(slots, offset, db)

@@ -225,3 +225,22 @@ def test_shards_into_one_server(server_factory: ServerFactory) -> None:
         assert sum("is emptied" in event for event in run.events) == 1, run.events
         assert_equal(cluster.url, target.url)
         client.close()
+
+
+def test_libraries_of_every_shard(server_factory: ServerFactory) -> None:
+    """Each shard of a source has them, and says so: the target has them once, and the gate opens
+    with the same on both ends."""
+    code = "#!lua name={}\nredis.register_function('{}', function() return 1 end)"
+    target = server_factory(known("redis-7.0"))
+    with Cluster.start(known("redis-7.0"), primaries=2, make=server_factory) as cluster:
+        for node in cluster.nodes:
+            node.client().function_load(code.format("first", "f"))
+        with Lanes(ways_from(cluster, target)) as run:
+            run.in_sync()
+            for node in cluster.nodes:
+                node.client().function_load(code.format("second", "g"))
+                node.client().function_delete("first")
+            run.cut_over()
+        assert run.error is None, run.events
+        (library,) = target.client().function_list()
+        assert b"second" in library
