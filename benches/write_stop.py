@@ -5,12 +5,15 @@ And how soon an engine that was killed is in sync again.
     far      the servers are a round trip of 50 and of 150 ms away, the source has 16 databases
     keys     6 M keys, of which 100 have a TTL, into a server without import mode
     killed   SIGKILL under 1,500 commands of many keys a second; 40 ms away
+    shards   a cluster of three primaries into one of three, at 20,000 writes a second over all
 
 Each row is measured `--runs` times, and its median is shown with what it must reach. `far` and
 `keys` are `migrate` from the command line, with a client that writes to the source until it is
 refused, and goes to the target as soon as the switch hook has moved its name. `fence` is the time
 from the fence to the open target, as the report has it; `client` the longest time between two of
-the client's answers, which has the hook's own process in it, and the way to find the new name.
+the client's answers, which has the hook's own process in it, and the way to find the new name. Of
+`shards`, `rate` is what was written each second; the shard for which the others waited most is
+printed before.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from benches.support.clusters import SLOTS, Cluster, slot_of
 from benches.support.engines import Cli, Migration
 from benches.support.movers import NAMES, Mover, fill, killed
 from benches.support.proxy import Proxy
@@ -42,7 +47,11 @@ KEYS = 6_000_000
 KEYS_WITH_TTL = 100
 KILLED_DELAY = 0.02  # one way
 RUN_SECONDS = 900.0
-MUST = {"far 50": 0.5, "far 150": 1.4, "keys": 1.0, "killed": 10.0}
+SHARDS = 3
+SHARD_KEYS = 100_000
+WRITES_A_SECOND = 20_000
+_BEAT_SECONDS = 0.01
+MUST = {"far 50": 0.5, "far 150": 1.4, "keys": 1.0, "killed": 10.0, "shards": 1.0}
 
 
 class Client:
@@ -75,6 +84,47 @@ class Client:
                 self.longest = max(self.longest, now - last)
             last = now
             time.sleep(0.002)
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._over.set()
+        self._thread.join()
+
+
+class Counters:
+    """Counts keys of one primary up, so many times a second, until it refuses."""
+
+    def __init__(self, primary: Server, keys: Sequence[str], rate: float) -> None:
+        self.acknowledged: Counter[str] = Counter()
+        self.seconds = 0.0
+        self._keys = keys
+        self._at_once = max(int(rate * _BEAT_SECONDS), 1)
+        self._client = primary.client(retry=None)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        began = beat = time.perf_counter()
+        at = 0
+        while not self._over.is_set():
+            keys = [self._keys[(at + n) % len(self._keys)] for n in range(self._at_once)]
+            at += self._at_once
+            with self._client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.incr(key)
+                try:
+                    replies = pipe.execute(raise_on_error=False)
+                except redis.ConnectionError:
+                    break
+            self.acknowledged.update(
+                key for key, reply in zip(keys, replies, strict=True) if isinstance(reply, int)
+            )
+            if not any(isinstance(reply, int) for reply in replies):
+                break
+            beat += _BEAT_SECONDS
+            time.sleep(max(beat - time.perf_counter(), 0))
+        self.seconds = time.perf_counter() - began
 
     def stop(self) -> None:
         """Write no more."""
@@ -174,10 +224,69 @@ def killed_engine() -> dict[str, float]:
         return {"seconds": took, "dirty": float(max(counts)), "of": 3.0 * NAMES}
 
 
+def shards() -> dict[str, float]:
+    """Three shards into three, each of which is written to."""
+    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Cluster.start(binary, "--repl-backlog-size", "64mb", primaries=SHARDS) as source,
+        Cluster.start(binary, primaries=SHARDS) as target,
+    ):
+        found: list[list[str]] = [[] for _ in range(SHARDS)]
+        for n in range(SHARD_KEYS * SHARDS):
+            slot = slot_of(f"key:{n}")
+            found[sum(slot >= SLOTS * each // SHARDS for each in range(1, SHARDS))].append(
+                f"key:{n}"
+            )
+        for node, keys in zip(source.nodes, found, strict=True):
+            with node.client().pipeline(transaction=False) as pipe:
+                for n, key in enumerate(keys):
+                    pipe.set(key, 0, ex=3000 if n % 10 == 0 else None)
+                pipe.execute()
+        rate = WRITES_A_SECOND / SHARDS
+        writers = [
+            Counters(node, keys[:1000], rate)
+            for node, keys in zip(source.nodes, found, strict=True)
+        ]
+        command = [sys.executable, "-m", "engine", "migrate", "--source-type", "replica"]
+        command += ["--source", source.nodes[0].url, "--target", target.nodes[0].url]
+        command += ["--output", "json", "--disconnect-for", "0"]
+        command += ["--state", f"sqlite:///{folder}/state.sqlite"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=RUN_SECONDS
+            )
+        finally:
+            for writer in writers:
+                writer.stop()
+        if done.returncode:
+            raise SystemExit(f"migrate: exit {done.returncode}: {done.stdout} {done.stderr}")
+        for node, writer in zip(target.nodes, writers, strict=True):
+            keys = list(writer.acknowledged)
+            there = [int(value or 0) for value in _each(node, keys)]
+            if there != [writer.acknowledged[key] for key in keys]:
+                raise SystemExit(f"{node} has other counts than were acknowledged")
+        report: dict[str, Any] = json.loads(done.stdout)
+        ports = [node.port for node in source.nodes]
+        print(json.dumps({"last": report["last_shard"], "ports": ports}), flush=True)
+        return {
+            "fence": report["fence_seconds"],
+            "rate": sum(sum(each.acknowledged.values()) / each.seconds for each in writers),
+        }
+
+
+def _each(node: Server, keys: Sequence[str]) -> list[bytes | None]:
+    with node.client().pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.get(key)
+        found: list[bytes | None] = pipe.execute()
+    return found
+
+
 def main() -> int:
     """Measure the rows named; print each run, the medians, and what they must reach."""
     parser = argparse.ArgumentParser(prog="python -m benches.write_stop", description=__doc__)
-    parser.add_argument("--rows", default=",".join(MUST), help="far 50, far 150, keys, killed")
+    parser.add_argument("--rows", default=",".join(MUST), help=", ".join(MUST))
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--keys", type=int, default=KEYS, help="of the row `keys`")
     options = parser.parse_args()
@@ -191,6 +300,8 @@ def main() -> int:
             name, _, milliseconds = row.partition(" ")
             if name == "far":
                 found = far(float(milliseconds) / 1000)
+            elif name == "shards":
+                found = shards()
             else:
                 found = many_keys(options.keys) if name == "keys" else killed_engine()
             runs.append(found)

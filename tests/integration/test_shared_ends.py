@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +20,13 @@ from benches.support.waiting import wait_for
 from engine.errors import LinkError
 from engine.model.route import Route
 from engine.model.slots import SlotSet
-from engine.transfer import cut_over, migration
 from engine.transfer.cut_over import CUT_OVER
 from engine.transfer.cut_over_barrier import Refused
-from engine.transfer.lane_cut_over import LaneCutOver
 from tests.support.lanes import Lanes, Way
+from tests.support.lanes_process import killed_at
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known, refuses_writes, write_block_of
+from tests.support.steps import Moment, Steps
 from tests.support.writers import Clicks
 
 HALVES = SlotSet(((0, 8191),)), SlotSet(((8192, 16383),))
@@ -167,46 +167,27 @@ def test_two_sources_into_one_target(server_factory: ServerFactory) -> None:
         assert found.keys_source == found.keys_target == target.client().dbsize()
 
 
-Act = Callable[[LaneCutOver], Awaitable[None]]
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The steps of the cut-over that migrations of this test take."""
+    found = Steps()
+    found.install(monkeypatch.setattr)
+    return found
 
 
-class Fails:
-    """The steps of a cut-over, of which one fails once on one lane."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.at: tuple[str, str, bool, Exception] | None = None
-        steps = tuple(replace(step, act=self._act(step.name, step.act)) for step in CUT_OVER)
-        monkeypatch.setattr(cut_over, "CUT_OVER", steps)
-        monkeypatch.setattr(migration, "CUT_OVER", steps)
-
-    def _act(self, name: str, act: Act) -> Act:
-        async def acting(lane: LaneCutOver) -> None:
-            here = self.at is not None and self.at[:2] == (name, lane.name)
-            if here and not self.at[2]:  # type: ignore[index]
-                self._fail()
-            await act(lane)
-            if here:
-                self._fail()
-
-        return acting
-
-    def _fail(self) -> None:
-        assert self.at is not None
-        error, self.at = self.at[3], None
+def failing(error: Exception) -> Callable[[], object]:
+    def fail() -> None:
         raise error
 
-
-@pytest.fixture
-def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
-    return Fails(monkeypatch)
+    return fail
 
 
-def test_a_failure_at_any_step_leaves_the_source_open(one: list[Way], fails: Fails) -> None:
+def test_a_failure_at_any_step_leaves_the_source_open(one: list[Way], steps: Steps) -> None:
     """Before and behind each step, on either lane: a refusal, or a link that is lost."""
     source = one[0].source
     chance = random.Random(SEED)
     cases = [
-        (step.name, lane, behind)
+        Moment(step.name, lane, behind)
         for n, step in enumerate(CUT_OVER[: BEHIND + 1])
         for lane in ("", "lane1")
         for behind in (False, True)
@@ -221,17 +202,17 @@ def test_a_failure_at_any_step_leaves_the_source_open(one: list[Way], fails: Fai
     ):
         writers = [first, second]
         run.following()
-        for step, lane, behind in cases[:CASES]:
+        for moment in cases[:CASES]:
             side: Any = chance.choice(("source", "target"))
             kinds = [Refused("not now"), LinkError("the link was lost", fault=side)]
             # What a lane deals with itself is no refusal behind its end.
-            error = chance.choice(kinds if step != CUT_OVER[BEHIND].name else kinds[1:])
-            fails.at = (step, lane, behind, error)
+            error = chance.choice(kinds if moment.step != CUT_OVER[BEHIND].name else kinds[1:])
+            steps.at, steps.act = moment, failing(error)
             run.in_sync()
             why = run.refused()
-            assert fails.at is None, (step, lane, why)
+            assert steps.at is None, (str(moment), why)
             told = "not now" if isinstance(error, Refused) else "the link was lost"
-            assert told in why, (step, lane, behind, why)
+            assert told in why, (str(moment), why)
             run.wait_for(
                 lambda: not any(each.mark.fenced for each in run.lanes), "the fence is away"
             )
@@ -241,7 +222,7 @@ def test_a_failure_at_any_step_leaves_the_source_open(one: list[Way], fails: Fai
                 lambda before=before: all(
                     writer.acknowledged > at for writer, at in zip(writers, before, strict=True)
                 ),
-                f"writers go on behind {step} on lane {lane!r}",
+                f"writers go on: it failed {moment}",
             )
         run.cut_over(after_refusals=True)
         run.stop()
@@ -250,19 +231,20 @@ def test_a_failure_at_any_step_leaves_the_source_open(one: list[Way], fails: Fai
 
 
 LAST = [
-    (step.name, lane, behind)
+    Moment(step.name, lane, behind)
     for step in CUT_OVER[BEHIND:]
     for lane in ("", "lane1")
     for behind in (False, True)
 ]
 
 
-@pytest.mark.parametrize(
-    ("step", "lane", "behind"), random.Random(SEED).sample(LAST, min(CASES // 2, len(LAST)))
-)
-def test_a_failure_from_the_promotion_on(
-    one: list[Way], fails: Fails, step: str, lane: str, behind: bool
-) -> None:
+def some(moments: Sequence[Moment], count: int) -> list[Moment]:
+    """As many of them as a run has time for, chosen by its seed."""
+    return random.Random(SEED).sample(moments, min(count, len(moments)))
+
+
+@pytest.mark.parametrize("moment", some(LAST, CASES // 2), ids=str)
+def test_a_failure_from_the_promotion_on(one: list[Way], steps: Steps, moment: Moment) -> None:
     """All are promoted, or none; then the next word promotes all."""
     source = one[0].source
     with (
@@ -272,27 +254,60 @@ def test_a_failure_from_the_promotion_on(
     ):
         run.following()
         run.in_sync()
-        fails.at = (step, lane, behind, LinkError("the link was lost", fault="target"))
-        run._loop.call_soon_threadsafe(run.overview.orders.word.set)
-        wait_for(lambda: fails.at is None, "the failure")
-
-        def settled() -> bool:
-            marks = [each.mark for each in run.lanes]
-            over = not run._thread.is_alive()
-            return over or (
-                all(each.context.can_complete for each in run.lanes)
-                and not any(mark.promoting or mark.fenced or mark.opened for mark in marks)
-            )
-
-        wait_for(settled, "all or none", told=run._story)
-        if run._thread.is_alive():
-            assert_open(source, run)
-            run.cut_over(after_refusals=True)
-        run.stop()
+        steps.at, steps.act = moment, failing(LinkError("the link was lost", fault="target"))
+        run.give_word()
+        wait_for(lambda: steps.at is None, "the failure")
+        go_on(one, run)
         if run.error is not None:
             # A target was promoted by then: what is left to do is the next engine's.
             assert run.migration.promoted
             with Lanes(one, run.stores, compared=True) as again:
-                wait_for(lambda: not again._thread.is_alive(), "the end", told=again._story)
+                again.ended()
             assert again.error is None, (again.error, again.events)
     assert_moved(one, [first, second])
+
+
+@pytest.mark.parametrize(
+    "moment",
+    some(
+        [
+            Moment(step.name, lane, behind)
+            # Before it nothing is at a server that would have to be found again.
+            for step in CUT_OVER[3:]
+            for lane in ("", "lane1")
+            for behind in (False, True)
+        ],
+        CASES // 2,
+    ),
+    ids=str,
+)
+def test_an_engine_that_is_killed(one: list[Way], tmp_path: Path, moment: Moment) -> None:
+    """The next one opens the source and follows again, or brings the cut-over to its end on all
+    lanes."""
+    source = one[0].source
+    with (
+        Clicks(source, key=key_in(HALVES[0], "clicks"), pause=0.002) as first,
+        Clicks(source, key=key_in(HALVES[1], "clicks"), pause=0.002) as second,
+    ):
+        stores = killed_at(moment, one, tmp_path)
+        with Lanes(one, stores, compared=True) as run:
+            go_on(one, run)
+        assert run.error is None, (run.error, run.events)
+    assert_moved(one, [first, second])
+
+
+def go_on(ways: Sequence[Way], run: Lanes) -> None:
+    """Wait until all targets are promoted, or none is and the source is open: then cut over."""
+
+    def settled() -> bool:
+        marks = [each.mark for each in run.lanes]
+        return not run.alive or (
+            all(each.context.can_complete for each in run.lanes)
+            and not any(mark.promoting or mark.fenced or mark.opened for mark in marks)
+        )
+
+    wait_for(settled, "all or none", told=run._story)
+    if run.alive:
+        assert_open(ways[0].source, run)
+        run.cut_over(after_refusals=True)
+    run.stop()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from engine.errors import StateError
 from engine.model.checkpoint import Checkpoint
@@ -40,6 +43,23 @@ class DiesAt(MemoryCheckpoint):
         assert found is not None
         store.save(found)
         return store
+
+
+class FileCheckpoint(MemoryCheckpoint):
+    """One in a file, for an engine in a process of its own that is killed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        if path.exists():
+            super().save(Checkpoint.from_dict(json.loads(path.read_text())))
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write it, whole or not at all."""
+        super().save(checkpoint)
+        written = self._path.with_suffix(".new")
+        written.write_text(json.dumps(checkpoint.to_dict()))
+        os.replace(written, self._path)
 
 
 def promoting(mark: OnlineCheckpoint) -> bool:

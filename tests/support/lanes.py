@@ -123,6 +123,25 @@ class Lanes:
         self.wait_for(lambda: sum(map(_is_refusal, self.events)) > before, "a refusal")
         return next(each for each in reversed(self.events) if _is_refusal(each))
 
+    def cut_over_soon(self) -> None:
+        """Give the word once the gate is open, and wait for the end."""
+        self.wait_for(lambda: self.overview.progress.can_complete, "the gate is open")
+        self._loop.call_soon_threadsafe(self.overview.orders.word.set)
+        self.ended()
+
+    def ended(self) -> None:
+        """Wait until it has ended by itself."""
+        wait_for(lambda: not self._thread.is_alive(), "the end", told=self._story)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread.is_alive()
+
+    def give_word(self) -> None:
+        """Give the word for the cut-over, and go on."""
+        self._loop.call_soon_threadsafe(self.overview.orders.word.set)
+
     def cut_over(self, *, after_refusals: bool = False) -> None:
         """Give the word, until the migration is done. A refusal raises `AssertionError`."""
         self.in_sync()
