@@ -47,7 +47,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.source_clients import moment
 from engine.transfer import hold_source, script_calls, write_block
-from engine.transfer.source_clients import ClientTally, disconnect
+from engine.transfer.source_clients import ClientTally, Look, disconnect
 from engine.wire.control_connection import Admin, admin, adopted
 
 _log = logs.logger("engine.fleet.client_disconnector")
@@ -60,8 +60,47 @@ _TIMEOUT = 10.0
 _GAP_SECONDS = hold_source.KEPT_SECONDS + LOOK_SECONDS
 
 
+class OtherShard:
+    """One more server that the same cut-over closed: another primary of a source that is a
+    cluster. It is looked at as long as the first one is, and holds no look up by being away."""
+
+    def __init__(self, endpoint: Endpoint, keep: frozenset[str]) -> None:
+        self._endpoint = endpoint
+        self._keep = keep
+        self._stack = contextlib.AsyncExitStack()
+        self._end: Admin | None = None
+        self._blocked = self._over = False
+
+    async def look(self) -> Look:
+        """Disconnect its clients; who they were. Raises `ServerError`, `AuthError`,
+        `ProtocolFault`."""
+        if self._over:
+            return Look((), 0)
+        try:
+            if self._end is None:
+                self._end = await self._stack.enter_async_context(
+                    admin(self._endpoint, timeout=LOOK_SECONDS, fault="source")
+                )
+            blocks = await write_block.blocks(self._end)
+            if blocks is False and self._blocked:
+                # Its operator wants clients there, or it was restarted.
+                self._over = True
+                return Look((), 0)
+            self._blocked = self._blocked or blocks is True
+            return await disconnect(self._end, self._keep)
+        except LinkError:
+            await self.close()
+            return Look((), 0)
+
+    async def close(self) -> None:
+        """Hang up."""
+        self._end = None
+        await self._stack.aclose()
+
+
 class ClientDisconnector:
-    """Looks at one source until its time is over. `endpoint` has its credentials."""
+    """Looks at one source until its time is over. `endpoint` has its credentials; `others` are the
+    other servers that its cut-over closed."""
 
     def __init__(
         self,
@@ -69,6 +108,7 @@ class ClientDisconnector:
         endpoint: Endpoint,
         guard: DisconnectorGuard,
         handed: int | None = None,
+        others: Sequence[Endpoint] = (),
     ) -> None:
         self._claimed = claimed
         # A connection that was handed over, until it is used.
@@ -76,6 +116,7 @@ class ClientDisconnector:
         self._endpoint = endpoint
         self._guard = guard
         self._keep = frozenset(claimed.transfer.settings.keep_users)
+        self._others = [OtherShard(each, self._keep) for each in others]
         self._tally = ClientTally(claimed.found)
         self._refused_since: float | None = None
         # Whether the source blocks writes since the cut-over, as far as we know.
@@ -105,7 +146,9 @@ class ClientDisconnector:
 
     async def run(self) -> str:
         """Look each second; why it ended, empty if it is another's now. Raises `StateError`."""
-        async with self._stack:
+        async with self._stack, contextlib.AsyncExitStack() as others:
+            for each in self._others:
+                others.push_async_callback(each.close)
             self._guard.watch(None, b"")
             ended = await self._work()
             self._guard.leave()
@@ -207,7 +250,13 @@ class ClientDisconnector:
             await self._count(end)
             return "the source accepts writes again (unblock-source was run, or it was restarted)"
         self._blocked = self._blocked or blocks is True
-        look = await disconnect(end, self._keep)
+        looks = await asyncio.gather(
+            disconnect(end, self._keep), *(each.look() for each in self._others)
+        )
+        look = Look(
+            tuple(client for each in looks for client in each.disconnected),
+            sum(each.kept for each in looks),
+        )
         await self._count(end)
         self._tally.add(look)
         self._looked_at, self._first_look = self._tally.found.looked_at, False
@@ -279,7 +328,7 @@ async def work(group_id: str, handed: int | None = None, of: int | None = None) 
         _log.info("No clients are to be disconnected, or another process disconnects them")
         return 0
     try:
-        endpoint = _closed_server(claimed)
+        endpoint, *others = _closed_servers(claimed)
     except UsageError as error:
         claimed.add_event(f"clients of the source are not disconnected: {error.message}")
         return 1
@@ -288,7 +337,7 @@ async def work(group_id: str, handed: int | None = None, of: int | None = None) 
         os.close(handed)
         handed = None
     guard = DisconnectorGuard(registry, claimed.transfer)
-    ended = await ClientDisconnector(claimed, endpoint, guard, handed).run()
+    ended = await ClientDisconnector(claimed, endpoint, guard, handed, others).run()
     _log.info(
         "Clients are no longer disconnected by this process: %s",
         ended or "another process disconnects them",
@@ -298,13 +347,16 @@ async def work(group_id: str, handed: int | None = None, of: int | None = None) 
     return 0
 
 
-def _closed_server(claimed: disconnections.Claimed) -> Endpoint:
-    """The server that the cut-over closed, with credentials: the source, or the primary that it
-    replicates from. Raises `UsageError`."""
+def _closed_servers(claimed: disconnections.Claimed) -> list[Endpoint]:
+    """The servers that the cut-over closed, with credentials: the source, or the primary that it
+    replicates from; of a cluster one for each shard. Raises `UsageError`."""
     credentials, report = Credentials.load(), claimed.transfer.report
     settings = claimed.transfer.settings
     source = settings.named("source", credentials.apply(claimed.transfer.source))
-    return credentials.beside(source, report.sealed_at) if report and report.sealed_at else source
+    if report is None:
+        return [source]
+    addresses = [report.sealed_at, *(address for address, _ in report.sealed_too)]
+    return [credentials.beside(source, each) if each else source for each in addresses]
 
 
 def _at(endpoint: Endpoint) -> dict[str, str]:

@@ -20,6 +20,7 @@ import redis
 
 from benches.support import engines
 from benches.support.api import Serving
+from benches.support.clusters import Cluster, slot_of
 from benches.support.proxy import Proxy
 from benches.support.servers import Server, TlsFiles
 from benches.support.waiting import wait_for
@@ -274,6 +275,51 @@ def test_clients_that_come_back_are_disconnected_until_the_name_is_moved(
     (last,) = (each for each in events(engine) if "no longer disconnected" in each)
     assert "no longer disconnected: the source accepts writes again (unblock-source); since" in last
     engine.close()
+
+
+def test_clients_of_every_shard_are_disconnected(server_factory: ServerFactory, state: str) -> None:
+    """A source that is a cluster: whoever waits at any of its primaries is sent away, once at the
+    cut-over, and again when he comes back."""
+    engine = Engine(state)
+    target = server_factory(known("redis-7.0"))
+    with Cluster.start(known("redis-7.0"), primaries=2, make=server_factory) as source:
+        for n in range(100):
+            owner = source.owner(slot_of(f"key:{n}"))
+            owner.client().set(f"key:{n}", n)
+        waiting = [
+            waiting_at(node, key_of(source, node)) for node in source.primaries for _ in range(2)
+        ]
+        report = migrate(engine, source.nodes[0], target, TransferSettings(disconnect_for=300))
+        assert report.status == "done", report.errors
+        assert target.client().dbsize() == 100
+        for each in waiting:
+            with pytest.raises(redis.ConnectionError):
+                each.read_response()
+        for node in source.primaries:
+            again = redis.Connection(port=node.port, socket_timeout=30)
+            again.connect()
+            again.send_command("SUBSCRIBE", "channel")
+            with pytest.raises(redis.ConnectionError):
+                # The answer, and then nothing that would come.
+                _ = again.read_response(), again.read_response()
+        wait_for(lambda: seen(engine).get("Disconnected", 0) >= 2, "both are counted")
+        engine.sync.unblock_source(GROUP)
+        for node in source.primaries:
+            assert node.client(socket_timeout=20).set(key_of(source, node), "open")
+    engine.close()
+
+
+def key_of(cluster: Cluster, node: Server) -> str:
+    slots = set(cluster.slots_of(node))
+    return next(f"queue:{n}" for n in range(10**6) if slot_of(f"queue:{n}") in slots)
+
+
+def waiting_at(node: Server, key: str) -> redis.Connection:
+    """A client that waits for a key there."""
+    connection = redis.Connection(port=node.port)
+    connection.connect()
+    connection.send_command("BLPOP", key, 0)
+    return connection
 
 
 def test_clients_that_come_back_as_the_command_line_shows_them(

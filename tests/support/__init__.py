@@ -14,6 +14,7 @@
     timed_clients   clients in processes of their own, with times; `applications`: foreign ones
     comparison      whether both ends hold the same
     own_keys        that nothing of the engine is left
+    lanes           lanes laid out by hand; `lanes_process`, `steps`: killed at a step
     checkpoints     what a migration has noted; engines that die at one
     snapshots, feeding, raw_replica, followers, handshakes    the readers, the source alone
     functions, preflight, browser, server_table, state_of_version_1    for one kind of test each
