@@ -144,6 +144,7 @@ class Lane:
         self._ownership = TargetOwnership(ends, checkpoint)
         self._target_watch = TargetMonitor(target, context, self._to_be_written)
         self._sentinels = SentinelMonitor(ends, context, self._moved)
+        self._clusters = clusters
         for side, monitor in clusters.items():
             monitor.attend(source if side == "source" else target, context, self._moved)
         shared = context.peers.source_of(source, ends.route)
@@ -350,6 +351,9 @@ class Lane:
             except (LinkError, ServerError) as exc:
                 if self._mark.opened or not _passes(exc):
                     raise
+                for monitor in self._clusters.values():
+                    # It may be a failover.
+                    monitor.look_now()
                 reached = self._reached(reached)
                 # Before the target was asked it is not known what it has.
                 wants = "" if ask and reached is None else stream_words(reached)

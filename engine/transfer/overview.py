@@ -6,6 +6,7 @@ least advanced (`transfer.phases`), its figures are the lanes' totals (`model.pr
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -18,6 +19,9 @@ from engine.transfer.phases import least_advanced
 from engine.transfer.shared_promotion import Peers
 from engine.transfer.stats import TransferStats
 from engine.transfer.switch_hook import OnSwitch
+
+# Between two totals of several lanes of which nothing but figures has changed.
+_APART_SECONDS = 0.1
 
 
 class Overview:
@@ -41,13 +45,16 @@ class Overview:
         self._contexts: list[MigrationContext] = []
         # The lanes change together, and that is published once.
         self._quiet = False
+        # What each lane has said of itself last, and when the total was told.
+        self._said: dict[MigrationContext, Progress] = {}
+        self._told_at = float("-inf")
 
     def lane(self, name: str = "") -> MigrationContext:
         """The context of one more lane. `name` tells it from others, and is empty for a migration's
         only one."""
 
         def publish(progress: Progress) -> None:
-            if not self._quiet:
+            if not self._quiet and self._is_news(context, progress):
                 self._on_progress(self._total(context, progress))
 
         context = MigrationContext(
@@ -67,6 +74,7 @@ class Overview:
         they were known."""
         (only,) = self._contexts
         self._contexts = []
+        self._said.clear()
         found = [self.lane(name) for name in names]
         for each in found:
             each.began, each.failed_dials = only.began, only.failed_dials
@@ -96,14 +104,36 @@ class Overview:
         """How things stand now."""
         return self._total()
 
+    def _is_news(self, lane: MigrationContext, progress: Progress) -> bool:
+        """Whether the total is told, now that a lane has said this: figures of many lanes are put
+        together some times a second, what else has changed at once."""
+        before, now = self._said.get(lane), time.monotonic()
+        self._said[lane] = progress
+        same = before is not None and _turns(before) == _turns(progress)
+        if same and len(self._contexts) > 1 and now - self._told_at < _APART_SECONDS:
+            return False
+        self._told_at = now
+        return True
+
+    def _known(self, context: MigrationContext) -> Progress:
+        """What a lane has said last, unless it stands otherwise by now."""
+        said = self._said.get(context)
+        gate = context.can_complete and not context.trouble
+        if said is None or (said.phase, said.can_complete) != (context.phase, gate):
+            return context.progress
+        return said
+
     def _total(
         self, lane: MigrationContext | None = None, progress: Progress | None = None
     ) -> Progress:
-        """The total; `progress` is what the lane of `lane` has said of itself."""
-        of_lanes = [
-            progress if progress is not None and context is lane else context.progress
-            for context in self._contexts
-        ]
+        """The total; `progress` is what the lane of `lane` has said of itself, at a moment at which
+        the others may be as they said last."""
+        if progress is None:
+            of_lanes = [context.progress for context in self._contexts]
+        else:
+            of_lanes = [
+                progress if context is lane else self._known(context) for context in self._contexts
+            ]
         return total(
             self._once_a_target(of_lanes), least_advanced([each.phase for each in of_lanes])
         )
@@ -153,3 +183,8 @@ class Overview:
         one."""
         found = [context.verification for context in self._contexts]
         return next((each for each in found if each is not None and not each.ok), found[0])
+
+
+def _turns(progress: Progress) -> tuple[object, ...]:
+    """What is told at once when it changes."""
+    return progress.phase, progress.can_complete, progress.reason, progress.link
