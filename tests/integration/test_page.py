@@ -19,19 +19,22 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from benches.support.api import REGION, Serving, fetch
+from benches.support.clusters import Cluster
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.groups.registry import Registry
 from engine.model.endpoint import Endpoint
 from tests.support import browser as chromium
 from tests.support.browser import Browser, BrowserError, Page
-from tests.support.servers import ServerFactory
+from tests.support.servers import ServerFactory, known
 
 pytestmark = pytest.mark.skipif(
     chromium.find() is None, reason="no Chromium on this machine (Debian: apt install chromium)"
 )
 
 KEYS = 20_000
+# A busy machine starts a migration of two clusters, by a server that is nice to others.
+BUSY_SECONDS = 180.0
 # Microseconds a key: a snapshot that takes long enough to be looked at.
 SLOW = (
     *("--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"),
@@ -628,6 +631,30 @@ def test_what_is_not_known_and_what_has_ended(idle: Serving, browser: Browser) -
         [past, "(ended here)", "", "", "", ""],
         [past] * 6,
     ]
+
+
+def test_the_shards_of_a_cluster(api: Serving, browser: Browser) -> None:
+    """A migration of three shards into two: a row for each pair whose slots meet."""
+    with (
+        Cluster.start(known("redis-7.0"), primaries=3) as source,
+        Cluster.start(known("valkey-8.1"), primaries=2) as target,
+    ):
+        register(api, target.nodes[0])
+        page = browser.open(api.url)
+        sign_in(page, api.keys["migrate"])
+        page.sees("no migration yet")
+        start(page, source.nodes[1])
+        rows = "[...document.querySelectorAll('.shards tbody tr')].map((row) => row.innerText)"
+        page.wait(f"{rows}.filter((row) => row.includes('Follow')).length === 4", BUSY_SECONDS)
+        found = page.eval(rows)
+        ports = [f"127.0.0.1:{node.port}" for node in (*source.nodes, *target.nodes)]
+        pairs = [(0, 3, "0-5460"), (1, 3, "5461-8191"), (1, 4, "8192-10921"), (2, 4, "10922-16383")]
+        for one, other, slots in pairs:
+            (row,) = [row for row in found if slots in row]
+            assert ports[one] in row
+            assert ports[other] in row
+        page.sees("4 lanes: 4 × Follow")
+        assert page.complaints == []
 
 
 def test_a_hundred_shards(idle: Serving, browser: Browser) -> None:

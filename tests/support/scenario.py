@@ -147,7 +147,8 @@ def scenarios(
 
     It is called with the releases of both ends (`known`; without one the machine's first server),
     and by name `proxies` ("source", "target", "both"), `source_options` and `target_options` of the
-    servers, `source_shards` and `target_shards`: the primaries of a cluster, 0 for one server.
+    servers, `source_shards` and `target_shards`: the primaries of a cluster, 0 for one server, each
+    with so many `replicas`.
     """
     with contextlib.ExitStack() as stack:
 
@@ -160,6 +161,7 @@ def scenarios(
             target_options: tuple[str, ...] = (),
             source_shards: int = 0,
             target_shards: int = 0,
+            replicas: int = 0,
         ) -> Scenario:
             wanted: dict[EndName, tuple[str, tuple[str, ...], int]] = {
                 "source": (source, source_options, source_shards),
@@ -171,6 +173,7 @@ def scenarios(
                     for name, (release, options, shards) in wanted.items()
                     if shards
                 },
+                replicas,
                 stack,
             )
             ends: dict[EndName, Server] = {
@@ -190,14 +193,16 @@ def scenarios(
 
 
 def _clusters(
-    wanted: dict[EndName, tuple[Binary, tuple[str, ...], int]], stack: contextlib.ExitStack
+    wanted: dict[EndName, tuple[Binary, tuple[str, ...], int]],
+    replicas: int,
+    stack: contextlib.ExitStack,
 ) -> dict[EndName, Cluster]:
     """Started side by side: nodes take two seconds to be sure of each other."""
     if not wanted:
         return {}
     with ThreadPoolExecutor(len(wanted)) as pool:
         begun = {
-            name: pool.submit(Cluster.start, binary, *options, primaries=shards)
+            name: pool.submit(Cluster.start, binary, *options, primaries=shards, replicas=replicas)
             for name, (binary, options, shards) in wanted.items()
         }
     found = {name: each.result() for name, each in begun.items() if each.exception() is None}
