@@ -36,6 +36,7 @@ from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared
 from engine.verify.graph_telemetry import Telemetry, telemetry_among
 from engine.verify.key_comparison import (
     EXTRA,
+    KEYS_AT_ONCE,
     MISSING,
     Look,
     Side,
@@ -263,7 +264,11 @@ class LiveComparison:
                         yield entry.db, timed
 
     async def _pages(self, db: int, kind: bytes | None) -> AsyncIterator[list[bytes]]:
-        """The source's keys of one TYPE, in portions; of every one where it is None."""
+        """The source's keys of one TYPE, in portions; of every one where it is None.
+
+        Of a rare type a page has a few keys: a portion is filled from several, for each one that is
+        compared takes some ten questions.
+        """
         await self._select(db)
         if kind is None:
             async for page in every_key(self._source, _EVERYTHING):
@@ -272,7 +277,8 @@ class LiveComparison:
             return
         served = self._infos[0].capabilities.scan_type and not self._infos[0].fork
         cursor: Any = 0
-        while True:
+        waiting: list[bytes] = []
+        while cursor != b"0":
             filters = ("TYPE", kind) if served else ()
             cursor, keys = await self._source.call("SCAN", cursor, "COUNT", _SCAN_COUNT, *filters)
             if not served:
@@ -280,10 +286,13 @@ class LiveComparison:
                 keys = [key for key, found in zip(keys, kinds, strict=True) if found == kind]
             if kind == b"stream":
                 keys = await self._shared(self._source, keys)
-            for portion in portions(self._slots.among(keys)):
-                yield portion
-            if cursor == b"0":
-                return
+            waiting += self._slots.among(keys)
+            if len(waiting) >= KEYS_AT_ONCE:
+                *full, waiting = portions(waiting)
+                for portion in full:
+                    yield portion
+        for portion in portions(waiting):
+            yield portion
 
     async def _with_field_ttls(self, keys: list[bytes]) -> list[bytes]:
         replies = await self._source.pipeline([("OBJECT", "ENCODING", key) for key in keys])
