@@ -10,7 +10,10 @@ cdef struct Record:
     int64_t access
     uint32_t key_size
     # A module's value, and RESTORE … REPLACE may add it to what is there (modules.pxi).
-    bint adds
+    uint8_t adds
+    # The footer has a version and no CRC64 yet: whoever hands the payload on sums it up
+    # (`seal_payload`). A string that goes by MSET never needs one.
+    uint8_t unsealed
 
 
 cdef enum:
@@ -235,10 +238,14 @@ cdef class RecordBatch:
     def value(self, Py_ssize_t index):
         """The value of record `index` as the source serialised it; empty if it is streamed."""
         cdef Record *record = self.record(index)
+        cdef bytes value
         if self.streamed:
             return b""
-        return PyBytes_FromStringAndSize(
+        value = PyBytes_FromStringAndSize(
             <char *>self.arena.data + record.offset + record.key_size, record.value_size)
+        if record.unsealed:
+            seal_payload(<uint8_t *>PyBytes_AS_STRING(value), record.value_size)
+        return value
 
     def value_size(self, Py_ssize_t index):
         """Bytes of the value of record `index`."""

@@ -636,6 +636,7 @@ cdef class SnapshotReader:
         record.offset = 0
         record.key_size = self.key_size
         record.value_size = value_size
+        record.unsealed = False
         if not self.describe(record):
             raise MemoryError()
         self.arena.count = 1
@@ -1112,10 +1113,13 @@ cdef class SnapshotReader:
             record = &self.arena.records[self.arena.count]
             value = self.arena.data + self.value_at
         n = self.arena.size - self.value_at
+        memset(value + n, 0, FOOTER_BYTES)
+        record.unsealed = False
         if self.footers:
-            self.make_footer(value + n, crc64_update(0, value, n))
-        else:
-            memset(value + n, 0, FOOTER_BYTES)
+            self.put_version(value + n)
+            record.unsealed = self.type == STRING_TYPE
+            if not record.unsealed:
+                seal_payload(value, n + FOOTER_BYTES)
         self.arena.size += FOOTER_BYTES
         record.offset = self.record_at
         record.key_size = self.key_size
@@ -1151,14 +1155,17 @@ cdef class SnapshotReader:
             bytes_free(&self.unpacked)
         return True
 
-    cdef inline void make_footer(self, uint8_t *footer, uint64_t crc) noexcept nogil:
+    cdef inline void put_version(self, uint8_t *footer) noexcept nogil:
         """The lowest version that this type needs, so that the oldest servers take it."""
         cdef int version = walk_needed[self.flavour_number][self.type]
-        cdef int i
         if self.type >= TYPES_KNOWN:
             version = min(version, self.version)
         footer[0] = version & 0xff
         footer[1] = version >> 8
+
+    cdef inline void make_footer(self, uint8_t *footer, uint64_t crc) noexcept nogil:
+        cdef int i
+        self.put_version(footer)
         crc = crc64_update(crc, footer, 2)
         for i in range(8):
             footer[2 + i] = (crc >> (8 * i)) & 0xff

@@ -227,7 +227,7 @@ cdef class RestoreEncoder:
             data = arena.data + record.offset + record.key_size
             if n and size + record.value_size > MSET_BYTES:
                 break
-            if not plain_string(data, record.value_size, &strings[n]):
+            if not plain_string(data, record.value_size, record.unsealed, &strings[n]):
                 break
             size += record.value_size
             n += 1
@@ -255,7 +255,11 @@ cdef class RestoreEncoder:
         out = self.put_head(out, record, key)
         memcpy(out, value, record.value_size)
         out += record.value_size
-        if stamped != version:
+        if record.unsealed:
+            (out - FOOTER_BYTES)[0] = stamped & 0xff
+            (out - FOOTER_BYTES)[1] = stamped >> 8
+            seal_payload(out - record.value_size, record.value_size)
+        elif stamped != version:
             restamp(out - FOOTER_BYTES, stamped, crc64_update(0, value, body))
         return self.put_tail(out, record, access_is_freq)
 

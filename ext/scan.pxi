@@ -661,7 +661,7 @@ cdef class ScanPipeline:
         record.value_size = value_size
         record.expire_at = self.expire_at
         record.access = self.access
-        record.adds = False
+        record.adds = record.unsealed = False
         if n:
             memcpy(self.arena.data + self.arena.size, queue_name(queue, queue.at), n)
         self.arena.size += n
@@ -670,12 +670,11 @@ cdef class ScanPipeline:
 
     cdef inline void end_record(self) noexcept nogil:
         """The bytes of a value that is kept are all there."""
-        cdef const Record *record = &self.arena.records[self.arena.count - 1]
+        cdef Record *record = &self.arena.records[self.arena.count - 1]
         cdef uint8_t *payload = self.arena.data + record.offset + record.key_size
         if self.raw:
-            put_footer(
-                self.arena.data + self.arena.size,
-                crc64_update(0, payload, record.value_size - FOOTER_BYTES))
+            put_version(self.arena.data + self.arena.size)
+            record.unsealed = True
             self.arena.size += FOOTER_BYTES
         if payload[0] == STRING_TYPE:
             self.strings += 1

@@ -30,14 +30,24 @@ cdef inline bint crc_fits(const uint8_t *payload, size_t body) noexcept nogil:
     return True
 
 
+cdef inline void seal_payload(uint8_t *payload, size_t size) noexcept nogil:
+    """Sum a DUMP payload of `size` bytes up, the version in its footer included."""
+    cdef size_t body = size - FOOTER_BYTES
+    cdef uint64_t crc = crc64_update(0, payload, body + 2)
+    cdef int i
+    for i in range(8):
+        payload[body + 2 + i] = (crc >> (8 * i)) & 0xff
+
+
 cdef inline bint plain_string(
-    const uint8_t *payload, size_t size, PlainString *out
+    const uint8_t *payload, size_t size, bint unsealed, PlainString *out
 ) noexcept nogil:
     """Find the string in a DUMP payload of `size` bytes; False if it has to stay a payload.
 
     It has to where it is of another type, LZF-compressed (to pack it out would be our work, and
     more bytes on the wire), or not sound: no CRC but that of the payload vouches for the bytes, so
-    damaged ones are left for the target to refuse.
+    damaged ones are left for the target to refuse. An `unsealed` one has no CRC of its own yet: the
+    core made the payload itself, of a snapshot's bytes or of a reply to MGET.
     """
     cdef const uint8_t *p = payload + 1
     cdef size_t body = size - FOOTER_BYTES
@@ -79,14 +89,14 @@ cdef inline bint plain_string(
         else:
             number = <int32_t>(
                 p[1] | <uint32_t>p[2] << 8 | <uint32_t>p[3] << 16 | <uint32_t>p[4] << 24)
-        if not crc_fits(payload, body):
+        if not unsealed and not crc_fits(payload, body):
             return False
         out.data = NULL
         out.size = put_signed(out.text, number) - out.text
         return True
     else:
         return False
-    if n != room or not crc_fits(payload, body):
+    if n != room or not (unsealed or crc_fits(payload, body)):
         return False
     out.data = p
     out.size = room
@@ -141,11 +151,16 @@ cdef inline uint8_t *put_string_head(uint8_t *out, uint64_t n) noexcept nogil:
     return out
 
 
+cdef inline void put_version(uint8_t *footer) noexcept nogil:
+    """Write the version that all know."""
+    footer[0] = 1
+    footer[1] = 0
+
+
 cdef inline void put_footer(uint8_t *out, uint64_t crc) noexcept nogil:
     """Write the footer behind a value whose CRC64 is `crc`, with a version that all know."""
     cdef int i
-    out[0] = 1
-    out[1] = 0
+    put_version(out)
     crc = crc64_update(crc, out, 2)
     for i in range(8):
         out[2 + i] = (crc >> (8 * i)) & 0xff

@@ -23,7 +23,7 @@ from engine.model.settings import TransferSettings
 from engine.sources import rdb_file
 from engine.sources.rdb_file import RdbFileSource, Survey, survey
 from engine.transfer.checks.value_encodings import type_name
-from tests.reference.crc import key_slot
+from tests.reference.crc import crc64, key_slot
 from tests.support.servers import ServerFactory
 from tests.support.snapshots import feed, records
 from tests.unit.test_rdb import key, length, refused, text, whole
@@ -254,6 +254,30 @@ def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
         commands = bytes(encoder.encode(batch))
         assert commands.count(b"RESTORE") == len(batch)
     assert not any(batch.take_with_ttls() for batch in batches_of)
+
+
+def test_a_string_is_summed_up_where_it_leaves_as_a_payload() -> None:
+    """By MSET it needs no CRC64; by RESTORE, as a value of a batch and of a part of one it does."""
+    values = [text(b""), text(b"v" * 3), text(b"v" * 300), b"\xc0\x7f", b"\xc3\x04\x03\x02aaa"]
+    expiring = b"\xfc" + (10**13).to_bytes(8, "little")
+    body = b"".join(
+        before + key(0, b"%d%d" % (n, bool(before)), value)
+        for n, value in enumerate(values)
+        for before in (b"", expiring)
+    )
+    found = feed(SnapshotReader(), whole(b"\xfe\0" + body))
+    (batch,) = (each for each in found if isinstance(each, RecordBatch))
+    encoder = RestoreEncoder(mset=True)
+    assert bytes(encoder.encode(batch)).count(b"MSET") > 0
+    encoder.use_restore_alone()
+    for part in (batch, batch.take(3), batch.take_with_ttls(), batch):
+        assert part is not None
+        commands = bytes(encoder.encode(part))
+        assert commands.count(b"RESTORE") == len(part)
+        for index in range(len(part)):
+            payload = part.value(index)
+            assert crc64(payload[:-8]) == int.from_bytes(payload[-8:], "little")
+            assert payload in commands
 
 
 def arranged(path: Path, **settings: object) -> list[tuple[int, bytes]]:
