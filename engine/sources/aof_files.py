@@ -117,10 +117,6 @@ class AofFiles:
         """Bytes of all of them."""
         return self.parts[-1].end
 
-    def part_at(self, offset: int) -> Part:
-        """The file that holds the byte behind `offset`; the last one at the end."""
-        return next((part for part in self.parts if offset < part.end), self.parts[-1])
-
     @property
     def checksum(self) -> int:
         """The CRC64 of all bytes that were read so far."""

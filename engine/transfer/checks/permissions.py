@@ -71,11 +71,6 @@ class Rights:
         return tuple(each for each in self.denied if each.fatal)
 
     @property
-    def only_missing(self) -> bool:
-        """Whether the user is allowed everything, as far as the server knows it."""
-        return all(each.why is Why.MISSING for each in self.denied)
-
-    @property
     def losses(self) -> str:
         """What goes without the denied ones, and how."""
         said = {each.needed.loss or _LOST_KEYS for each in self.denied if not each.fatal}
