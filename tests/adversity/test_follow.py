@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import redis
@@ -25,6 +25,7 @@ import redis
 from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
+from engine.model.settings import PositionForm
 from tests.support.comparison import assert_settled
 from tests.support.replicas import replicated
 from tests.support.servers import ServerFactory
@@ -187,13 +188,14 @@ def run(
             *,
             proxies: tuple[str, ...] = (),
             target_options: tuple[str, ...] = (),
+            form: str = "transaction",
         ) -> Run:
             seed = f"{SEED} {request.node.name}"
+            cli = Cli(state_url, tmp_path)
+            cli.environment["STARTMIGRATION_POSITION_FORM"] = form
             source = server_factory(pair[0], *BACKLOG)
             target = server_factory(pair[1], *target_options)
-            made = Run(
-                source, target, Migration(Cli(state_url, tmp_path), seed), random.Random(seed)
-            )
+            made = Run(source, target, Migration(cli, seed), random.Random(seed))
             stack.callback(made.close)
             for end in proxies:
                 server = source if end == "source" else target
@@ -314,12 +316,20 @@ def test_links_cut_during_the_snapshot(
     work.finish()
 
 
-@pytest.mark.parametrize("pair", PAIRS[: None if SOAK else 2], ids=pair_id)
+@pytest.mark.parametrize(
+    ("pair", "form"),
+    [
+        pytest.param(pair, form, id=f"{pair_id(pair)}-{form}")
+        for n, pair in enumerate(PAIRS[: None if SOAK else 2])
+        for form in get_args(PositionForm)
+        if SOAK or n == 0 or form == "transaction"
+    ],
+)
 def test_a_target_that_crashes_and_comes_back(
-    run: Callable[..., Run], pair: tuple[Binary, Binary]
+    run: Callable[..., Run], pair: tuple[Binary, Binary], form: str
 ) -> None:
     """With appendfsync always it has, after its restart, what it acknowledged."""
-    work = run(pair, target_options=APPEND_ONLY)
+    work = run(pair, target_options=APPEND_ONLY, form=form)
     work.begin(rate=1500.0)
     work.following()
     for turn in range(TROUBLES // 2):
