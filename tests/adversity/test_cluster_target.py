@@ -25,6 +25,8 @@ from benches.support.engines import Cli, Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
+from engine.errors import EngineError, StateError
+from engine.model.checkpoint import Checkpoint
 from engine.model.route import Route
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.lanes import Lanes, Way, shard_of, ways_into
@@ -303,6 +305,73 @@ def _shard_trouble(cluster: Cluster, rng: random.Random) -> None:
     if dies:
         old.restart()
     cluster.wait_until_whole()
+
+
+class Replaced(MemoryCheckpoint):
+    """An engine's way to a state that has the migration as another's by now, once `by` was
+    called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.over = False
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Refused, as by a state that several engines share."""
+        if self.over:
+            raise StateError("another engine has the migration")
+        super().save(checkpoint)
+
+    def by(self) -> MemoryCheckpoint:
+        """What the next engine finds."""
+        self.over, store = True, MemoryCheckpoint()
+        found = self.load()
+        assert found is not None
+        store.save(found)
+        return store
+
+
+@pytest.mark.timeout(300)
+def test_what_a_replaced_engine_has_under_way(server_factory: ServerFactory) -> None:
+    """It is asleep, and its commands are on their way to the node: they arrive when the next engine
+    has the node, or never, and nothing is doubled."""
+    source = server_factory(known("redis-7.0"), *BACKLOG)
+    route = Route(to_cluster=True, tag=OWN)
+    with (
+        Cluster.start(known("redis-7.0"), primaries=1, make=server_factory) as cluster,
+        Proxy(cluster.nodes[0].host, cluster.nodes[0].port) as between,
+    ):
+        (node,) = cluster.nodes
+        with Counters(source, db=0) as counters, Mixed(source, f"{SEED} asleep") as traffic:
+            stores: list[MemoryCheckpoint] = [Replaced()]
+            for turn in range(3):
+                store = stores[-1]
+                assert isinstance(store, Replaced)
+                sleeper = Lanes([Way(source, between, route, source)], [store], timeout=250.0)
+                with sleeper:
+                    sleeper.following()
+                    time.sleep(0.2 + turn * 0.1)
+                    between.stall()
+                    time.sleep(0.1)
+                    after = store.by()
+                    with Lanes([Way(source, node, route, source)], [after]) as run:
+                        run.following()
+                        between.stall(False)
+                        wait_for(lambda: sleeper.error is not None, "the end of it")  # noqa: B023
+                        run.in_sync()
+                        run.stop()
+                assert isinstance(sleeper.error, EngineError), sleeper.events
+                found = after.load()
+                assert found is not None
+                stores.append(Replaced())
+                stores[-1].save(found)
+            traffic.stop()
+            counters.stop()
+        with Lanes([Way(source, node, route, source)], [stores[-1]]) as run:
+            run.cut_over()
+        assert run.error is None, run.events
+        assert_equal(source.url, node.url)
+        assert not counters.check(source)
+        assert source.client().info("stats")["sync_full"] == 1
 
 
 @pytest.mark.timeout(300)
