@@ -17,7 +17,7 @@ from engine.groups import disconnections, schema
 from engine.groups.lease import LEASE_SECONDS
 from engine.groups.records import TransferRecord
 from engine.groups.repeated import Repeated
-from engine.groups.rows import add_lanes, group_by_id, transfer_by_id, write_event
+from engine.groups.rows import group_by_id, keep_lanes, transfer_by_id, write_event
 from engine.groups.states import CUT_OVERS, Operation, Request, TransferStatus, check, move
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
@@ -98,10 +98,11 @@ class ClaimedTransfer:
             write_event(connection, self.record.group_id, message, of=self.record.id, level=None)
 
     def plan(self, lanes: Sequence[PlannedLane]) -> None:
-        """Keep which lanes there are, before any of them begins."""
+        """Keep which lanes there are, before any of them begins: those that have a name in the
+        state go on, and those that are not among them are over."""
         with self._store.write() as connection:
             self._renew(connection)
-            add_lanes(connection, self.record.id, self.record.lease.id, lanes)
+            keep_lanes(connection, self.record.id, self.record.lease.id, lanes)
             self.record = transfer_by_id(connection, self.record.id)
 
     def load_checkpoint(self, lane: str = schema.LANE) -> Checkpoint | None:

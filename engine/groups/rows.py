@@ -201,20 +201,46 @@ def add_lanes(
 ) -> None:
     """The lanes of a migration with a cluster at an end, under the lease of the whole."""
     for each in lanes:
-        ids = each.source.ids
-        row = {
-            "migration_id": transfer_id,
-            "name": each.name,
-            "source_url": f"redis://{node_address(each.source.host, each.source.port)}"
-            if ids
-            else "",
-            "shard": ids[0] if ids else "",
-            "slots": str(each.slots),
-            "lease_id": lease_id,
-        }
+        row = {"migration_id": transfer_id, "name": each.name, "lease_id": lease_id}
         table = schema.lanes
-        lane_id = connection.execute(insert(table).returning(table.c.id), row).scalar_one()
+        insertion = insert(table).returning(table.c.id)
+        lane_id = connection.execute(insertion, row | _planned(each)).scalar_one()
         connection.execute(insert(schema.lane_plans), {"lane_id": lane_id, "plan": each.to_dict()})
+
+
+def keep_lanes(
+    connection: Connection, transfer_id: int, lease_id: int, lanes: Sequence[PlannedLane]
+) -> None:
+    """From now on the migration has these lanes: those that are there go on, with their
+    checkpoints, under another plan; others are added; those that are not among them are over."""
+    table, plans = schema.lanes, schema.lane_plans
+    query = (
+        select(table.c.name, table.c.id)
+        .join(plans, plans.c.lane_id == table.c.id)
+        .where(table.c.migration_id == transfer_id)
+    )
+    there = {row.name: row.id for row in connection.execute(query)}
+    names = {each.name for each in lanes}
+    over = [lane_id for name, lane_id in there.items() if name not in names]
+    for each in (schema.checkpoints, plans):
+        connection.execute(delete(each).where(each.c.lane_id.in_(over)))
+    connection.execute(delete(table).where(table.c.id.in_(over)))
+    for lane in lanes:
+        if (lane_id := there.get(lane.name)) is not None:
+            connection.execute(update(table).where(table.c.id == lane_id).values(_planned(lane)))
+            mine = plans.c.lane_id == lane_id
+            connection.execute(update(plans).where(mine).values(plan=lane.to_dict()))
+    add_lanes(connection, transfer_id, lease_id, [each for each in lanes if each.name not in there])
+
+
+def _planned(lane: PlannedLane) -> dict[str, str]:
+    """What the columns of a lane say of its plan."""
+    place, ids = node_address(lane.source.host, lane.source.port), lane.source.ids
+    return {
+        "source_url": f"redis://{place}" if ids else "",
+        "shard": ids[0] if ids else "",
+        "slots": str(lane.slots),
+    }
 
 
 def group_by_id(connection: Connection, group_id: str, *, lock: bool = False) -> GroupRecord:

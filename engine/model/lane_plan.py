@@ -51,12 +51,16 @@ class PlannedEnd:
 @dataclass(frozen=True, slots=True)
 class PlannedLane:
     """`name` tells it from the others of its migration, and stays the same whatever becomes of the
-    shards' primaries. `slots` are those that both ends had."""
+    shards' primaries. `slots` are those that both ends had. `own_slot` is the one in which the
+    engine's own keys are on the target, -1 where that is no cluster. `late`: it was planned when
+    slots had moved, and other lanes brought their keys before."""
 
     name: str
     slots: SlotSet
     source: PlannedEnd
     target: PlannedEnd
+    own_slot: int = -1
+    late: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -65,13 +69,16 @@ class PlannedLane:
             "slots": str(self.slots),
             "source": self.source.to_dict(),
             "target": self.target.to_dict(),
+            "own_slot": self.own_slot,
+            "late": self.late,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlannedLane:
         """Inverse of `to_dict`."""
-        ends = (PlannedEnd.from_dict(data[side]) for side in ("source", "target"))
-        return cls(data["name"], SlotSet.parse(data["slots"]), *ends)
+        source, target = (PlannedEnd.from_dict(data[side]) for side in ("source", "target"))
+        own_slot, late = data.get("own_slot", -1), data.get("late", False)
+        return cls(data["name"], SlotSet.parse(data["slots"]), source, target, own_slot, late)
 
 
 def endpoint_of(

@@ -56,20 +56,20 @@ TRANSIENT_ERRORS = (
     # A node that has lost its role answers MOVED to everything.
     TransientError(
         "MOVED",
-        frozenset({"write"}),
+        frozenset({"dial", "write"}),
         "The target's node does not have the slot any more: see CLUSTER NODES.",
         elsewhere=True,
         of_slot=True,
     ),
     TransientError(
         "ASK",
-        frozenset({"write"}),
+        frozenset({"dial", "write"}),
         "The target is moving slots: let that end.",
         of_slot=True,
     ),
     TransientError(
         "CLUSTERDOWN",
-        frozenset({"read", "write"}),
+        frozenset({"dial", "read", "write"}),
         "The target's cluster is down: see CLUSTER INFO.",
         elsewhere=True,
     ),

@@ -18,6 +18,8 @@ _SLOTS_AT_ONCE = 1000
 _KEYS_AT_ONCE = 1000
 # A node with no more keys is scanned.
 _FEW_KEYS = 20_000
+# So many may come to a slot while it is asked for the names that it has.
+_NEW_KEYS = 100
 # The names of so many keys are had in one reply.
 _SLOT_KEYS_MOST = 100_000
 
@@ -54,8 +56,8 @@ def without_own(keys: Iterable[bytes]) -> list[bytes]:
 
 
 def keys_in(ask: Ask, slots: SlotSet, *, node: bool) -> AsyncGenerator[list[bytes], None]:
-    """The keys of `slots` in portions, each of which one command takes. They may be removed
-    meanwhile."""
+    """The keys of `slots` that are there all the time meanwhile, in portions, each of which one
+    command takes."""
     return _of_each_slot(ask, slots) if node else _scanned(ask, slots)
 
 
@@ -63,7 +65,14 @@ async def _of_each_slot(ask: Ask, slots: SlotSet) -> AsyncGenerator[list[bytes],
     counts = await _counts(ask, slots) if await _one(ask, "DBSIZE") > _FEW_KEYS else {}
     if counts and max(counts.values()) <= _SLOT_KEYS_MOST:
         for slot, count in counts.items():
-            keys = await _one(ask, "CLUSTER", "GETKEYSINSLOT", slot, count)
+            # Some may come meanwhile, and must not take the place of others.
+            most = 2 * count + _NEW_KEYS
+            keys = await _one(ask, "CLUSTER", "GETKEYSINSLOT", slot, most)
+            if len(keys) >= most:
+                async with contextlib.aclosing(_scanned(ask, SlotSet.of([slot]))) as pages:
+                    async for names in pages:
+                        yield names
+                continue
             for at in range(0, len(keys), _KEYS_AT_ONCE):
                 yield keys[at : at + _KEYS_AT_ONCE]
         return

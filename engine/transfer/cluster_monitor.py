@@ -14,21 +14,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from engine import logs
 from engine.errors import EngineError, UsageError
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.model.topology import Topology, merge
+from engine.model.topology import Node, Topology, merge
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.cluster_node import ClusterNode
 from engine.transfer.control_connections import Side
 from engine.transfer.migration_context import MigrationContext
 from engine.wire import cluster
 
+_log = logs.logger(__name__)
 # From one look to the next.
 _LOOK_SECONDS = 1.0
 # How long one node may take to answer.
@@ -47,6 +50,7 @@ class _Attended:
     shard: ClusterShard
     context: MigrationContext
     moved: Moved
+    own_slot: int
     there: Endpoint | None = None
 
 
@@ -67,18 +71,57 @@ class ClusterMonitor:
         self._told: Topology | None = None
         self._nodes: dict[tuple[str, int], ClusterNode] = {}
         self._slots = ""
+        # Why it is not known where the slots are; where they are, if that is wrong.
+        self._why = self._wrong = ""
+        self._wrong_told = self._displaced = False
+        # Since when slots lie elsewhere than planned, and none is being moved.
+        self._moved_at: float | None = None
         self._wake = asyncio.Event()
+        # A node is asked one thing at a time.
+        self._looking = asyncio.Lock()
+        # The look that is going to begin, for those that ask.
+        self._next: asyncio.Task[None] | None = None
         self.on_slots: Callable[[Topology], None] = lambda _: None
+        self.on_look: Callable[[], None] = lambda: None
+        """Called behind each look."""
 
-    def attend(self, end: Endpoint, context: MigrationContext, moved: Moved) -> None:
-        """One more lane; `moved` is called with its end's primary at each look."""
+    def attend(
+        self, end: Endpoint, context: MigrationContext, moved: Moved, own_slot: int = -1
+    ) -> None:
+        """One more lane; `moved` is called with its end's primary at each look. `own_slot` is that
+        of its own keys there, without which it cannot go on; -1: it has none."""
         assert end.cluster is not None
-        self._ends.append(_Attended(end, end.cluster, context, moved))
+        self._ends.append(_Attended(end, end.cluster, context, moved, own_slot))
 
     @property
     def topology(self) -> Topology | None:
         """What the cluster told last; None: nothing yet."""
         return self._told
+
+    @property
+    def moved_for(self) -> float:
+        """For how many seconds slots have belonged to other shards than planned, while each slot
+        has a node and none is being moved; 0: that is not so. Infinite as soon as a lane has lost
+        the slot of its own keys, whatever else is being moved."""
+        if self._displaced:
+            return math.inf
+        if self._moved_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._moved_at
+
+    async def objection(self) -> str:
+        """Why the lanes' slots are not theirs, by what the primaries tell from now on; empty: they
+        are. Lanes that ask at once are answered at once."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._look_at_primaries())
+        await asyncio.shield(self._next)
+        return self._why or self._wrong
+
+    async def _look_at_primaries(self) -> None:
+        async with self._looking:
+            # Whoever asks from here on is told of a later look.
+            self._next = None
+            await self._look_once(primaries=True)
 
     def look_now(self) -> None:
         """Look without waiting for the next turn."""
@@ -100,15 +143,24 @@ class ClusterMonitor:
         while True:
             self._wake.clear()
             await self._look()
+            self.on_look()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await self._wake.wait()
 
     async def _look(self) -> None:
+        async with self._looking:
+            await self._look_once()
+
+    async def _look_once(self, *, primaries: bool = False) -> None:
+        """`primaries`: nothing is asked of others, which may take their time."""
         if not self._ends:
             return
         any_end = self._ends[0].end
         nodes = self._asked(any_end)
+        if primaries and self._told is not None:
+            places = {each.shard.place_of(node) for each in self._ends[:1] for node in self._heads}
+            nodes = [node for node in nodes if node.place in places] or nodes
         answers = await asyncio.gather(*(node.ask() for node in nodes))
         told = [each for each in answers if isinstance(each, Topology)]
         if not told:
@@ -122,12 +174,17 @@ class ClusterMonitor:
                 "earlier configuration than was heard before"
             )
             return
-        self._told = merged
+        self._told, self._why = merged, ""
         cluster.note(any_end, merged)
         under_way = {slot for node in nodes for slot in node.under_way}
         for each in self._ends:
             self._judge(each, merged)
         self._judge_slots(merged, SlotSet.of(under_way))
+
+    @property
+    def _heads(self) -> list[Node]:
+        """The primaries, as far as they are known."""
+        return [] if self._told is None else [shard.primary for shard in self._told.shards]
 
     def _asked(self, end: Endpoint) -> list[ClusterNode]:
         """The primaries, as far as they are known; else nodes that may tell of them."""
@@ -150,6 +207,7 @@ class ClusterMonitor:
         return False
 
     def _doubt(self, why: str) -> None:
+        self._moved_at, self._displaced, self._why = None, False, why
         for each in self._ends:
             each.context.trouble_of(f"the {self._side}'s cluster")(
                 f"{why}: it is not known which servers are its primaries; they are asked again"
@@ -198,6 +256,20 @@ class ClusterMonitor:
                 )
             elif gone:
                 words[shard] = f"no node of the {self._side}'s cluster has the slots {gone.words}"
+        self._displaced = not told.missing and any(
+            each.own_slot >= 0
+            and (found := each.shard.found(told)) is not None
+            and each.own_slot not in told.slots_of(found.id)
+            for each in self._ends
+        )
+        settled = not moving and not told.missing and self._elsewhere(told)
+        if not settled:
+            self._moved_at = None
+        elif self._moved_at is None:
+            self._moved_at = asyncio.get_running_loop().time()
+        self._wrong = "; ".join(words.values())
+        if moving:
+            self._wrong = f"the slots {moving.words} of the {self._side}'s cluster are being moved"
         slots = f"{moving}; {'; '.join(words.values())}"
         for each in self._ends:
             why = words.get(each.shard, "")
@@ -205,10 +277,21 @@ class ClusterMonitor:
                 why = f"the slots {moving.words} of the {self._side}'s cluster are being moved"
             each.context.trouble_of(f"the {self._side}'s slots")(why)
         if slots != self._slots:
-            if self._slots or moving or words:
-                self._tell(moving, list(words.values()))
             self._slots = slots
+            _log.info("Slots of the cluster: %s", slots, extra={"end": self._side})
             self.on_slots(told)
+        if (wrong := bool(moving or words)) != self._wrong_told:
+            # Thousands may move one by one: told is when they begin, and when all is over.
+            self._wrong_told = wrong
+            self._tell(moving, list(words.values()))
+
+    def _elsewhere(self, told: Topology) -> bool:
+        """Whether a shard has other slots than it was planned with."""
+        for shard in dict.fromkeys(each.shard for each in self._ends):
+            found = shard.found(told)
+            if found is None or told.slots_of(found.id) != shard.slots:
+                return True
+        return False
 
     def _tell(self, moving: SlotSet, wrong: Sequence[str]) -> None:
         parts = [*wrong]

@@ -24,6 +24,8 @@ class ClusterNode:
     def __init__(self, at: Endpoint, side: Side, timeout: float) -> None:
         """`timeout`: seconds for all that it is asked at once."""
         self._at = at
+        self.place = at.host, at.port
+        """Where it is reached."""
         self._side = side
         self._timeout = timeout
         self._stack = contextlib.AsyncExitStack()

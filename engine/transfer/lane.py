@@ -30,6 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from engine._native import key_slot
 from engine.errors import (
     EngineError,
     LinkError,
@@ -146,7 +147,10 @@ class Lane:
         self._sentinels = SentinelMonitor(ends, context, self._moved)
         self._clusters = clusters
         for side, monitor in clusters.items():
-            monitor.attend(source if side == "source" else target, context, self._moved)
+            own_slot = key_slot(route.tag.encode()) if side == "target" and route.tag else -1
+            end = source if side == "source" else target
+            monitor.attend(end, context, self._moved, own_slot)
+        self._source_cluster = clusters.get("source")
         shared = context.peers.source_of(source, ends.route)
         self._shared_target = context.peers.target_of(target, ends.route)
         self._shared_target.join(context.lane, lambda: checkpoint.mark)
@@ -205,6 +209,7 @@ class Lane:
             self._upkeep,
             shared,
             self._ready_held,
+            self._slots_objection,
         )
         """What each step of a cut-over does here."""
         self._outcome = LaneOutcome(
@@ -247,6 +252,10 @@ class Lane:
         """Look at the target again and again meanwhile, and at what Sentinels say of both ends."""
         async with self._target_watch.watching(), self._sentinels.watching():
             yield
+
+    async def _slots_objection(self) -> str:
+        """Why the slots of the source's shard are not those that were planned; empty: they are."""
+        return "" if self._source_cluster is None else await self._source_cluster.objection()
 
     def _moved(self, side: Side, there: Endpoint) -> None:
         """What tells of this end's primary, its Sentinels or its cluster, names this one."""

@@ -78,6 +78,7 @@ class LaneCutOver:
         upkeep: FenceUpkeep,
         shared: SharedSource,
         applier: Callable[[], Awaitable[Applier]],
+        slots_objection: Callable[[], Awaitable[str]],
     ) -> None:
         """`applier` gives the applier of a target on which a snapshot has ended."""
         self._ends = ends
@@ -94,6 +95,7 @@ class LaneCutOver:
         # The fence, and where it stands.
         self._shared = shared
         self._applier = applier
+        self._slots_objection = slots_objection
         # Of the cut-over that goes on: what is followed, what the fenced server told behind the
         # write block, the keys that are due too soon for their TTLs to be restored before the
         # fence, and the process of the target that is drained, compared and promoted: one and the
@@ -442,9 +444,11 @@ class LaneCutOver:
             self._blocked = await self._fence.block_writes()
 
     async def look_at_role(self) -> None:
-        """The source has not failed over meanwhile."""
+        """The source has not failed over meanwhile, and its shard has the slots that it had."""
         if not self._acts:
             return
+        if why := await self._slots_objection():
+            raise Refused(why)
         # Other lanes may have taken their time since it was reported.
         replication = None if self._context.peers.several else self._blocked
         await self.upkeep.not_moved(self._fence, replication)

@@ -9,17 +9,18 @@ keys of one of them are kept.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.errors import TransferFailed
+from engine.errors import EngineError, TransferFailed
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedEnd, PlannedLane, endpoint_of, whole
 from engine.model.route import Route
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet, slot_tag
-from engine.model.topology import Topology
+from engine.model.topology import Topology, merge
 from engine.transfer.checks.cluster import ask_topology
 from engine.transfer.control_connections import Side
 from engine.wire.control_connection import admin
@@ -62,11 +63,27 @@ class LaneEnds:
 
 
 async def look(side: Side, endpoint: Endpoint, settings: TransferSettings) -> Deployment:
-    """Ask an end what it is. Raises `LinkError`, `AuthError`, `ServerError`, `ProtocolFault`."""
-    async with admin(endpoint, timeout=settings.connect_timeout, fault=side) as end:
+    """Ask an end what it is; of a cluster each primary that answers, for only those that take part
+    in the move of a slot tell of it. Raises `LinkError`, `AuthError`, `ServerError`,
+    `ProtocolFault`."""
+    limit = settings.connect_timeout
+    async with admin(endpoint, timeout=limit, fault=side) as end:
         info = await end.info()
         told = await ask_topology(end) if info.mode == "cluster" else None
-        return Deployment(endpoint, info, told)
+    if told is None:
+        return Deployment(endpoint, info)
+
+    async def view(host: str, port: int) -> Topology | None:
+        try:
+            at = endpoint.at(*settings.addresses.there(host, port))
+            async with admin(at, timeout=limit, fault=side, straight=True) as end:
+                return await ask_topology(end)
+        except EngineError:
+            return None
+
+    heads = [each.primary for each in told.shards if each.primary.id != told.me]
+    views = await asyncio.gather(*(view(each.host, each.port) for each in heads))
+    return Deployment(endpoint, info, merge([told, *(each for each in views if each is not None)]))
 
 
 def plan(source: Deployment, target: Deployment) -> tuple[PlannedLane, ...]:
@@ -92,7 +109,9 @@ def plan(source: Deployment, target: Deployment) -> tuple[PlannedLane, ...]:
     ]
     names = _names([(one, other) for one, other, _ in pairs])
     return tuple(
-        PlannedLane(name, slots, one, other)
+        # The slot is one for all lanes to a shard, whoever made them: what another migration has
+        # left there is found.
+        PlannedLane(name, slots, one, other, _own_slot(other, target) if other.ids else -1)
         for name, (one, other, slots) in zip(names, pairs, strict=True)
     )
 
@@ -112,9 +131,7 @@ def ends_of(
             slots=lane.slots,
             from_cluster=bool(lane.source.ids),
             to_cluster=bool(lane.target.ids),
-            # One for all lanes to this shard, whoever made them: what another migration has left
-            # there is found.
-            tag=slot_tag(first_of(lane.target.slots)) if lane.target.ids else "",
+            tag=tag_of(lane),
             leads=lane.source.ids not in led,
             shared_source=sources.count(lane.source) > 1,
             shared_target=targets.count(lane.target) > 1,
@@ -150,9 +167,17 @@ def wholes(
     }
 
 
-def first_of(slots: SlotSet) -> int:
-    """The first slot of a shard, in which the engine's own keys are."""
-    return slots.ranges[0][0]
+def tag_of(lane: PlannedLane) -> str:
+    """The hash tag of the engine's own keys on the lane's target; empty: they have none."""
+    return slot_tag(lane.own_slot) if lane.own_slot >= 0 else ""
+
+
+def _own_slot(end: PlannedEnd, target: Deployment) -> int:
+    """The slot of a shard in which the engine's own keys are: the last one that stays there, for
+    tools that move some of a shard's slots begin with the first."""
+    moving = () if target.told is None else target.told.moves
+    stays = end.slots - SlotSet.of(move.slot for move in moving)
+    return (stays or end.slots).ranges[-1][1]
 
 
 def unfit(lanes: Sequence[PlannedLane], source: Deployment, target: Deployment) -> Iterator[str]:

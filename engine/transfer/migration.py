@@ -35,8 +35,15 @@ T = TypeVar("T")
 
 # Tries of a cut-over that cannot be repeated by hand (`migrate`).
 _CUT_OVERS_MOST = 3
+# For so long slots have to stay where they are before the lanes are planned anew.
+_SETTLED_SECONDS = 2.0
 # What a lane deals with itself: it dials again, and goes on from what the target has.
 _LANES_OWN = (PositionMoved, ReadAgain, LinkError, ServerError)
+
+
+class SlotsMoved(Exception):
+    """Slots have gone to other shards than the lanes were planned for: they are to be planned
+    anew."""
 
 
 class Migration:
@@ -67,6 +74,8 @@ class Migration:
         self._looked = asyncio.Event()
         for lane in lanes:
             lane.on_look = self._looked.set
+        for cluster in clusters:
+            cluster.on_look = self._looked.set
         # The cut-over is tried again by itself, for what its comparison has found.
         self._again, self._again_until = False, 0.0
         # How often it was refused since all lanes have followed what they follow now.
@@ -90,7 +99,8 @@ class Migration:
             yield
 
     async def run(self) -> None:
-        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
+        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure, and
+        `SlotsMoved` where other lanes are to go on."""
         self._take_up()
         over = await self._connect()
         running = [lane for lane, is_over in zip(self.lanes, over, strict=True) if not is_over]
@@ -154,7 +164,8 @@ class Migration:
 
     async def _look(self, lanes: Sequence[Lane]) -> bool:
         """Cut over if it is wanted, and can be; whether it was tried. Raises `TransferStopped`
-        where that is wanted in one go and can never be."""
+        where that is wanted in one go and can never be, and `SlotsMoved`."""
+        self._look_at_slots(lanes)
         one_go = self._orders.one_go
         can_complete = all(lane.context.can_complete for lane in lanes)
         if self._steps is not SNAPSHOT:
@@ -188,6 +199,17 @@ class Migration:
             else:
                 offer.give_back(over=result.ok)
         return True
+
+    def _look_at_slots(self, lanes: Sequence[Lane]) -> None:
+        """Raises `SlotsMoved` once each slot is settled where it is by now. A snapshot is copied to
+        its end before that, and a cut-over that may have happened is brought to its end."""
+        if all(cluster.moved_for < _SETTLED_SECONDS for cluster in self._clusters):
+            return
+        if any(lane.context.phase is Phase.SNAPSHOT for lane in lanes):
+            return
+        if len(lanes) < len(self.lanes) or self.promoted or self.in_doubt:
+            return
+        raise SlotsMoved
 
     @property
     def _now(self) -> float:

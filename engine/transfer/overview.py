@@ -70,10 +70,10 @@ class Overview:
         return context
 
     def named(self, names: Sequence[str]) -> list[MigrationContext]:
-        """The contexts of lanes with these names, in the place of the only one that there was until
-        they were known."""
-        (only,) = self._contexts
-        self._contexts = []
+        """The contexts of lanes with these names, in the place of those that there were until they
+        were known: the only one, or those of lanes that were planned before."""
+        only = self._contexts[0]
+        self._contexts, self.peers = [], Peers()
         self._said.clear()
         found = [self.lane(name) for name in names]
         for each in found:

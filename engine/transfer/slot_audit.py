@@ -15,32 +15,27 @@ Invariants:
 - A key that appears while they are read is in the stream of the lane that has the slot by now. So
   names that one look at both ends finds are enough.
 - While there are any the gate is closed.
+
+Of a target that had keys of its own before, only what the source names is read: what is on the
+target alone may be its users'.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+import contextlib
 
 from engine import logs
-from engine._native import key_slot
-from engine.errors import EngineError, LinkError, ProtocolFault, ServerError
-from engine.model.online_checkpoint import OWN_PREFIX
+from engine.errors import LinkError, ServerError
 from engine.model.slots import SlotSet
+from engine.targets.slot_keys import keys_in, without_own
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.follow import Follower
 from engine.transfer.migration_context import MigrationContext
-from engine.wire.control_connection import Admin
 
 # Keys that wait to be read again at once: the names are kept in memory, and on the target.
 _WAITING_MOST = 10_000
-# Slots whose keys are counted in one round trip.
-_SLOTS_AT_ONCE = 512
-# A slot with more keys is found by SCAN: the node would build its answer at one go.
-_NAMES_MOST = 50_000
-_SCAN_COUNT = 1000
 # Between two tries, in seconds.
 _PAUSE_SECONDS = 0.5
 _log = logs.logger(__name__)
@@ -102,73 +97,17 @@ class SlotAudit:
         """How many names were found."""
         found = 0
         route = self._ends.route
-        sides: tuple[tuple[Side, bool], ...] = (
-            ("source", route.from_cluster),
-            ("target", route.to_cluster),
-        )
+        sides: list[tuple[Side, bool]] = [("source", route.from_cluster)]
+        if not self._checkpoint.mark.had_keys:
+            sides.append(("target", route.to_cluster))
         for side, clustered in sides:
             async with self._ends.admin(side) as end:
-                async for names in names_in(end, slots, clustered=clustered):
-                    found += len(names)
-                    follower.read_again((0, name) for name in names)
-                    await follower.has_room(_WAITING_MOST)
+                pages = keys_in(end.pipeline, slots, node=clustered)
+                async with contextlib.aclosing(pages):
+                    async for page in pages:
+                        names = without_own(page)
+                        found += len(names)
+                        follower.read_again((0, name) for name in names)
+                        await follower.has_room(_WAITING_MOST)
         await follower.settle()
         return found
-
-
-async def names_in(end: Admin, slots: SlotSet, *, clustered: bool) -> AsyncIterator[list[bytes]]:
-    """The keys of these slots in database 0 that are there all the time meanwhile, a page at a
-    time; the engine's own are not among them. `clustered`: the server is a cluster's node.
-
-    Raises `LinkError`, `ServerError`, `AuthError`, `ProtocolFault`.
-    """
-    if not clustered:
-        async for page in _scanned(end, slots):
-            yield page
-        return
-    long: list[int] = []
-    every = list(slots)
-    for at in range(0, len(every), _SLOTS_AT_ONCE):
-        some = every[at : at + _SLOTS_AT_ONCE]
-        counts = await _asked(end, [("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in some])
-        for slot, count in zip(some, counts, strict=True):
-            if not isinstance(count, int):
-                raise ProtocolFault(f"{end.name}: no integer for COUNTKEYSINSLOT", fault=end.fault)
-            if count > _NAMES_MOST:
-                long.append(slot)
-                continue
-            if count:
-                # Some may come meanwhile, and must not take the place of others.
-                most = 2 * count + 100
-                (names,) = await _asked(end, [("CLUSTER", "GETKEYSINSLOT", slot, most)])
-                if len(names) >= most:
-                    long.append(slot)
-                    continue
-                yield _others(names)
-    if long:
-        async for page in _scanned(end, SlotSet.of(long)):
-            yield page
-
-
-async def _scanned(end: Admin, slots: SlotSet) -> AsyncIterator[list[bytes]]:
-    wanted = frozenset(slots)
-    cursor: bytes | int = 0
-    while True:
-        ((cursor, names),) = await _asked(end, [("SCAN", cursor, "COUNT", _SCAN_COUNT)])
-        page = [name for name in names if key_slot(name) in wanted]
-        if page:
-            yield _others(page)
-        if int(cursor) == 0:
-            return
-
-
-async def _asked(end: Admin, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    replies = await end.pipeline(commands)
-    for reply in replies:
-        if isinstance(reply, EngineError):
-            raise reply
-    return replies
-
-
-def _others(names: Sequence[bytes]) -> list[bytes]:
-    return [name for name in names if not name.startswith(OWN_PREFIX)]

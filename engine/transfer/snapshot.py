@@ -196,7 +196,7 @@ class Snapshot:
     async def _check_source(self) -> None:
         """A source that lost its data must not have its last copy emptied for its sake."""
         mark = self._checkpoint.mark
-        if not mark.begun:
+        if not mark.full_syncs:
             return
         copied = self._context.stats.keys
         # (Other lanes' keys are none of this source's.)
@@ -220,6 +220,8 @@ class Snapshot:
         mark, route = self._checkpoint.mark, self._ends.route
         own, slots = self._ends.own_keys(mark.token), route.slots if route.by_slot else None
         why = "full sync again"
+        if not mark.full_syncs:
+            why = f"the slots {route.slots.words} have come to this lane"
         if mark.taken_over and not mark.full_syncs:
             why = f"the target is taken over from the migration {mark.taken_over}"
         if mark.held_before:

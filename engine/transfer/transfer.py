@@ -26,6 +26,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
 from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
 from engine.transfer import lane_plan
 from engine.transfer.async_helpers import together
 from engine.transfer.checkpoint_store import LaneCheckpoints
@@ -262,6 +263,13 @@ class Transfer:
         lanes = await self._planned()
         way = self._way = self._of_lanes(lanes) if lanes else self._choose()
         try:
+            while lanes:
+                assert _follows(way)
+                found = await self._go_lanes(way)
+                if found is None:
+                    return
+                lanes, way = found
+                self._way = way
             async with way.watching():
                 await way.run()
         except PsyncRefused as refused:
@@ -279,6 +287,20 @@ class Transfer:
             way = self._way = self._offline()
             async with way.watching():
                 await way.run()
+
+    async def _go_lanes(self, way: Migration) -> tuple[tuple[PlannedLane, ...], Migration] | None:
+        """Go the way of several lanes to its end; the next one, where slots have moved."""
+        from engine.transfer.migration import SlotsMoved
+
+        try:
+            async with way.watching():
+                await way.run()
+            return None
+        except SlotsMoved:
+            await way.close(resumable=True)
+            await way.save_last([])
+        lanes = await self._planned()
+        return lanes, self._of_lanes(lanes)
 
     async def _planned(self) -> tuple[PlannedLane, ...]:
         """The lanes of a migration with a cluster at one of its ends, as they were planned by an
@@ -301,11 +323,11 @@ class Transfer:
         if lanes is not None:
             ends = lane_plan.wholes(lanes, ends, self._settings)
 
-        async def ask(side: Side) -> None:
-            async def once() -> None:
-                found[side] = await lane_plan.look(side, ends[side], self._settings)
+        async def look(side: Side) -> None:
+            found[side] = await lane_plan.look(side, ends[side], self._settings)
 
-            await self._context.insist(once, side)
+        async def ask(side: Side) -> None:
+            await self._context.insist(lambda: look(side), side)
 
         await together([ask(side) for side in ends])
         source, target = found["source"], found["target"]
@@ -316,7 +338,22 @@ class Transfer:
                     remedy="Abort it (complete-migration --force), and start another one.",
                     fault="user",
                 )
-            return lanes
+            planned = lanes
+
+            async def replan() -> None:
+                nonlocal planned
+                planned = await self._replanned(planned, source, found["target"])
+
+            async def again() -> None:
+                try:
+                    await replan()
+                except EngineError:
+                    # The slot of the engine's own keys may be on its way.
+                    await look("target")
+                    raise
+
+            await self._context.insist(again, "target")
+            return planned
         lanes = lane_plan.plan(source, target)
         if lanes and (objection := self._cluster_objection()):
             raise TransferFailed(
@@ -326,6 +363,41 @@ class Transfer:
             )
         self._checkpoints.plan(lanes)
         return lanes
+
+    async def _replanned(
+        self, lanes: tuple[PlannedLane, ...], source: Deployment, target: Deployment
+    ) -> tuple[PlannedLane, ...]:
+        """The lanes as they go on where slots lie now: one that is being moved is still where it
+        was. Once the target may be promoted they stay as they are. Raises `StateError`, and
+        `EngineError` of a target that cannot be asked."""
+        from engine.transfer.lane_replan import replanned
+        from engine.transfer.slot_handover import SlotHandover
+
+        told = [each.told for each in (source, target) if each.told is not None]
+        if any(each.missing for each in told) or self._may_be_promoted(lanes):
+            return lanes
+        now = replanned(lanes, lane_plan.plan(source, target))
+        if now is None:
+            return lanes
+        await SlotHandover(self._checkpoints, target, self._settings).run(lanes, now)
+        slots = SlotSet.of(slot for each in now.audits.values() for slot in each)
+        parts = [f"the slots {slots.words} have come to other lanes"] if slots else []
+        parts += [f"{len(now.new)} lanes begin"] if now.new else []
+        parts += [f"{len(now.gone)} lanes are over"] if now.gone else []
+        self._overview.on_event(
+            f"slots have moved: {', '.join(parts) or 'some lanes bring fewer'}; every key of those "
+            "that came is read again"
+        )
+        return now.lanes
+
+    def _may_be_promoted(self, lanes: Sequence[PlannedLane]) -> bool:
+        """Whether a target is promoted, or may be, by what the checkpoints say."""
+        for each in lanes:
+            found = self._checkpoints.of_lane(each.name).load()
+            mark = None if found is None else found.position
+            if isinstance(mark, OnlineCheckpoint) and (mark.opened or mark.promoting):
+                return True
+        return False
 
     def _cluster_objection(self) -> str | None:
         """Why what is asked for cannot be done where an end is a cluster, None if it can."""

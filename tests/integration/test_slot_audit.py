@@ -13,9 +13,10 @@ from benches.support.servers import Server
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.slots import SlotSet
+from engine.targets import slot_keys
+from engine.targets.slot_keys import keys_in
 from engine.transfer import slot_audit
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.slot_audit import names_in
 from engine.wire.control_connection import admin
 from tests.support.library import Run, migrating
 from tests.support.servers import ServerFactory, known
@@ -119,23 +120,23 @@ def cluster() -> Iterator[Cluster]:
         yield found
 
 
-@pytest.mark.parametrize("most", [50_000, 100])
-def test_names_on_a_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """Each key of the slots is named, whether its slot has few keys or many."""
-    monkeypatch.setattr(slot_audit, "_NAMES_MOST", most)
+@pytest.mark.parametrize("few", [0, 20_000])
+def test_names_on_a_node(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    """Each key of the slots is named, whether the node is scanned or asked slot by slot."""
+    monkeypatch.setattr(slot_keys, "_FEW_KEYS", few)
     node = cluster.primaries[0]
     client = cluster.client()
     names = [f"{{a}}{number}" for number in range(500)] + [f"k{number}" for number in range(500)]
     for name in names:
         client.set(name, "v")
     (mine,) = (line.split(" ")[8] for line in node_lines(node) if "myself" in line)
-    owned = SlotSet.parse(mine)
-    slots = SlotSet.of(slot_of(name) for name in names) & owned
+    slots = SlotSet.of(slot_of(name) for name in names) & SlotSet.parse(mine)
     wanted = sorted(name.encode() for name in names if slot_of(name) in slots)
     assert wanted
 
     async def ask() -> list[bytes]:
         async with admin(Endpoint.parse(node.url)) as end:
-            return [name async for page in names_in(end, slots, clustered=True) for name in page]
+            pages = keys_in(end.pipeline, slots, node=True)
+            return [name async for page in pages for name in page]
 
     assert sorted(set(asyncio.run(ask()))) == wanted

@@ -1,0 +1,59 @@
+"""Slots that move at either end of a migration while it follows: by each way in which servers move
+them, and wherever the engine is then.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from benches.support.clusters import Cluster
+from tests.support.comparison import assert_settled
+from tests.support.library import Run
+from tests.support.own_keys import assert_tidy
+from tests.support.scenario import NewScenario, Scenario
+
+KEYS = 3000
+
+
+def began(scenario: NewScenario, source: str, target: str, shards: int, others: int) -> Scenario:
+    s = scenario(source, target, source_shards=shards, target_shards=others)
+    s.load(keys=KEYS)
+    return s
+
+
+def moved(cluster: Cluster, slots: range, to: int) -> None:
+    """Move them, by MIGRATE."""
+    cluster.move(slots, cluster.primaries[to])
+
+
+def replanned(run: Run, times: int = 1) -> None:
+    """Wait until the lanes were planned anew, so many times."""
+    run.wait_for(
+        lambda: sum(event.startswith("slots have moved: ") for event in run.events) >= times,
+        "other lanes",
+    )
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_slots_move_to_another_shard(end: str, scenario: NewScenario) -> None:
+    """Writers go on all the time: nothing is lost, or applied twice, and what the keys were at the
+    node that had them before is gone."""
+    s = began(scenario, "redis-7.0", "redis-7.0", 3, 3)
+    there, here = s.whole("source"), s.whole("target")
+    assert isinstance(there, Cluster)
+    assert isinstance(here, Cluster)
+    with s.clients(clients=3) as clients:
+        with s.running(timeout=120.0) as run:
+            run.following()
+            clients.goes_on()
+            moved(there if end == "source" else here, range(300), 1)
+            replanned(run)
+            clients.goes_on()
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_settled(there, here, 5)
+        clients.move_to(here)
+        clients.goes_on()
+        clients.stop()
+        assert clients.check(here) == [], clients.describe()
+    assert_tidy(here)
