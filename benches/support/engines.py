@@ -256,9 +256,12 @@ class Migration:
         return wait_for(condition, what, seconds, every=every, told=self.story)
 
     def workers(self, seconds: float = 60.0) -> list[int]:
-        """The pids of the workers; waits until there are some."""
+        """The pids of the workers, which may have several lanes each; waits until there are
+        some."""
         pids = self.until(
-            lambda: [each["Pid"] for each in self.migration()["Workers"]], "a worker", seconds
+            lambda: list({each["Pid"]: None for each in self.migration()["Workers"]}),
+            "a worker",
+            seconds,
         )
         self._workers = [ProcessId.of(pid) for pid in pids]
         return pids
