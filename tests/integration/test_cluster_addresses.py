@@ -1,0 +1,85 @@
+"""Clusters whose nodes announce addresses that mean nothing here, and that ask for a password."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from benches.support.clusters import Cluster
+from benches.support.servers import Server
+from benches.support.waiting import wait_for
+from tests.support.library import migrating
+from tests.support.servers import ServerFactory, known
+
+KEYS = 300
+
+
+@pytest.fixture
+def elsewhere(server_factory: ServerFactory) -> Iterator[tuple[Cluster, tuple[str, ...]]]:
+    """A cluster behind forwarded ports: what it announces answers nothing; and the map to it."""
+    binary = known("redis-7.0")
+    with Cluster.start(binary, primaries=2, replicas=1, password="p") as cluster:
+        gone = [server_factory(binary) for _ in cluster.nodes]
+        for other in gone:
+            other.kill()
+        pairs = list(zip(cluster.nodes, gone, strict=True))
+        with cluster.client() as client:
+            for n in range(KEYS):
+                client.set(f"k{n}", n)
+        for node, other in pairs:
+            node.client().config_set("cluster-announce-port", other.port)
+
+        def known_everywhere() -> bool:
+            return all(
+                str(other.port) in str(node.client().execute_command("CLUSTER NODES"))
+                for node in cluster.nodes
+                for other in gone
+            )
+
+        wait_for(known_everywhere, "gossip", 30)
+        yield (
+            cluster,
+            tuple(f"{other.host}:{other.port}={node.host}:{node.port}" for node, other in pairs),
+        )
+
+
+def keys_of(nodes: list[Server]) -> int:
+    return sum(
+        len([key for key in node.client().scan_iter() if key.startswith(b"k")]) for node in nodes
+    )
+
+
+def test_a_source_behind_forwarded_ports(
+    elsewhere: tuple[Cluster, tuple[str, ...]], server_factory: ServerFactory
+) -> None:
+    """Each node is found by the map, also the one that a shard has failed over to."""
+    cluster, pairs = elsewhere
+    target = server_factory(known("redis-7.0"))
+    with migrating(cluster.nodes[1].url, target, address_map=pairs) as run:
+        run.following()
+        new = cluster.nodes[2]
+        new.client().execute_command("CLUSTER FAILOVER")
+        run.wait_for(
+            lambda: any(f"the cluster names 127.0.0.1:{new.port}" in e for e in run.events),
+            "a failover",
+        )
+        run.wait_for(lambda: run.progress.can_complete, "in sync", 60)
+        run.complete()
+        run.wait_for(lambda: run.ended or bool(run.refusals), "an end", 60)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().dbsize() == KEYS
+
+
+def test_a_target_behind_forwarded_ports(
+    elsewhere: tuple[Cluster, tuple[str, ...]], server_factory: ServerFactory
+) -> None:
+    cluster, pairs = elsewhere
+    for node in cluster.nodes[:2]:
+        node.client().flushall()
+    source = server_factory(known("redis-7.0"))
+    source.client().mset({f"k{n}": n for n in range(KEYS)})
+    with migrating(source, cluster.nodes[0].url, address_map=pairs) as run:
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert keys_of(cluster.nodes[:2]) == KEYS
