@@ -27,10 +27,13 @@ from engine.wire.control_connection import Admin, all_of
 from engine.wire.dial import dial_and_ask
 
 T = TypeVar("T")
-# An end, a page of its names, and how many of them the other one has.
-_Found = tuple[int, NamePage, int]
-# So many pages that were looked up wait to be taken at the most.
+# An end; a page of names of it that the other one has not all of, if there is one; and how many
+# names, of both ends, were looked up since the one before.
+_Found = tuple[int, NamePage | None, int]
+# So many of them wait to be taken at the most.
 _AHEAD = 32
+# How often it is told how many names were looked up, where none is absent, in seconds.
+_TELL_SECONDS = 0.1
 
 
 async def absent_names(
@@ -44,8 +47,8 @@ async def absent_names(
     slots: SlotFilter | None = None,
 ) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
     """(end, names, count): names of the one end (0: source, 1: target) that the other has not, in
-    the database `db`, which both connections are in; `count` names of it were looked up for that.
-    Where a table is walked in ranges some names are looked up twice.
+    the database `db`, which both connections are in; `count` names, of both ends, were looked up
+    since the item before. Where a table is walked in ranges some names are looked up twice.
 
     The engine's own are left out, and those in none of the `slots`. `lacking`, `extra`: whether
     names of the source, and of the target, are looked up. Between two items the connections may be
@@ -62,13 +65,15 @@ async def absent_names(
         while found := await lookup.next(task):
             # All that is there by now in one round trip.
             lacking_any = [
-                [page for here, page, had in found if here == end and had != len(page)]
+                [page for here, page, _ in found if here == end and page is not None]
                 for end in (0, 1)
             ]
             absent = [await _absent(ends[1 - end], lacking_any[end]) for end in (0, 1)]
-            for here, page, _ in found:
-                yield here, absent[here].get(page, []), len(page)
+            for here, page, count in found:
+                yield here, [] if page is None else absent[here].get(page, []), count
         task.result()
+        if lookup.names:
+            yield 0, [], lookup.names
 
 
 class _Lookup:
@@ -86,6 +91,9 @@ class _Lookup:
         self._settings = settings
         self._db = db
         self._ready: asyncio.Queue[_Found] = asyncio.Queue(_AHEAD)
+        self._told_at = 0.0
+        self.names = 0
+        """How many names were looked up of which `next` has not told."""
 
     async def next(self, task: asyncio.Task[None]) -> list[_Found]:
         """What was looked up since, while `task` runs `run`; empty: that was all, or it failed."""
@@ -130,7 +138,7 @@ class _Lookup:
             looked_up = None if page is None else other.ask_count(page, together)
             asked = None if pages.over else ours.ask_page(pages.command())
             if page is not None and looked_up is not None:
-                await self._ready.put((here, page, await looked_up))
+                await self._take(here, page, await looked_up)
             page = None
             if asked is None:
                 continue
@@ -141,6 +149,14 @@ class _Lookup:
             pages.over = part.is_over(following.cursor)
             page = following if len(following) else None
         return True
+
+    async def _take(self, here: int, page: NamePage, had: int) -> None:
+        """The other end has so many names of `page`: most often all, which is worth no turn."""
+        now = asyncio.get_running_loop().time()
+        self.names += len(page)
+        if had != len(page) or now - self._told_at >= _TELL_SECONDS:
+            names, self.names, self._told_at = self.names, 0, now
+            await self._ready.put((here, page if had != len(page) else None, names))
 
 
 class _Line:
