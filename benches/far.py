@@ -3,6 +3,8 @@
     scan        strings by SCAN, from a source that is near, and from one 50 ms away: keys a second,
                 the longest command for the source, and how long another client of it waits
                 meanwhile
+    names       every name of either end looked up at the other, both near and both 50 ms away: keys
+                a second, and how long another client of the source waits meanwhile
     migration   a hundred keys, followed and cut over: round trips of 50 ms to both ends, by what it
                 takes more than the same with both ends near
     burst       242 MB of SETs in some seconds, to a target that is 50 and 150 ms away: until all
@@ -29,6 +31,10 @@ from typing import Any
 from benches.follow import Engine, Watch
 from benches.support.proxy import Proxy
 from benches.support.servers import Server, binaries
+from engine.fleet.verification_gate import comparison_of
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.wire.event_loop import run
 
 SERVER = "redis-7.0"
 KEYS = 1_000_000
@@ -117,6 +123,39 @@ def scan(source: Server, target: Server, folder: Path, round_trip: float) -> dic
     }
 
 
+def names(source: Server, target: Server, round_trip: float) -> dict[str, float]:
+    """Look up the names of two ends that hold the same, `round_trip` seconds away."""
+    with (
+        Proxy(source.host, source.port) as one,
+        Proxy(target.host, target.port) as other,
+        Bystander(source) as bystander,
+    ):
+        for line in (one, other):
+            line.delay(round_trip / 2)
+        ends = (one, other) if round_trip else (source, target)
+        urls = [Endpoint.parse(f"redis://{each.host}:{each.port}") for each in ends]
+        comparison = comparison_of(urls[0], urls[1], TransferSettings(), lambda: False)
+        assert comparison is not None
+
+        async def walk() -> tuple[int, float]:
+            await comparison.open()
+            began, count = time.perf_counter(), 0
+            async for _, absent, looked_up in comparison.one_sided_names():
+                assert not absent
+                count += looked_up
+            seconds = time.perf_counter() - began
+            await comparison.close()
+            return count, seconds
+
+        count, seconds = run(walk())
+    waited = sorted(bystander.waited)
+    return {
+        "k names/s": count / seconds / 1000,
+        "seconds": seconds,
+        "p99 of another client, ms": waited[int(len(waited) * 0.99)] * 1000,
+    }
+
+
 def round_trips(source: Server, target: Server, folder: Path) -> dict[str, float]:
     """How many round trips a migration of a few keys takes."""
     taken: list[float] = []
@@ -190,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--keys", type=int, default=KEYS)
-    parser.add_argument("rows", nargs="*", default=["scan", "migration", "burst"])
+    parser.add_argument("rows", nargs="*", default=["scan", "names", "migration", "burst"])
     arguments = parser.parse_args()
     rows: dict[str, list[dict[str, float]]] = {}
     with servers() as (source, target, folder):
@@ -199,11 +238,22 @@ def main() -> None:
             client.config_set("slowlog-log-slower-than", 1000)
             client.config_set("slowlog-max-len", 1000)
             for at in range(0, arguments.keys, 10_000):
-                names = range(at, min(at + 10_000, arguments.keys))
-                client.mset({f"key:{n}": f"{n}:".ljust(VALUE_BYTES, "x") for n in names})
+                some = range(at, min(at + 10_000, arguments.keys))
+                client.mset({f"key:{n}": f"{n}:".ljust(VALUE_BYTES, "x") for n in some})
             for _ in range(arguments.runs):
                 for name, far in (("scan, near", 0.0), ("scan, 50 ms", ROUND_TRIP)):
                     rows.setdefault(name, []).append(scan(source, target, folder, far))
+        if "names" in arguments.rows:
+            for server in (source, target):
+                client = server.client(socket_timeout=300)
+                client.flushall()
+                for at in range(0, arguments.keys, 10_000):
+                    some = range(at, min(at + 10_000, arguments.keys))
+                    client.mset(dict.fromkeys((f"key:{n}" for n in some), ""))
+            for _ in range(arguments.runs):
+                for name, far in (("names, near", 0.0), ("names, 50 ms", ROUND_TRIP)):
+                    rows.setdefault(name, []).append(names(source, target, far))
+            target.client(socket_timeout=300).flushall()
         if "migration" in arguments.rows:
             for _ in range(arguments.runs):
                 rows.setdefault("migration", []).append(round_trips(source, target, folder))
