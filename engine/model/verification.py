@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from engine.model import silent_commands
@@ -50,7 +50,8 @@ class Counts:
     `wrong` says what differs and is not explained; empty: nothing is. `expired`: by how many keys
     they differ that have expired at one end, and are still counted at the other. `fields`:
     {database: by how many keys the source has more, or less, than the target}, which hashes of
-    which every field has expired may explain, and lost keys as well.
+    which every field has expired may explain, and lost keys as well. `lanes`: of so many lanes
+    together, which share an end.
     """
 
     source: int
@@ -58,6 +59,7 @@ class Counts:
     wrong: str = ""
     fields: Mapping[int, int] = field(default_factory=dict)
     expired: int = 0
+    lanes: int = 1
 
     @property
     def words(self) -> str:
@@ -120,7 +122,7 @@ class Verification:
     far as is known, and that were not compared while the source's writers waited, each with why:
     its value is too long for that, it may change without a command in the stream, or it is written
     to all the time; `repaired` are keys that differed, were read again from the source and were
-    equal then.
+    equal then. `counted_lanes`: the counts are those of so many lanes together.
     """
 
     ok: bool
@@ -137,6 +139,7 @@ class Verification:
     repaired: int = 0
     libraries: int = 0
     lost: tuple[str, ...] = ()
+    counted_lanes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -157,4 +160,39 @@ def not_compared_words(kinds: Mapping[str, int]) -> str:
     """`3 keys of the type vectorset not compared`; empty if there are none."""
     return "; ".join(
         f"{count:,} keys of the type {kind} not compared" for kind, count in sorted(kinds.items())
+    )
+
+
+def total(lanes: Sequence[tuple[str, Verification]]) -> Verification:
+    """What the comparisons of several lanes, by their names, have shown together: that of the first
+    lane that differs; the sums, if none does."""
+    for name, found in lanes:
+        if not found.ok:
+            return replace(found, reason=f"lane {name}: {found.reason}" if name else found.reason)
+    every = [found for _, found in lanes]
+    if len(every) == 1:
+        return every[0]
+    # Lanes that were counted together have the same counts.
+    source = round(sum(each.keys_source / each.counted_lanes for each in every))
+    there = round(sum(each.keys_target / each.counted_lanes for each in every))
+    compared = sum(each.compared for each in every)
+    counted = all(each.counted for each in every)
+    unknown: dict[str, int] = {}
+    for each in every:
+        for kind, count in each.not_compared:
+            unknown[kind] = unknown.get(kind, 0) + count
+    counts = f"{source:,} keys on the source, {there:,} on the target"
+    name, first = lanes[0]
+    return Verification(
+        ok=True,
+        reason=f"in sync on all {len(every)} lanes; {counts if counted else 'not counted'}; "
+        f"{compared:,} keys compared, 0 differ. Lane {name}: {first.reason}",
+        keys_source=source,
+        keys_target=there,
+        compared=compared,
+        counted=counted,
+        not_compared=tuple(sorted(unknown.items())),
+        over_budget=tuple(key for each in every for key in each.over_budget)[:NAMED_LIMIT],
+        repaired=sum(each.repaired for each in every),
+        libraries=max(each.libraries for each in every),
     )

@@ -604,6 +604,7 @@ class CutOverComparison:
             different=len(differ),
             differences=_named(differ),
             counted=counts is not None,
+            counted_lanes=counts.lanes if counts is not None else 1,
             not_compared=tuple(sorted(unknown.items())),
             over_budget=_named(
                 {

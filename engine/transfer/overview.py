@@ -14,6 +14,7 @@ from engine.model.progress import Phase, Progress, total
 from engine.model.report import NotCarried, Step
 from engine.model.settings import TransferSettings
 from engine.model.verification import Verification
+from engine.model.verification import total as compared
 from engine.transfer.migration_context import MigrationContext, Orders
 from engine.transfer.phases import least_advanced
 from engine.transfer.shared_promotion import Peers
@@ -179,10 +180,12 @@ class Overview:
 
     @property
     def verification(self) -> Verification | None:
-        """What the last comparison has shown: of the first lane that differs, or else of the first
-        one."""
-        found = [context.verification for context in self._contexts]
-        return next((each for each in found if each is not None and not each.ok), found[0])
+        """What the last comparison has shown; None where a lane had none."""
+        found = {context.lane: context.verification for context in self._contexts}
+        known = [(lane, each) for lane, each in found.items() if each is not None]
+        if len(known) < len(found) and all(each.ok for _, each in known):
+            return None
+        return compared(known)
 
 
 def _turns(progress: Progress) -> tuple[object, ...]:

@@ -20,7 +20,8 @@ class SharedTarget:
 
     def join(self, lane: str, mark: Callable[[], OnlineCheckpoint]) -> None:
         """One more lane; `mark` tells how far it has gone."""
-        self.lanes.append(lane)
+        if lane not in self.lanes:
+            self.lanes.append(lane)
         self._marks.append(mark)
 
     def had_keys(self, keys: int) -> bool:

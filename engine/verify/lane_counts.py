@@ -78,6 +78,7 @@ class LaneCounts:
             own, ended = own + each.own, ended + each.ended
         expired = sum(gone[0].values()), sum(gone[1].values()) + ended
         counts = judge(_added(sources), _added(targets), own=own, expired=expired)
+        counts = replace(counts, lanes=len(self._ends))
         if counts.wrong:
             self.doubted = set(range(len(self._ends)))
         return counts

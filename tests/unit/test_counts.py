@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.model.server import Keyspace, ServerInfo
+from engine.model.verification import Verification, total
 from engine.verify.key_counts import judge
 
 
@@ -91,3 +92,33 @@ def test_counts(
 def test_keys_of_the_engine_do_not_count() -> None:
     assert judge(of((0, 2, 0)), of((0, 5, 0)), own=3, expired=(0, 0)).wrong == ""
     assert judge(of((0, 2, 0)), of((0, 5, 0)), own=2, expired=(0, 0)).wrong
+
+
+def test_what_several_lanes_have_shown() -> None:
+    """Lanes that share an end have the same counts, which count once; one that differs is what
+    is told."""
+    alone = Verification(True, "in sync.", keys_source=5, keys_target=5, compared=3)
+    shared = [
+        Verification(
+            True,
+            "in sync.",
+            keys_source=100,
+            keys_target=100,
+            compared=40,
+            counted_lanes=3,
+            not_compared=(("vectorset", 2),),
+        )
+        for _ in range(3)
+    ]
+    lanes = list(zip(("a", "b", "c", "d"), [alone, *shared], strict=True))
+    found = total(lanes)
+    assert (found.keys_source, found.keys_target, found.compared) == (105, 105, 123)
+    assert found.not_compared == (("vectorset", 6),)
+    assert found.reason == (
+        "in sync on all 4 lanes; 105 keys on the source, 105 on the target; 123 keys compared, "
+        "0 differ. Lane a: in sync."
+    )
+    assert total(lanes[:1]) == alone
+    wrong = Verification(False, "1 keys differ", different=1)
+    assert total([*lanes, ("e", wrong)]).reason == "lane e: 1 keys differ"
+    assert Verification.from_dict(found.to_dict()) == found
