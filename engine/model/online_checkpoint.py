@@ -184,6 +184,11 @@ class OwnKeys:
         return self._tagged(LEFT_KEY)
 
     @property
+    def wait(self) -> bytes:
+        """Written and removed before the target's replicas are waited for."""
+        return self._named(OWN_PREFIX + b"wait:" + self.token.encode())
+
+    @property
     def all(self) -> tuple[bytes, ...]:
         """Those that there may be while it runs."""
         return self.position, self.dirty

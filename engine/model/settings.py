@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypedDict, Unpack, get_args
@@ -146,6 +147,20 @@ class TransferSettings:
         row="A cut-over that is not through by then is undone",
     )
     """How long the fence may stand; a cut-over that is not through by then is undone."""
+    durability: str = setting(
+        "",
+        option="--durability",
+        kind="text",
+        metavar="replicas=N",
+        help="Nothing is promoted before N replicas of each target server have all that it has.",
+        row=(
+            "`replicas=N`: a cut-over waits until N replicas of each target server have all that "
+            "it has (WAIT), before the fence and behind it, and is refused if they do not"
+        ),
+        shown="none",
+    )
+    """`replicas=N`: how many replicas of each server of the target have to have everything before
+    it is promoted; empty: none."""
     source_after: SourceAfter = setting(
         "refuse",
         option="--source-after",
@@ -541,6 +556,8 @@ class TransferSettings:
                     f"--source-node {node!r}: expected HOST:PORT, or HOST:PORT=detached"
                 )
         AddressMap.read(self.address_map)
+        if self.durability and not re.fullmatch(r"replicas=\d{1,3}", self.durability):
+            raise UsageError("--durability: expected replicas=N")
         self._check_fence()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
@@ -702,6 +719,11 @@ class TransferSettings:
         if self.spool_directory is not None and not os.path.isabs(self.spool_directory):
             # A worker that is started later, from elsewhere, must find the same place.
             raise UsageError("the spool's directory must be an absolute path")
+
+    @property
+    def target_replicas(self) -> int:
+        """How many replicas of a target have to have everything before it is promoted."""
+        return int(self.durability.partition("=")[2] or 0)
 
     @property
     def max_lag_seconds(self) -> float:

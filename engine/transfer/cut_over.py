@@ -40,6 +40,7 @@ CUT_OVER: tuple[CutOverStep, ...] = (
     Step("wait for the gates", _L.pass_gates),
     Step("find where writes are taken", _L.find_fence),
     Step("compare both ends before the fence", _L.compare_before),
+    Step("wait for the target's replicas before the fence", _L.wait_for_replicas_before),
     Step("prepare the fence, and restore TTLs", _L.prepare, undo=_L.extend_ttls),
     # From here on a fence may stand, and is in the state.
     Step("approach the fence", _L.approach, record=_L.record_fence, undo=_L.remove_fence),
@@ -57,6 +58,12 @@ CUT_OVER: tuple[CutOverStep, ...] = (
         late=_behind("keys were read again from the source"),
     ),
     Step("compare both ends", _L.compare, until=_fence_ends, late=_L.late_comparing),
+    Step(
+        "wait for the target's replicas",
+        _L.wait_for_replicas,
+        until=_fence_ends,
+        late=_behind("the target's replicas were waited for"),
+    ),
     Step(
         "block writes",
         _L.block_writes,
@@ -85,12 +92,14 @@ IN_SYNC: tuple[CutOverStep, ...] = (
         until=lambda lane: lane.settle_ends,
         late=_L.late_settling,
     ),
+    Step("wait for the target's replicas", _L.wait_for_replicas_before),
     Step("promote the target", _L.promote_in_sync),
     Step("commit", _L.commit_unfenced),
     Step("tidy up", _L.tidy_up),
 )
 
 SNAPSHOT: tuple[CutOverStep, ...] = (
+    Step("wait for the target's replicas", _L.wait_for_replicas_before),
     Step("promote the target", _L.promote_snapshot),
     Step("commit", _L.commit_unfenced),
     Step("tidy up", _L.tidy_up),

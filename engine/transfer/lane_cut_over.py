@@ -34,6 +34,7 @@ from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.shared_source import SharedSource
 from engine.transfer.source_primary import Head, Heads
 from engine.transfer.target_monitor import TargetMonitor
+from engine.transfer.target_replicas import TargetReplicas
 from engine.transfer.ttl_guard import TtlGuard
 
 _log = logs.logger(__name__)
@@ -96,6 +97,7 @@ class LaneCutOver:
         self._shared = shared
         self._applier = applier
         self._slots_objection = slots_objection
+        self._replicas = TargetReplicas(ends)
         # Of the cut-over that goes on: what is followed, what the fenced server told behind the
         # write block, the keys that are due too soon for their TTLs to be restored before the
         # fence, and the process of the target that is drained, compared and promoted: one and the
@@ -435,6 +437,17 @@ class LaneCutOver:
         await asyncio.shield(settling)
         await self._ttl_guard.settle([])
         return self._ttl_guard.ended
+
+    async def wait_for_replicas_before(self) -> None:
+        """As many replicas of the target as are asked for keep up with it."""
+        limit = self._ends.settings.cut_over_timeout
+        await self._replicas.wait(self._checkpoint.mark.token, limit)
+
+    async def wait_for_replicas(self) -> None:
+        """They have everything."""
+        ends, now = self.fence_ends, asyncio.get_running_loop().time()
+        limit = self._ends.settings.cut_over_timeout if ends is None else ends - now
+        await self._replicas.wait(self._checkpoint.mark.token, limit)
 
     async def block_writes(self) -> None:
         """Writes are refused, however long what comes now may take."""

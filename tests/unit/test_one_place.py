@@ -210,6 +210,7 @@ SPECIAL: dict[str, list[Any]] = {
     "fence_hook": [],
     "source_nodes": [("10.0.0.7:6379", "[::1]:6380=detached")],
     "address_map": [("10.0.0.7:6379=127.0.0.1:16379", "10.0.0.8=127.0.0.1")],
+    "durability": ["replicas=2"],
     "command_names": [("source:PSYNC=XYZ", "CONFIG=ABC")],
     "skip_checks": [("memory",), ("memory", "probe")],
 }
