@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from benches.support.clusters import Cluster
-from benches.support.servers import Server
+from benches.support.servers import Binary, Server, TlsFiles, free_port, supports_tls
 from benches.support.waiting import wait_for
 from tests.support.library import migrating
 from tests.support.servers import ServerFactory, known
@@ -83,3 +84,36 @@ def test_a_target_behind_forwarded_ports(
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert keys_of(cluster.nodes[:2]) == KEYS
+
+
+def test_tls(tls_files: TlsFiles, server_factory: ServerFactory) -> None:
+    """To a client that comes by TLS a node announces another port, and that one is dialled. (Before
+    7.2 nodes tell each other one of the two alone, that of `tls-cluster`.)"""
+    binary, single = known("redis-8.0"), server_factory(known("redis-8.0"))
+    if not supports_tls(binary):
+        pytest.skip("built without TLS")
+    files = "--tls-cert-file", tls_files.cert, "--tls-key-file", tls_files.key
+    options = *files, "--tls-ca-cert-file", tls_files.ca, "--tls-auth-clients", "no"
+
+    def with_both(binary: Binary, *more: str, **settings: Any) -> Server:
+        own = "--tls-port", str(free_port()), *map(str, options)
+        return Server.start(binary, *more, *own, **settings)
+
+    with Cluster.start(binary, primaries=2, replicas=1, make=with_both) as cluster:
+        with cluster.client() as client:
+            for n in range(KEYS):
+                client.set(f"k{n}", n)
+        ports = {node.client().config_get("tls-port")["tls-port"] for node in cluster.nodes}
+        first = cluster.nodes[0].client().config_get("tls-port")["tls-port"]
+        url = f"rediss://127.0.0.1:{first}?ca_file={tls_files.ca}"
+        with migrating(url, single) as run:
+            run.following()
+            cluster.fail_over(cluster.nodes[2])
+            run.wait_for(lambda: any("the cluster names " in e for e in run.events), "a failover")
+            (named,) = (each for each in run.events if "the cluster names " in each)
+            assert any(f"127.0.0.1:{port} as the primary" in named for port in ports), named
+            run.wait_for(lambda: run.progress.can_complete, "in sync", 60)
+            run.complete()
+            run.wait_for(lambda: run.ended or bool(run.refusals), "an end", 60)
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert single.client().dbsize() == KEYS
