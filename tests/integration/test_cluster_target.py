@@ -244,3 +244,49 @@ def test_libraries_of_every_shard(server_factory: ServerFactory) -> None:
         assert run.error is None, run.events
         (library,) = target.client().function_list()
         assert b"second" in library
+
+
+def test_a_slot_that_is_away_at_the_start(server_factory: ServerFactory) -> None:
+    """The snapshot's values of that slot wait until the node has it."""
+    source = server_factory(known("redis-7.0"))
+    with Cluster.start(known("redis-7.0"), primaries=2, make=server_factory) as cluster:
+        node, other = cluster.nodes
+        here = [f"{{{n}}}" for n in range(400) if slot_of(f"{{{n}}}") < 8192]
+        for tag in here:
+            source.client().rpush(f"{tag}list", 1, 2)
+        moved, rest = slot_of(here[0]), slot_of(here[1])
+        cluster.move([moved], other)
+        route = Route(slots=SlotSet(((0, 8191),)), to_cluster=True, tag=slot_tag(rest))
+        with Lanes([Way(source, node, route, source)]) as run:
+            run.wait_for(
+                lambda: "MOVED" in run.overview.progress.reason or "MOVED" in str(run.events),
+                "what the target said",
+            )
+            cluster.move([moved], node)
+            run.cut_over()
+        assert run.error is None, run.events
+        assert_equal(source.url, node.url)
+
+
+def test_what_an_abandoned_migration_left(server_factory: ServerFactory) -> None:
+    """Its mark is in the lane's own slot, and the next one finds it."""
+    source = server_factory(known("redis-7.0"))
+    filled(source)
+    with Cluster.start(known("redis-7.0"), primaries=3, make=server_factory) as cluster:
+        ways = ways_into(source, cluster)
+        with Lanes(ways, resumable=False) as run:
+            run.in_sync()
+            run.stop()
+        marks = [key for node in cluster.nodes for key in node.client().scan_iter("startmigr*")]
+        assert len(marks) == 3
+        assert all(key.endswith(b"}:left") for key in marks)
+        source.client().delete("s:1")
+        with Lanes(ways) as run:
+            pass
+        assert "was not completed" in str(run.error), run.events
+        for node in cluster.nodes:
+            node.client().flushall()
+        with Lanes(ways) as run:
+            run.cut_over()
+        assert run.error is None, run.events
+        assert_equal(source.url, cluster.url)
