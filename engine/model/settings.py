@@ -133,7 +133,8 @@ class TransferSettings:
         help="The command for --fence hook; it is kept in the state, so no secrets.",
         row=(
             "Runs with the word `fence`, and then with `unfence` (the cut-over was refused) or "
-            "`done` (the target is open). It returns once writes have stopped, and the fence has "
+            "`done` (the target is open), of a cluster for each of its shards at the same time. It "
+            "returns once writes have stopped, and the fence has "
             "to last for `--cut-over-timeout`. It is kept in the state: no secrets"
         ),
     )

@@ -49,6 +49,7 @@ class LaneCounts:
         self._ends: list[tuple[Hashable, Hashable]] = []
         self._brought: dict[int, Any] = {}
         self._answer: asyncio.Future[list[Any]] | None = None
+        self._attending: set[int] = set()
         self.doubted: set[int] = set()
         """The lanes that are to look up every name, because the counts differed."""
 
@@ -61,6 +62,20 @@ class LaneCounts:
     def several(self) -> bool:
         """Whether there is more than one lane."""
         return len(self._ends) > 1
+
+    def attend(self, lane: int) -> None:
+        """The lane compares its ends, until it is to `leave`."""
+        self._attending.add(lane)
+
+    def leave(self, lane: int) -> None:
+        """It does so no more. A second call does nothing."""
+        self._attending.discard(lane)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all lanes compare their ends: one whose target is open already does not, and
+        then no sum says anything."""
+        return len(self._attending) == len(self._ends)
 
     async def judge(self, lane: int, told: Told) -> Counts:
         """The counts of all lanes, once each has brought its own."""

@@ -184,6 +184,7 @@ class LiveComparison:
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
         self._told = None
+        self._together.attend(self._lane)
         self._walked, self._since, self._names_since = False, None, None
         self._seen.clear()
         self._telemetry = tuple(map(Telemetry, ends)) if self._has_graphs else ()
@@ -206,6 +207,7 @@ class LiveComparison:
 
     async def close(self) -> None:
         """Hang up. A second call does nothing."""
+        self._together.leave(self._lane)
         self._pair = None
         await self._stack.aclose()
 
@@ -512,7 +514,7 @@ class LiveComparison:
     async def counts_together(self) -> Counts | None:
         """See `Comparison.counts_together`."""
         told, self._told = self._told, None
-        if told is None:
+        if told is None or not self._together.complete:
             return None
         counts = await self._together.judge(self._lane, told)
         if not counts.fields or counts.wrong:
