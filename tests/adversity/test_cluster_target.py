@@ -29,10 +29,11 @@ from engine.errors import EngineError, StateError
 from engine.model.checkpoint import Checkpoint
 from engine.model.route import Route
 from engine.transfer.checkpoint_store import MemoryCheckpoint
+from tests.support.comparison import assert_settled
 from tests.support.lanes import Lanes, Way, shard_of, ways_into
 from tests.support.own_keys import OWN_PREFIX
 from tests.support.servers import ServerFactory, known
-from tests.support.traffic import Counters
+from tests.support.traffic import Counters, Retrying, Traffic
 from tests.support.traffic.link import Link
 from tests.support.traffic.thread import WritingThread
 
@@ -401,6 +402,42 @@ def test_workers_killed_in_the_middle(
             assert not counters.check(source)
             assert begun > 6, "few were killed with something begun"
             assert source.client().info("stats")["sync_full"] == 3, migration.story()
+        finally:
+            migration.close()
+
+
+@pytest.mark.timeout(400)
+def test_workers_killed_between_clusters(
+    server_factory: ServerFactory, state_url: str, tmp_path: Path
+) -> None:
+    """Three shards into two, so that a node gets keys of several: every kind of command, workers
+    that die, and clients that go on at the target."""
+    binary = known("redis-7.0")
+    with (
+        Cluster.start(binary, *BACKLOG, primaries=3, make=server_factory) as source,
+        Cluster.start(binary, primaries=2, make=server_factory) as target,
+    ):
+        migration = Migration(Cli(state_url, tmp_path), f"{SEED} clusters")
+        traffic = Traffic(source, f"{SEED} clusters", rate=1000.0, without=("flushall", "flushdb"))
+        try:
+            migration.register(target.nodes[0])
+            migration.start(source.nodes[0], "--source-type", "replica")
+            with Retrying(source, clients=4) as clients:
+                with traffic:
+                    for turn in range(12 if SOAK else 3):
+                        migration.wait_for(lambda found: found["Phase"] == "FOLLOW")
+                        clients.goes_on()
+                        migration.kill(within=0.3)
+                        migration.resume(verb=turn % 2 == 0)
+                    migration.wait_for(lambda found: found["Phase"] == "FOLLOW")
+                    traffic.stop()
+                migration.wait_for(lambda found: found["CanComplete"])
+                migration.complete()
+                assert_settled(source, target, 5)
+                clients.move_to(target)
+                clients.goes_on()
+                clients.stop()
+                assert clients.check(target) == [], clients.describe()
         finally:
             migration.close()
 
