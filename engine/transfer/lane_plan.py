@@ -92,6 +92,13 @@ def plan(source: Deployment, target: Deployment) -> tuple[PlannedLane, ...]:
 
     Raises `TransferFailed` where a slot of a cluster has no node.
     """
+    for each in (source, target):
+        if each.told is None and each.endpoint.cluster is not None:
+            raise TransferFailed(
+                f"of {each.endpoint.address} one at least is no node of a cluster",
+                remedy="Name nodes of one cluster, or one server alone.",
+                fault="user",
+            )
     if source.told is None and target.told is None:
         return ()
     for side, each in (("source", source), ("target", target)):

@@ -157,6 +157,13 @@ async def _preflight_of_servers(
         return await _preflight_of_pair(lane.source, lane.target, settings, lane.route)
 
     paired = await _preflight_of_pair(source, target, settings, None, ends)
+    alone = [
+        cluster.check_one_server(side, each.endpoint)
+        for side, each in ends.items()
+        if each.told is None and each.endpoint.cluster is not None
+    ]
+    if alone:
+        return Preflight((*paired.checks, *alone), engine_of(paired.target))
     if len(ends) < 2 or all(each.told is None for each in ends.values()):
         return Preflight(tuple(paired.checks), engine_of(paired.target))
     # 2. Clusters: what they are as a whole, and then each shard.
@@ -196,7 +203,9 @@ async def _preflight_of_pair(
             checks += [*chosen.checks, *await _check_rights(reached, known, settings, chosen)]
             checks += await _check_comparing(reached, known, settings, chosen)
             return Paired(checks, one.info, other.info)
-        if route is None and (one.told is not None or other.told is not None):
+        several = source.cluster is not None or target.cluster is not None
+        are_nodes = one.told is not None or other.told is not None
+        if route is None and (several or are_nodes):
             assert ends is not None
             ends["source"] = Deployment(source, one.info, one.told)
             ends["target"] = Deployment(target, other.info, other.told)

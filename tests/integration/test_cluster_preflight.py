@@ -93,6 +93,18 @@ def test_endpoints_of_two_clusters(
     assert f"{stranger.host}:{stranger.port} is a node of another cluster" in mixed.figure
     none = asked(single.url, url(other.nodes[0], single))
     assert "is no node of a cluster" in check(none, "target-endpoints").figure
+    # Whichever of them answers first.
+    other_server = server_factory(known("redis-7.0"))
+    for ends, side in (
+        ((url(single, other_server), single.url), "source"),
+        (
+            (single.url, url(other_server, single)),
+            "target",
+        ),
+    ):
+        two_servers = asked(*ends)
+        assert "is no node of a cluster" in check(two_servers, f"{side}-endpoints").figure
+        assert not two_servers.ok
     same = check(asked(one.nodes[0].url, one.nodes[1].url), "different-servers")
     assert (same.outcome, "one cluster" in same.figure) == ("fail", True)
 
@@ -140,7 +152,7 @@ def test_what_others_have_on_a_shard(
     single = server_factory(known("redis-7.0"))
     single.client().set("k", 1)
     target = two[1].nodes[1]
-    keys = OwnKeys("aaaa", "other", slot_tag(8192))
+    keys = OwnKeys("aaaa", "other", slot_tag(16383))
     client, mark = target.client(), TargetPosition("aaaa", None, "")
     name = next(f"k{n}" for n in range(100) if slot_of(f"k{n}") >= 8192)
     try:

@@ -119,7 +119,7 @@ def test_ends_and_names() -> None:
     )
     assert found[0].source == found[1].source != found[2].source
     assert len({each.source.cluster.seeds for each in found if each.source.cluster}) == 1
-    assert [key_slot(each.route.tag.encode()) for each in found] == [0, 10, 0, 0]
+    assert [key_slot(each.route.tag.encode()) for each in found] == [16383, 99, 16383, 16383]
     assert all(each.route.from_cluster and each.route.to_cluster for each in found)
     alone = lane_plan.plan(one(SOURCE), there)
     assert [each.name for each in alone] == ["b1b1b1b1", "b2b2b2b2"]
@@ -135,6 +135,14 @@ def test_ends_and_names() -> None:
     ]
     both = Deployment(TARGET, INFO, Topology("", tuple(s.primary for s in alike), tuple(alike)))
     assert len({each.name for each in lane_plan.plan(one(SOURCE), both)}) == 2
+
+
+def test_several_nodes_that_are_none() -> None:
+    """A server by itself is not taken for a cluster of which it was named with other nodes."""
+    several = one(Endpoint.parse("redis://a,b"))
+    for ends in ((several, one(TARGET)), (one(SOURCE), several)):
+        with pytest.raises(TransferFailed, match="of a:6379,b:6379 one at least is no node"):
+            lane_plan.plan(*ends)
 
 
 def test_slots_without_a_node() -> None:

@@ -123,6 +123,17 @@ def check_named(side: Side, found: Surveyed) -> Check:
     return passed(name, figure)
 
 
+def check_one_server(side: Side, endpoint: Endpoint) -> Check:
+    """Several nodes were named, and the one that answers is a server by itself: it is not taken for
+    the others."""
+    return failed(
+        f"{side}-endpoints",
+        f"of {endpoint.address} one at least is no node of a cluster",
+        "Name nodes of one cluster: any of them will do, the others are found through it. A server "
+        "with cluster mode disabled is named alone.",
+    )
+
+
 def check_reachable(side: Side, found: Surveyed) -> Check | None:
     """The primaries that do not answer at the address that is announced; None: each of them
     does."""
