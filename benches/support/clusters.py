@@ -317,20 +317,34 @@ class Resharding:
     def _move(self, slot: int, owner: Server) -> None:
         there = self._there
         new, old = node_id(there), node_id(owner)
-        there.client().execute_command("CLUSTER SETSLOT", slot, "IMPORTING", old)
-        owner.client().execute_command("CLUSTER SETSLOT", slot, "MIGRATING", new)
+        _set_slot(there, slot, "IMPORTING", old)
+        _set_slot(owner, slot, "MIGRATING", new)
         for _ in _migrate(slot, owner, there):
             # The pace is kept in the middle of a slot, when part of its keys is at either side.
             if self._rate is not None:
                 self._cancelled.wait(1 / self._rate)
         for node in (there, owner, *self._cluster.primaries):
             try:
-                node.client().execute_command("CLUSTER SETSLOT", slot, "NODE", new)
+                _set_slot(node, slot, "NODE", new)
             except redis.ResponseError as error:
                 # A primary that gave its last slot away is a replica of the new owner by now.
                 if "only with" not in str(error):
                     raise
         self.moved.append(slot)
+
+
+def _set_slot(node: Server, slot: int, *what: str) -> None:
+    def done() -> bool:
+        try:
+            node.client().execute_command("CLUSTER SETSLOT", slot, *what)
+        except redis.ResponseError as error:
+            # Valkey has its replicas take it too: one may have its role for a moment only.
+            if str(error).startswith("NOREPLICAS"):
+                return False
+            raise
+        return True
+
+    wait_for(done, f"CLUSTER SETSLOT {slot} {what[0]}")
 
 
 def _migrate(slot: int, here: Server, there: Server) -> Iterator[int]:

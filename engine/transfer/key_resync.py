@@ -45,6 +45,7 @@ from engine.model.modules import HEAD_BYTES
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.model.server import ServerInfo
+from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.targets.crash_suspects import CrashSuspects
 from engine.transfer.extended_keys import ExtendedKeys
@@ -277,11 +278,15 @@ class KeyResync:
         read = {key for reading in self._readings for key in reading.keys}
         return {key for key in keys if key in read or key in self._ttl_guard or self.knows(key)}
 
-    def take_up(self, names: Iterable[bytes]) -> None:
-        """The names that an engine before us left in the set."""
+    def take_up(self, names: Iterable[bytes], slots: SlotSet = ALL_SLOTS) -> None:
+        """The names that an engine before us left in the set. Keys of others than `slots` are
+        another lane's by now, which has read them again since they are."""
         for name in names:
             db, kind, rest = name.split(b" ", 2)
             key = int(db), rest
+            if slots is not ALL_SLOTS and key_slot(rest) not in slots:
+                self._settled += [(key, each) for each in (_VALUE, _TTL, _REFUSED)]
+                continue
             if kind == _REFUSED:
                 self._absent[key] = None
             if kind == _VALUE:

@@ -711,7 +711,12 @@ class Lane:
         resync, stats = self._resync, self._context.stats
         assert resync is not None
         names, self._dirty_names = self._dirty_names, None
-        resync.take_up(await self._ask_dirty() if names is None else names)
+        slots = self._ends.route.slots
+        resync.take_up(await self._ask_dirty() if names is None else names, slots)
+        for db, key in stats.named_keys():
+            if key_slot(key) not in slots:
+                # Its slot has gone to another lane, and what becomes of it is told there.
+                self._losses.carried(db, key)
         # The checkpoint was written a moment before, or behind it.
         for db, key in resync.refused:
             stats.refuse(db, key, "the target refused it before")

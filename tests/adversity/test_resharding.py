@@ -19,6 +19,7 @@ import redis
 
 from benches.support.clusters import Cluster
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.comparison import assert_settled
 from tests.support.library import Run, migrating
@@ -55,6 +56,9 @@ class Trouble:
         self.done.append(kind.__name__)
         kind(cluster)
         cluster.wait_until_whole()
+        for primary in cluster.primaries:
+            # Valkey takes no CLUSTER SETSLOT before a replica has it.
+            wait_for(lambda: primary.client().wait(1, 100) > 0, "a replica")  # noqa: B023
 
     @staticmethod
     def _is_atomic(cluster: Cluster) -> bool:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import pytest
 
-from benches.support.clusters import Cluster
+from benches.support.clusters import Cluster, slot_of
+from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
+from engine.transfer.checkpoint_store import MemoryCheckpoint
+from engine.transfer.lane_plan import tag_of
 from tests.support.comparison import assert_settled
 from tests.support.library import Run
 from tests.support.own_keys import assert_tidy
@@ -56,4 +59,33 @@ def test_slots_move_to_another_shard(end: str, scenario: NewScenario) -> None:
         clients.goes_on()
         clients.stop()
         assert clients.check(here) == [], clients.describe()
+    assert_tidy(here)
+
+
+def test_dirty_keys_of_a_slot_that_has_gone(scenario: NewScenario) -> None:
+    """What an engine had still to mend of a slot which is another lane's by now is that lane's: the
+    one before cannot read it any more, and does not wait for it."""
+    s = began(scenario, "redis-7.0", "redis-7.0", 2, 2)
+    there, here = s.whole("source"), s.whole("target")
+    assert isinstance(there, Cluster)
+    assert isinstance(here, Cluster)
+    store = MemoryCheckpoint()
+    with s.running(checkpoints=store, timeout=120.0) as run:
+        run.following()
+        run.stop()
+    slots = range(20)
+    key = next(f"key:{n}" for n in range(KEYS) if slot_of(f"key:{n}") in slots)
+    lane = next(each for each in store.lanes or () if slots[0] in each.slots)
+    found = store.of_lane(lane.name).load()
+    assert found is not None
+    assert isinstance(found.position, OnlineCheckpoint)
+    own = OwnKeys(found.position.token, lane.name, tag_of(lane))
+    with here.client() as client:
+        client.sadd(own.dirty, f"0 v {key}")
+        client.delete(key)
+    moved(there, slots, 1)
+    with s.running(checkpoints=store, timeout=120.0) as run:
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(there, here, 5)
     assert_tidy(here)
