@@ -729,11 +729,8 @@ cdef class SnapshotReader:
                 self.expired += 1
             elif self.refused == REFUSED_EMPTY:
                 self.empty += 1
-            elif self.refused == REFUSED_SLOT:
-                self.importing += 1
             else:
-                self.elsewhere += 1
-                self.other_databases += self.refused == REFUSED_BEYOND
+                self.importing += 1
             self.value_ended()
             return 0
         if self.refused == REFUSED_TEMPLATE:
@@ -1248,6 +1245,12 @@ cdef class SnapshotReader:
             self.import_bytes.size += n
         self.value_size += n
         input.start += n
+        if ended and self.refused >= REFUSED_ELSEWHERE:
+            # Most keys, on a lane of several.
+            self.elsewhere += 1
+            self.other_databases += self.refused == REFUSED_BEYOND
+            self.value_ended()
+            return SNAP_GO_ON
         return SNAP_DROPPED if ended else SNAP_NEED_DATA
 
     cdef bint keep_module_bytes(self, const uint8_t *p, size_t n) noexcept nogil:
