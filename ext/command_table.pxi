@@ -450,6 +450,8 @@ cdef tuple COMMANDS = (
     ("spublish", "", "keyless publishes"),
     ("cluster", "", "container"),
     ("cluster|flushslot", "", "keyless writes-unnamed"),
+    # From Valkey 8.0 on a primary tells its replicas who gets a slot.
+    ("cluster|setslot", "", "keyless slot-moves"),
     ("cluster|syncslots", "", "keyless writes-unnamed slot-moves"),
     ("sflush", "", "keyless writes-unnamed"),
     ("trimslots", "", "keyless writes-unnamed slot-moves"),
