@@ -57,6 +57,7 @@ KINDS: dict[str, Kind] = {
     "word": Kind(str, optional=False),
     "text": Kind(str),
     "number": Kind(float, optional=False),
+    "count": Kind(int, optional=False),
     "numbers": Kind(list[int], _distinct, lambda value: value),
     "names": Kind(list[str], _distinct, lambda value: value),
     "list": Kind(list[str], _parts, lambda value: (",".join(value),)),

@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 Kind = Literal[
-    "word", "text", "number", "numbers", "names", "list", "path", "duration", "size", "moment",
-    "flag", "yes-no",
+    "word", "text", "number", "count", "numbers", "names", "list", "path", "duration", "size",
+    "moment", "flag", "yes-no",
 ]  # fmt: skip
-"""How a value is written on a command line. "numbers", "names": the option may be repeated; "list":
-also with commas; "moment": seconds since the epoch, or ISO 8601."""
+"""How a value is written on a command line. "count": 0 or more; "numbers", "names": the option may
+be repeated; "list": also with commas; "moment": seconds since the epoch, or ISO 8601."""
 _KEY = "setting"
 
 

@@ -148,6 +148,19 @@ class TransferSettings:
         row="A cut-over that is not through by then is undone",
     )
     """How long the fence may stand; a cut-over that is not through by then is undone."""
+    parallel_snapshots: int = setting(
+        0,
+        option="--parallel-snapshots",
+        kind="count",
+        metavar="N",
+        help="So many shards of the source send their snapshots at once (0: all of them).",
+        row=(
+            "So many shards of the source send their snapshots at once, each of which forks for "
+            "it; `0`: all of them"
+        ),
+        resumed="From now on: so many shards of the source send their snapshots at once.",
+    )
+    """How many shards of the source send a snapshot at once; 0: all of them."""
     durability: str = setting(
         "",
         option="--durability",
@@ -557,6 +570,8 @@ class TransferSettings:
                     f"--source-node {node!r}: expected HOST:PORT, or HOST:PORT=detached"
                 )
         AddressMap.read(self.address_map)
+        if self.parallel_snapshots < 0:
+            raise UsageError("--parallel-snapshots must be 0 or more")
         if self.durability and not re.fullmatch(r"replicas=\d{1,3}", self.durability):
             raise UsageError("--durability: expected replicas=N")
         self._check_fence()
@@ -769,6 +784,7 @@ class Changes(TypedDict, total=False):
     spool_directory: str | None
     source_nodes: Sequence[str] | None
     address_map: Sequence[str] | None
+    parallel_snapshots: int | None
 
 
 def changed(**changes: Unpack[Changes]) -> dict[str, Any]:

@@ -151,7 +151,8 @@ class Lane:
             end = source if side == "source" else target
             monitor.attend(end, context, self._moved, own_slot)
         self._source_cluster = clusters.get("source")
-        shared = context.peers.source_of(source, ends.route)
+        shared = self._shared_source = context.peers.source_of(source, ends.route)
+        self._turns = context.peers.turns
         self._shared_target = context.peers.target_of(target, ends.route)
         self._shared_target.join(context.lane, lambda: checkpoint.mark)
         self._tuning = SourceTuning(ends, checkpoint, context, shared)
@@ -286,6 +287,7 @@ class Lane:
         reached, before, learned = None, None, 0
         # Whether the target is to be asked for the position: another client may have moved it.
         ask = resumed = self._mark.begun
+        has_turn = False
         # What an engine before this one could not bring.
         context.lost |= dict(self._mark.lost)
         async for attempt in Attempts(patience):
@@ -314,6 +316,9 @@ class Lane:
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
                 doubtful = target_position.doubtful if target_position is not None else None
+                if position is None:
+                    await self._turns.take(self._shared_source, context.trouble_of("a turn"))
+                    has_turn = True
                 sync = await self._open_source(position, doubtful, apart=not beside)
                 if isinstance(sync, PartialSync):
                     _check_history(target_position, sync)
@@ -331,6 +336,7 @@ class Lane:
                 if isinstance(sync, FullSync):
                     target_position = await self._full_sync(sync)
                     self._has_position, reached = True, target_position.position
+                    has_turn = self._end_turn(has_turn)
                 else:
                     assert target_position is not None
                     target_position = target_position.renamed(sync.replid)
@@ -369,6 +375,7 @@ class Lane:
                 reason, ask, remedy = exc.message, self._mark.begun, exc.remedy
                 self._figures.source_lost = isinstance(exc, LinkError) and exc.fault == "source"
             finally:
+                has_turn = self._end_turn(has_turn)
                 await self._let_go()
             if (reached is not None and reached != before) or self._writer.learned > learned:
                 before, learned = reached or before, self._writer.learned
@@ -379,6 +386,12 @@ class Lane:
                 event=f"{reason}: dialling again{wants and f', to ask the source for {wants}'}",
             )
             self._figures.restarts += 1
+
+    def _end_turn(self, has_turn: bool) -> bool:
+        """Let another source send its snapshot, if we had the turn; whether we have one then."""
+        if has_turn:
+            self._turns.give_back(self._shared_source)
+        return False
 
     def _copied_again(self) -> str:
         """Why a run in one go that is resumed does not go on from the position on the target: what

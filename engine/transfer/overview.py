@@ -41,7 +41,7 @@ class Overview:
         self.on_event = on_event
         self.on_switch = on_switch
         self.orders = Orders(one_go=one_go)
-        self.peers = Peers()
+        self.peers = Peers(settings.parallel_snapshots)
         self._on_progress = on_progress
         self._contexts: list[MigrationContext] = []
         # The lanes change together, and that is published once.
@@ -74,7 +74,7 @@ class Overview:
         """The contexts of lanes with these names, in the place of those that there were until they
         were known: the only one, or those of lanes that were planned before."""
         only = self._contexts[0]
-        self._contexts, self.peers = [], Peers()
+        self._contexts, self.peers = [], Peers(self.settings.parallel_snapshots)
         self._said.clear()
         found = [self.lane(name) for name in names]
         for each in found:

@@ -16,12 +16,15 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.route import Route
 from engine.transfer.shared_source import SharedSource
 from engine.transfer.shared_target import SharedTarget
+from engine.transfer.snapshot_turns import SnapshotTurns
 
 
 class Peers:
     """The lanes of one migration, by their checkpoints."""
 
-    def __init__(self) -> None:
+    def __init__(self, parallel_snapshots: int = 0) -> None:
+        self.turns = SnapshotTurns(parallel_snapshots)
+        """Of their snapshots."""
         self._checkpoints: list[Callable[[], OnlineCheckpoint]] = []
         self._sources: dict[Endpoint, SharedSource] = {}
         self._targets: dict[Endpoint, SharedTarget] = {}

@@ -194,6 +194,7 @@ def test_what_waits_between_tries_is_asked_in_one_place() -> None:
 SAMPLES: dict[str, list[Any]] = {
     "text": ["a word", "--x"],
     "number": [0.5, 90.0],
+    "count": [2],
     "numbers": [(3,), (3, 5)],
     "names": [("one",), ("one", "two")],
     "list": [("memory",), ("memory", "role")],
