@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self
 
@@ -15,6 +16,7 @@ from benches.support.waiting import wait_for
 from engine._native import key_slot
 
 SLOTS = 16384
+_CLIENTS: weakref.WeakKeyDictionary[Server, redis.Redis] = weakref.WeakKeyDictionary()
 Failover = Literal["", "FORCE", "TAKEOVER"]
 _WHOLE_SECONDS = 60.0
 _KEYS_A_MOVE = 100
@@ -333,10 +335,18 @@ class Resharding:
         self.moved.append(slot)
 
 
+def _client(node: Server) -> redis.Redis:
+    """One client for all questions about a node: thousands are asked while slots move."""
+    found = _CLIENTS.get(node)
+    if found is None:
+        found = _CLIENTS[node] = node.client()
+    return found
+
+
 def _set_slot(node: Server, slot: int, *what: str) -> None:
     def done() -> bool:
         try:
-            node.client().execute_command("CLUSTER SETSLOT", slot, *what)
+            _client(node).execute_command("CLUSTER SETSLOT", slot, *what)
         except redis.ResponseError as error:
             # Valkey has its replicas take it too: one may have its role for a moment only.
             if str(error).startswith("NOREPLICAS"):
@@ -349,7 +359,7 @@ def _set_slot(node: Server, slot: int, *what: str) -> None:
 
 def _migrate(slot: int, here: Server, there: Server) -> Iterator[int]:
     """Move the slot's keys, some at a time; yields how many, and 0 behind the last."""
-    client = here.client()
+    client = _client(here)
     secret = () if there.password is None else ("AUTH", there.password)
     while keys := client.execute_command("CLUSTER GETKEYSINSLOT", slot, _KEYS_A_MOVE):
         client.execute_command(
@@ -390,13 +400,13 @@ def slot_of(key: bytes | str) -> int:
 
 def node_id(node: Server) -> str:
     """The node's name in its cluster."""
-    found = node.client().execute_command("CLUSTER MYID")
+    found = _client(node).execute_command("CLUSTER MYID")
     return found.decode() if isinstance(found, bytes) else str(found)
 
 
 def node_lines(node: Server) -> list[str]:
     """What CLUSTER NODES says there, a line each."""
-    client = node.client()
+    client = _client(node)
     client.set_response_callback("CLUSTER NODES", lambda reply, **_: reply)
     text = client.execute_command("CLUSTER NODES")
     return (text.decode() if isinstance(text, bytes) else str(text)).splitlines()
@@ -424,7 +434,7 @@ def _roles(node: Server) -> frozenset[tuple[str, str, str]]:
 
 
 def _is_whole(node: Server) -> bool:
-    client = node.client()
+    client = _client(node)
     info = client.execute_command("CLUSTER INFO")
     if isinstance(info, bytes):
         info = dict(line.split(":", 1) for line in info.decode().split("\r\n") if ":" in line)

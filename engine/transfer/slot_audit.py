@@ -55,13 +55,18 @@ class SlotAudit:
 
     @property
     def slots(self) -> SlotSet:
-        """Those that are still to be read."""
+        """Those that are still to be read here. What the checkpoint has of others came before they
+        went to another lane, which reads them as well."""
+        return self._noted & self._ends.route.slots
+
+    @property
+    def _noted(self) -> SlotSet:
         return SlotSet.parse(self._checkpoint.mark.audit)
 
     async def add(self, slots: SlotSet) -> None:
         """These are to be read as well, as soon as a follower runs. Raises `StateError`."""
-        wanted = self.slots | slots
-        if wanted != self.slots:
+        wanted = self._noted | slots
+        if wanted != self._noted:
             await self._checkpoint.save(audit=str(wanted))
         self._show()
         self._added.set()
@@ -78,7 +83,7 @@ class SlotAudit:
         while True:
             self._added.clear()
             self._show()
-            if slots := self.slots & self._ends.route.slots:
+            if slots := self.slots:
                 try:
                     keys = await self._read(slots, follower)
                 except (LinkError, ServerError) as exc:
@@ -89,7 +94,7 @@ class SlotAudit:
                     f"every key of the slots {slots.words} was read again: {keys:,} keys"
                 )
                 if not self._added.is_set():
-                    await self._checkpoint.save(audit=str(self.slots - slots))
+                    await self._checkpoint.save(audit=str(self._noted - slots))
                 continue
             await self._added.wait()
 

@@ -4,6 +4,8 @@ them, and wherever the engine is then.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benches.support.clusters import Cluster, slot_of
@@ -89,3 +91,52 @@ def test_dirty_keys_of_a_slot_that_has_gone(scenario: NewScenario) -> None:
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(there, here, 5)
     assert_tidy(here)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_a_shard_is_emptied_and_another_one_added(end: str, scenario: NewScenario) -> None:
+    """The primary that gives its last slot away becomes another shard's replica."""
+    s = began(scenario, "valkey-9.1", "valkey-9.1", 3, 3)
+    there, here = s.whole("source"), s.whole("target")
+    assert isinstance(there, Cluster)
+    assert isinstance(here, Cluster)
+    changed = there if end == "source" else here
+    with s.clients(clients=2) as clients:
+        with s.running(timeout=200.0, retry_for=60.0) as run:
+            run.following()
+            last = changed.primaries[-1]
+            fresh = changed.add_shard()
+            changed.move_atomically(changed.slots_of(last)[:-1], fresh)
+            changed.move(changed.slots_of(last), fresh)
+            clients.goes_on()
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_settled(there, here, 5)
+        clients.move_to(here)
+        clients.goes_on()
+        clients.stop()
+        assert clients.check(here) == [], clients.describe()
+    assert_tidy(here)
+
+
+def test_a_slot_that_goes_on_before_it_was_read_again(scenario: NewScenario) -> None:
+    """The lane that has it last reads it; the one that had it for a moment waits for nothing."""
+    s = began(scenario, "redis-7.0", "redis-7.0", 2, 2)
+    there, here = s.whole("source"), s.whole("target")
+    assert isinstance(there, Cluster)
+    assert isinstance(here, Cluster)
+    store = MemoryCheckpoint()
+    with s.running(checkpoints=store, timeout=120.0) as run:
+        run.following()
+        run.stop()
+    lane = next(each for each in store.lanes or () if 0 in each.slots)
+    found = store.of_lane(lane.name).load()
+    assert found is not None
+    assert isinstance(found.position, OnlineCheckpoint)
+    mark = replace(found.position, audit="0-19")
+    store.of_lane(lane.name).save(replace(found, position=mark))
+    moved(there, range(20), 1)
+    with s.running(checkpoints=store, timeout=120.0) as run:
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(there, here, 5)
