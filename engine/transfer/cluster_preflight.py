@@ -19,7 +19,7 @@ from engine.model.lane_plan import PlannedLane
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.model.topology import Topology
+from engine.model.topology import Node, Topology
 from engine.transfer import lane_plan
 from engine.transfer.checks import cluster as checks
 from engine.transfer.checks.check_result import Check, Side, failed
@@ -131,10 +131,12 @@ async def _survey(side: Side, end: Deployment, settings: TransferSettings) -> ch
     assert told is not None
     named = checks.named_places(endpoint)
     primaries: dict[Place, bool] = {}
+    heads: list[tuple[Node, Place]] = []
     for shard in told.shards:
         host, port = addresses.there(shard.primary.host, shard.primary.port)
         if host:
             primaries[host, port] = shard.primary.failing
+            heads.append((shard.primary, (host, port)))
     places = list(dict.fromkeys([*primaries, *named]))
 
     async def ask(place: Place) -> tuple[Topology | EngineError, bool, SlotSet]:
@@ -168,6 +170,11 @@ async def _survey(side: Side, end: Deployment, settings: TransferSettings) -> ch
         },
         [place for place in primaries if answers[place][1]],
         moving.words,
+        [
+            (node, place)
+            for node, place in heads
+            if isinstance(said := answers[place][0], Topology) and said.me != node.id
+        ],
     )
 
 

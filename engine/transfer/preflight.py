@@ -36,6 +36,7 @@ from engine.transfer.checks.check_result import (
     Preflight,
     Side,
     failed,
+    not_skipped,
     passed,
     skipped,
     warned,
@@ -103,7 +104,8 @@ _LOAD_IT_FIRST = (
 
 async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettings) -> Preflight:
     """Run every check that can be run; a failed one does not stop the others, and one that
-    `settings.skip_checks` names is a warning if it fails.
+    `settings.skip_checks` names is a warning if it fails, unless lanes of a cluster cannot be
+    planned like that.
 
     Bounded in time by `settings.connect_timeout` for connecting and for each reply; a file is read
     to its end. Raises nothing for what it finds: an unreachable server is a failed check.
@@ -114,7 +116,8 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     else:
         found = await _preflight_of_servers(source, target, settings)
     asked = settings.skip_checks
-    checks = tuple(skipped(c) if c.name in asked else c for c in found.checks)
+    told = not_skipped if found.unplanned else skipped
+    checks = tuple(told(c) if c.name in asked else c for c in found.checks)
     return replace(found, checks=checks)
 
 
@@ -163,15 +166,18 @@ async def _preflight_of_servers(
         if each.told is None and each.endpoint.cluster is not None
     ]
     if alone:
-        return Preflight((*paired.checks, *alone), engine_of(paired.target))
+        return Preflight((*paired.checks, *alone), engine_of(paired.target), unplanned=True)
     if len(ends) < 2 or all(each.told is None for each in ends.values()):
-        return Preflight(tuple(paired.checks), engine_of(paired.target))
+        # (Of a cluster whose other end does not answer no lane is known.)
+        unplanned = bool(ends) or source.cluster is not None or target.cluster is not None
+        return Preflight(tuple(paired.checks), engine_of(paired.target), unplanned=unplanned)
     # 2. Clusters: what they are as a whole, and then each shard.
     found = await preflight_of_clusters(ends, settings, pair)
     of_clusters = {check.name for check in found.checks}
     checks = [check for check in paired.checks if check.name not in of_clusters]
     both = (*checks, *found.checks)
-    return Preflight(both, engine_of(paired.target), found.lanes, found.shards)
+    engine = engine_of(paired.target)
+    return Preflight(both, engine, found.lanes, found.shards, unplanned=not found.lanes)
 
 
 async def _preflight_of_pair(
@@ -202,6 +208,10 @@ async def _preflight_of_pair(
             chosen = await _choose_way(reached, known, settings)
             checks += [*chosen.checks, *await _check_rights(reached, known, settings, chosen)]
             checks += await _check_comparing(reached, known, settings, chosen)
+            if ends is not None:
+                for (side, at), each in zip(sides, met, strict=True):
+                    if each.info is not None and each.told is not None:
+                        ends[side] = Deployment(at, each.info, each.told)
             return Paired(checks, one.info, other.info)
         several = source.cluster is not None or target.cluster is not None
         are_nodes = one.told is not None or other.told is not None

@@ -73,7 +73,7 @@ def test_clusters_are_looked_at_shard_by_shard(
     assert "is a replica of" in check(replica, "source-endpoints").figure
     assert slots(replica.lanes) == THREE
     some = asked(url(*one.nodes[:2]), single.url)
-    assert "1 shards that were not named are found and added: " in (
+    assert "1 shard that was not named is found and added: " in (
         check(some, "source-endpoints").figure
     )
     assert asked(single.url, url(*other.nodes)).lanes[0].source.ids == ()
@@ -105,6 +105,8 @@ def test_endpoints_of_two_clusters(
         two_servers = asked(*ends)
         assert "is no node of a cluster" in check(two_servers, f"{side}-endpoints").figure
         assert not two_servers.ok
+        anyway = asked(*ends, skip_checks=(f"{side}-endpoints",))
+        assert check(anyway, f"{side}-endpoints").outcome == "fail"
     same = check(asked(one.nodes[0].url, one.nodes[1].url), "different-servers")
     assert (same.outcome, "one cluster" in same.figure) == ("fail", True)
 
@@ -122,6 +124,29 @@ def test_a_cluster_is_followed(
     found = check(asked(two[0].nodes[0].url, two[1].nodes[0].url, **settings), "following")
     assert found.outcome == "fail"
     assert words in found.figure
+    ends = two[0].nodes[0].url, two[1].nodes[0].url
+    anyway = asked(*ends, **settings, skip_checks=("following",))
+    assert not anyway.ok
+
+
+def test_another_node_at_a_primary_s_address(
+    two: tuple[Cluster, Cluster], server_factory: ServerFactory
+) -> None:
+    """What leads to it would read one shard twice, or another cluster, and the other one never."""
+    one, other = two
+    single = server_factory(known("redis-7.0"))
+    announced = one.nodes[1]
+    for reached in (one.nodes[0], one.nodes[4], other.nodes[0]):
+        mapped = (f"127.0.0.1:{announced.port}=127.0.0.1:{reached.port}",)
+        for side, ends in (
+            ("source", (one.nodes[0].url, single.url)),
+            ("target", (single.url, one.nodes[0].url)),
+        ):
+            found = asked(*ends, address_map=mapped)
+            wrong = check(found, f"{side}-reachable")
+            assert wrong.outcome == "fail"
+            assert f"at 127.0.0.1:{reached.port} another node answers" in wrong.figure
+            assert not found.lanes
 
 
 def test_databases_and_hash_tags(
@@ -227,6 +252,14 @@ def test_a_cluster_that_is_not_whole(
             assert mode.outcome == "fail"
             assert all(each in mode.figure for each in words), mode.figure
             assert not found.lanes
+        # What the lanes are planned by cannot be skipped: one node would stand for them all.
+        gone = server_factory(known("redis-7.0"))
+        gone.kill()
+        silent = asked(cluster.nodes[2].url, gone.url, skip_checks=("target-reachable",))
+        assert check(silent, "target-reachable").outcome == "fail"
+        again = asked(cluster.nodes[2].url, single.url, skip_checks=("source-mode",))
+        assert check(again, "source-mode").outcome == "fail"
+        assert "not skipped" in check(again, "source-mode").figure
 
 
 def test_an_address_that_cannot_be_reached(server_factory: ServerFactory) -> None:

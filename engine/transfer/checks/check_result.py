@@ -37,6 +37,9 @@ class Preflight:
     """Those that a migration has, where an end is a cluster."""
     shards: tuple[GroupShard, ...] = ()
     """Those of a target that is a cluster."""
+    unplanned: bool = False
+    """An end is a cluster, or may be one, and it is not known which lanes lead to its shards: no
+    check that fails can be skipped."""
 
     @property
     def ok(self) -> bool:
@@ -91,6 +94,15 @@ def skipped(check: Check) -> Check:
     if check.outcome != "fail":
         return check
     return warned(check.name, f"skipped as asked: {check.figure}", check.remedy)
+
+
+def not_skipped(check: Check) -> Check:
+    """The check as it is told where the operator has it skipped, and nothing can be moved like
+    that."""
+    if check.outcome != "fail":
+        return check
+    figure = f"{check.figure} (not skipped: without it a cluster's shards are not known)"
+    return failed(check.name, figure, check.remedy)
 
 
 def listed(numbers: tuple[int, ...] | list[int]) -> str:

@@ -18,7 +18,7 @@ from engine.model.report import printable_key
 from engine.model.sentinel_group import node_address
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.model.topology import Topology
+from engine.model.topology import Node, Topology
 from engine.transfer.checks.check_result import Check, Side, failed, listed, passed, warned
 from engine.transfer.target_claim import foreign
 from engine.wire.control_connection import Admin, Arg
@@ -38,13 +38,15 @@ _OWN_MOST = 4096
 class Surveyed:
     """A cluster, by all of its primaries that answer. `named`: what the nodes that were named have
     said; `unreachable`: primaries that do not answer, and why; `refusing`: those whose
-    cluster_state is not ok; `moving`: slots that Valkey moves."""
+    cluster_state is not ok; `moving`: slots that Valkey moves; `strangers`: addresses of primaries
+    at which another node answers."""
 
     told: Topology
     named: dict[Place, Topology | EngineError] = field(default_factory=dict)
     unreachable: dict[Place, EngineError] = field(default_factory=dict)
     refusing: list[Place] = field(default_factory=list)
     moving: str = ""
+    strangers: list[tuple[Node, Place]] = field(default_factory=list)
 
 
 async def ask_topology(end: Admin) -> Topology:
@@ -116,7 +118,12 @@ def check_named(side: Side, found: Surveyed) -> Check:
         shown = ", ".join(each.primary.address for each in missing[:_PROBLEMS_MOST])
         more = len(missing) - _PROBLEMS_MOST
         shown += f" and {more} more" if more > 0 else ""
-        parts.append(f"{len(missing)} shards that were not named are found and added: {shown}")
+        shards_are = (
+            "1 shard that was not named is"
+            if len(missing) == 1
+            else (f"{len(missing)} shards that were not named are")
+        )
+        parts.append(f"{shards_are} found and added: {shown}")
     figure = "; ".join([*parts, *silent])
     if silent:
         return warned(name, figure, "The other nodes tell of it; start it, or leave it out.")
@@ -135,8 +142,10 @@ def check_one_server(side: Side, endpoint: Endpoint) -> Check:
 
 
 def check_reachable(side: Side, found: Surveyed) -> Check | None:
-    """The primaries that do not answer at the address that is announced; None: each of them
-    does."""
+    """The primaries that do not answer at the address that is announced, or another node in their
+    place; None: each of them does."""
+    if found.strangers:
+        return _check_strangers(side, found.strangers)
     if not found.unreachable:
         return None
     shown = [
@@ -156,6 +165,21 @@ def check_reachable(side: Side, found: Surveyed) -> Check | None:
         f"primaries that the cluster announces cannot be reached from here: {'; '.join(shown)}",
         "Where they have other addresses from here (NAT, a forwarded port): --address-map "
         "ANNOUNCED=REACHED; else check the network between this machine and each node.",
+    )
+
+
+def _check_strangers(side: Side, strangers: Sequence[tuple[Node, Place]]) -> Check:
+    shown = [
+        f"at {node_address(*place)} another node answers than the primary that the cluster "
+        f"announces as {node.address}"
+        for node, place in strangers[:_PROBLEMS_MOST]
+    ]
+    if more := len(strangers) - len(shown):
+        shown.append(f"and {more} more")
+    return failed(
+        f"{side}-reachable",
+        "; ".join(shown),
+        "Say where each of them is reached from here: --address-map ANNOUNCED=REACHED.",
     )
 
 
