@@ -110,7 +110,8 @@ def node_endpoints(value: object, *, cluster_enabled: bool) -> tuple[Endpoint, .
     if len(found) > 1 and not cluster_enabled:
         raise _invalid(
             f"{_LIST} must contain exactly one endpoint for a replication group with cluster mode "
-            f"disabled, not {len(found)}."
+            f"disabled, not {len(found)}. (Of a target that is a cluster this is known from a test "
+            "with one of them on, or where the group was made with cluster mode enabled.)"
         )
     return found if len(found) == 1 else (_one_cluster(found),)
 

@@ -135,9 +135,13 @@ class Overview:
             of_lanes = [
                 progress if context is lane else self._known(context) for context in self._contexts
             ]
-        return total(
+        found = total(
             self._once_a_target(of_lanes), least_advanced([each.phase for each in of_lanes])
         )
+        if found.phase is Phase.DONE and len(of_lanes) > 1 and (seen := self.verification):
+            # What one of them has compared is not what the migration came to.
+            return replace(found, reason=seen.reason)
+        return found
 
     def _once_a_target(self, of_lanes: Sequence[Progress]) -> list[Progress]:
         """The same, with what a target says of itself told by one of its lanes alone."""

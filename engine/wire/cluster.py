@@ -264,7 +264,7 @@ def _none_answers(
     endpoint: Endpoint, failed: list[EngineError], asked: int, fault: FaultOf, timeout: float
 ) -> EngineError:
     refused = [each for each in failed if isinstance(each, AuthError)]
-    why = "; ".join(dict.fromkeys(each.message for each in failed))
+    why = "; ".join(dict.fromkeys(each.message.removesuffix(".") for each in failed))
     if silent := asked - len(failed):
         why += f"{'; ' if why else ''}{silent} gave no answer within {timeout:g} s"
     message = f"{fault} {endpoint.address}: no node of its cluster answers: {why}."
