@@ -370,7 +370,8 @@ class TransferSettings:
         ),
         row=(
             "Checks that do not refuse the start; they are told as warnings. `different-servers` "
-            "cannot be skipped"
+            "cannot be skipped, and with a cluster at an end none without which its lanes cannot "
+            "be planned"
         ),
         member=Member("SkipChecks", ("StartMigration", "TestMigration")),
     )
