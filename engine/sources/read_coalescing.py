@@ -15,21 +15,28 @@ one portion and one round afterwards.
   is the kernel's affair: a receive buffer has room for 64 KiB at first, and grows with a reader
   that keeps up. Were 64 KiB taken every 4 ms, 16 MB a second would be the most.
 - While an offset is waited for (the cut-over's last bytes) there is none.
+- Lanes that share a process share its rounds as well: three that rest as long as one of them would
+  alone make three times as many. So each rests so many times longer, up to `_LANES_MOST` times,
+  while what comes meanwhile is little.
 """
 
 from __future__ import annotations
 
 MOST_SECONDS = 0.004
+"""The longest rest of a lane that is alone."""
+_LANES_MOST = 4
 _SECONDS_A_BYTE = 10e-6
 # What comes in the longest rest at 100,000 small commands a second is a little less.
 _MUCH_BYTES = 65_000
 
 
-def rest_after(nbytes: int, *, filled: bool, hurried: bool) -> float:
+def rest_after(nbytes: int, *, filled: bool, hurried: bool, lanes: int = 1) -> float:
     """Seconds of rest after a read of `nbytes` bytes; 0: none.
 
-    `filled`: the read took all the room there was. `hurried`: an offset is waited for.
+    `filled`: the read took all the room there was. `hurried`: an offset is waited for. `lanes`: how
+    many share the process.
     """
     if filled or hurried or nbytes >= _MUCH_BYTES:
         return 0.0
-    return min(nbytes * _SECONDS_A_BYTE, MOST_SECONDS)
+    times = min(lanes, _LANES_MOST) if nbytes < _MUCH_BYTES // 2 else 1
+    return min(nbytes * _SECONDS_A_BYTE, MOST_SECONDS * times)

@@ -130,6 +130,8 @@ class ReplicaSource:
         self._sip = 0
         self._hurried = 0
         self._interrupted = False
+        self.lanes = 1
+        """How many lanes share the process."""
         self.on_more: Callable[[], None] | None = None
         """Called, if nothing waits in `more`, when `next_commands` is worth another call."""
         self._lost: EngineError | None = None
@@ -586,7 +588,8 @@ class ReplicaSource:
             self._steer()
         if whole:
             hurried = self._hurried > 0
-            seconds = rest_after(connection.last_read, filled=connection.filled, hurried=hurried)
+            read, filled = connection.last_read, connection.filled
+            seconds = rest_after(read, filled=filled, hurried=hurried, lanes=self.lanes)
         else:
             seconds = _REST_SECONDS if connection.last_read < _REST_BELOW else 0.0
         if seconds:

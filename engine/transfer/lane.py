@@ -254,6 +254,10 @@ class Lane:
         async with self._target_watch.watching(), self._sentinels.watching():
             yield
 
+    def beside(self, lanes: int) -> None:
+        """So many lanes share the process, this one among them."""
+        self._source.lanes = lanes
+
     async def _slots_objection(self) -> str:
         """Why the slots of the source's shard are not those that were planned; empty: they are."""
         return "" if self._source_cluster is None else await self._source_cluster.objection()

@@ -74,6 +74,7 @@ class Migration:
         self._looked = asyncio.Event()
         for lane in lanes:
             lane.on_look = self._looked.set
+            lane.beside(len(lanes))
         for cluster in clusters:
             cluster.on_look = self._looked.set
         # The cut-over is tried again by itself, for what its comparison has found.

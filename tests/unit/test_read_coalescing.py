@@ -23,12 +23,15 @@ SET_BYTES = 140
 ROUND_SECONDS = 0.0004
 
 
-@given(st.integers(0, 1 << 30), st.booleans(), st.booleans())
+@given(st.integers(0, 1 << 30), st.booleans(), st.booleans(), st.integers(1, 100))
 def test_a_rest_is_bounded_and_left_out_where_it_would_harm(
-    nbytes: int, filled: bool, hurried: bool
+    nbytes: int, filled: bool, hurried: bool, lanes: int
 ) -> None:
-    rest = rest_after(nbytes, filled=filled, hurried=hurried)
-    assert 0 <= rest <= MOST_SECONDS
+    rest = rest_after(nbytes, filled=filled, hurried=hurried, lanes=lanes)
+    assert 0 <= rest <= MOST_SECONDS * min(lanes, 4)
+    # What comes in the longest rest has room in a receive buffer that has not grown yet.
+    if nbytes >= 32_768:
+        assert rest <= MOST_SECONDS
     # A receive buffer that has not grown yet holds less than 64 KiB.
     if filled or hurried or nbytes >= 65_483:
         assert rest == 0
