@@ -36,6 +36,7 @@ from engine.errors import (
     LinkError,
     ServerError,
     StateError,
+    TransferFailed,
 )
 from engine.model.credentials import Credentials
 from engine.model.doubt import Doubt
@@ -46,6 +47,7 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.retry import Attempts
 from engine.model.route import ONLY, Route
+from engine.model.server import ServerInfo
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
@@ -537,6 +539,7 @@ class Lane:
         self._roles.take_up()
         self._writer.name = self._ownership.claim.client_name
         await context.insist(self._writer.open, "target")
+        self._refuse_one_shard("target", self._writer.info)
         self._source.bulk_limit = self._writer.bulk_limit
         self._ask_again = self._mark.begun
         if not self._mark.begun:
@@ -607,9 +610,24 @@ class Lane:
         finally:
             await cancelled(prepared)
 
+    def _refuse_one_shard(self, side: Side, info: ServerInfo) -> None:
+        """Raises `TransferFailed` for a cluster's node where none was planned for: it may not have
+        answered when the lanes were, and is one shard of several."""
+        route = self._ends.route
+        is_planned = route.from_cluster if side == "source" else route.to_cluster
+        if info.mode == "cluster" and not is_planned:
+            end = self._ends.source if side == "source" else self._ends.target
+            raise TransferFailed(
+                f"the {side} {end.address} is a node of a cluster, which was not known when the "
+                "migration began: it would be taken for the whole",
+                remedy="Start the migration anew while the node answers.",
+                fault="user",
+            )
+
     async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
         """What has to be there before the first byte is taken in."""
         context = self._context
+        self._refuse_one_shard("source", self._source.info)
         context.total_keys = round(self._source.total_keys * self._ends.route.share)
         if isinstance(sync, PartialSync):
             # Known by the time at which it is followed, as behind a snapshot.

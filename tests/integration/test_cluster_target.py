@@ -290,3 +290,16 @@ def test_what_an_abandoned_migration_left(server_factory: ServerFactory) -> None
             run.cut_over()
         assert run.error is None, run.events
         assert_equal(source.url, cluster.url)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_one_shard_is_not_taken_for_the_whole(server_factory: ServerFactory, end: str) -> None:
+    """A node that did not answer when the lanes were planned, and was taken for a server alone."""
+    alone = server_factory(known("redis-7.0"))
+    with Cluster.start(known("redis-7.0"), primaries=2, make=server_factory) as cluster:
+        node = cluster.nodes[0]
+        ends = (node, alone) if end == "source" else (alone, node)
+        with Lanes([Way(*ends, Route(), ends[0])]) as run:
+            wait_for(lambda: run.error is not None, "a refusal")
+    assert f"the {end} {node.host}:{node.port} is a node of a cluster" in str(run.error)
+    assert not list(alone.client().scan_iter())
