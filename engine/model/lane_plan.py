@@ -53,7 +53,8 @@ class PlannedLane:
     """`name` tells it from the others of its migration, and stays the same whatever becomes of the
     shards' primaries. `slots` are those that both ends had. `own_slot` is the one in which the
     engine's own keys are on the target, -1 where that is no cluster. `late`: it was planned when
-    slots had moved, and other lanes brought their keys before."""
+    slots had moved, and other lanes brought their keys before. What those knew of the target in
+    these slots: `held_before` and `had_keys`, as in `OnlineCheckpoint`."""
 
     name: str
     slots: SlotSet
@@ -61,6 +62,8 @@ class PlannedLane:
     target: PlannedEnd
     own_slot: int = -1
     late: bool = False
+    held_before: bool = False
+    had_keys: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -71,14 +74,22 @@ class PlannedLane:
             "target": self.target.to_dict(),
             "own_slot": self.own_slot,
             "late": self.late,
+            "held_before": self.held_before,
+            "had_keys": self.had_keys,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> PlannedLane:
         """Inverse of `to_dict`."""
         source, target = (PlannedEnd.from_dict(data[side]) for side in ("source", "target"))
-        own_slot, late = data.get("own_slot", -1), data.get("late", False)
-        return cls(data["name"], SlotSet.parse(data["slots"]), source, target, own_slot, late)
+        return cls(
+            data["name"],
+            SlotSet.parse(data["slots"]),
+            source,
+            target,
+            data.get("own_slot", -1),
+            *(data.get(name, False) for name in ("late", "held_before", "had_keys")),
+        )
 
 
 def endpoint_of(

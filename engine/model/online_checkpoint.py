@@ -54,8 +54,9 @@ class OnlineCheckpoint:
     near expire times of the target were extended since, in seconds since the epoch. `search_names`:
     those of the source's search aliases and dictionaries, printable (`model.report`). `lost`: what
     the target lacks that is no key (`MigrationContext.lost`). `audit`: the slots of which every key
-    is to be read again (`transfer.slot_audit`). The counters are those of all its engines. The
-    exact position is on the target itself.
+    is to be read again (`transfer.slot_audit`); `audited`: those of which it was since the last
+    full sync, which a target that comes back with an offset up to `audited_at` may lack. The
+    counters are those of all its engines. The exact position is on the target itself.
     """
 
     token: str
@@ -99,6 +100,8 @@ class OnlineCheckpoint:
     search_names: tuple[str, ...] = ()
     lost: tuple[tuple[str, str], ...] = ()
     audit: str = ""
+    audited: str = ""
+    audited_at: int = 0
 
     def accepted(self) -> OnlineCheckpoint:
         """The same once the operator wants a target that came back older to be brought up to date:

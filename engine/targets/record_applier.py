@@ -76,23 +76,30 @@ class RecordApplier(Applier):
         return await self._recorded(await self._sent(batch, transaction, value))
 
     async def empty(self, slots: SlotSet, offset: int, db: int | None = None) -> None:
-        """As `Applier.empty`. The connection ends when another engine has the target."""
+        """As `Applier.empty`. The connection ends when another engine has the target.
+
+        A record of the same position goes behind it, over the same connection: a target that comes
+        back with the keys does not have that one.
+        """
         del db  # a cluster has one
         if not self._form.covers(offset):
             await self._go_ahead((), offset)
         while True:
             connection = await self._dialled()
+            links = self.reconnects
             connection.release()
             try:
                 await remove_keys(_asking(connection), slots, node=True)
             except (LinkError, ServerError) as exc:
                 await self.link.pause(exc)
-            else:
-                self.link.patience.progress()
-                return
+                continue
             finally:
                 if connection.lost is None:
                     self._attach(connection)
+            self.link.patience.progress()
+            await self._go_ahead((), offset)
+            if self.reconnects == links:
+                return
 
     async def _go_ahead(self, notes: Sequence[tuple[int, bytes]], offset: int) -> None:
         """Have the record say that commands up to `offset` may be there, behind `notes`."""

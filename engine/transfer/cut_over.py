@@ -93,6 +93,7 @@ IN_SYNC: tuple[CutOverStep, ...] = (
         late=_L.late_settling,
     ),
     Step("wait for the target's replicas", _L.wait_for_replicas_before),
+    Step("look at the slots", _L.look_at_slots),
     Step("promote the target", _L.promote_in_sync),
     Step("commit", _L.commit_unfenced),
     Step("tidy up", _L.tidy_up),
@@ -100,6 +101,7 @@ IN_SYNC: tuple[CutOverStep, ...] = (
 
 SNAPSHOT: tuple[CutOverStep, ...] = (
     Step("wait for the target's replicas", _L.wait_for_replicas_before),
+    Step("look at the slots", _L.look_at_slots),
     Step("promote the target", _L.promote_snapshot),
     Step("commit", _L.commit_unfenced),
     Step("tidy up", _L.tidy_up),

@@ -717,6 +717,7 @@ class Lane:
             self._sync_monitor.attend(follower, self._resync)
             self._ttl_guard.attend(follower)
             await self._take_up_dirty()
+            await self.audit.take_up(follower.position.offset)
             self._sync_monitor.note(Doubt.BEGUN)
             if target_position.begun is not None:
                 self._sync_monitor.note(Doubt.BEGUN_BEFORE, target_position.begun)

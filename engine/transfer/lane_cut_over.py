@@ -542,6 +542,15 @@ class LaneCutOver:
         limit = self._ends.settings.cut_over_timeout
         return f"keys were still being read again from the source after {limit:g} s"
 
+    async def look_at_slots(self) -> None:
+        """The source's shard has the slots that it was planned with: else keys of others are
+        missing, or its own are old."""
+        if why := await self._slots_objection():
+            if self.stopped:
+                # Its snapshot will not be another one.
+                raise TransferStopped(f"slots have moved since the start: {why}")
+            raise Refused(why)
+
     async def promote_in_sync(self) -> None:
         """Promote a target that is as near as that, and lacks nothing."""
         await self._stop()

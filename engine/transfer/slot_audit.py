@@ -12,6 +12,8 @@ Invariants:
 - The slots are in the checkpoint (`OnlineCheckpoint.audit`) before anything is applied that may be
   wrong about them, and until every key of theirs was read and stored: an engine that comes back
   begins their audit anew.
+- A target that comes back older than the audit's end has it done once more: what was stored may be
+  gone again (`OnlineCheckpoint.audited`).
 - A key that appears while they are read is in the stream of the lane that has the slot by now. So
   names that one look at both ends finds are enough.
 - While there are any the gate is closed.
@@ -55,18 +57,20 @@ class SlotAudit:
 
     @property
     def slots(self) -> SlotSet:
-        """Those that are still to be read here. What the checkpoint has of others came before they
-        went to another lane, which reads them as well."""
-        return self._noted & self._ends.route.slots
+        """Those that are still to be read; what has gone to another lane is read there."""
+        return SlotSet.parse(self._checkpoint.mark.audit) & self._ends.route.slots
 
-    @property
-    def _noted(self) -> SlotSet:
-        return SlotSet.parse(self._checkpoint.mark.audit)
+    async def take_up(self, offset: int) -> None:
+        """A follower is about to go on from `offset`, which the target has. One that came back
+        older may lack what was read again since: that is due once more. Raises `StateError`."""
+        mark = self._checkpoint.mark
+        if mark.audited and offset <= mark.audited_at:
+            await self.add(SlotSet.parse(mark.audited))
 
     async def add(self, slots: SlotSet) -> None:
         """These are to be read as well, as soon as a follower runs. Raises `StateError`."""
-        wanted = self._noted | slots
-        if wanted != self._noted:
+        wanted = (self.slots | slots) & self._ends.route.slots
+        if wanted != self.slots:
             await self._checkpoint.save(audit=str(wanted))
         self._show()
         self._added.set()
@@ -94,7 +98,11 @@ class SlotAudit:
                     f"every key of the slots {slots.words} was read again: {keys:,} keys"
                 )
                 if not self._added.is_set():
-                    await self._checkpoint.save(audit=str(self._noted - slots))
+                    await self._checkpoint.save(
+                        audit=str(self.slots - slots),
+                        audited=str(SlotSet.parse(self._checkpoint.mark.audited) | slots),
+                        audited_at=follower.position.offset,
+                    )
                 continue
             await self._added.wait()
 

@@ -2,21 +2,25 @@
 
 No lane runs meanwhile. In this order, so that an engine that dies in between does it once more:
 
+0. Every lane that there was is claimed, as by an engine that goes on with it, and what engines
+   before this one still have under way is ended: of a lane that is over nobody else would, and an
+   engine that was replaced deletes keys of slots that have gone, as their former node does.
 1. The slots that came to a lane are noted in its checkpoint, to be read again as a whole.
 2. The engine's own keys of a lane whose slot for them is another shard's by now are written anew in
    a slot that its shard has. They are read where the cluster has that slot now: a slot takes along
    what is in it.
 3. The state has the new plan.
 4. Lanes that begin get a checkpoint: what other lanes brought before is no data of the target's
-   own.
+   own. An engine that finds one without does it (`begin_late`).
 5. What lanes that are over have left on the target is removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from engine import logs
@@ -30,6 +34,7 @@ from engine.model.slots import SlotSet
 from engine.transfer.checkpoint_store import LaneCheckpoints
 from engine.transfer.lane_plan import Deployment, tag_of
 from engine.transfer.lane_replan import Replanned
+from engine.transfer.target_claim import TargetClaim, end_engines
 from engine.wire.control_connection import Admin, admin
 
 _NAMES_AT_ONCE = 1000
@@ -46,12 +51,23 @@ class SlotHandover:
         self._target = target
         self._settings = settings
 
-    async def run(self, before: Sequence[PlannedLane], replanned: Replanned) -> None:
-        """All of it. Raises `StateError`, and `EngineError` of a target that cannot be asked."""
+    async def run(
+        self, before: Sequence[PlannedLane], replanned: Replanned
+    ) -> tuple[PlannedLane, ...]:
+        """All of it; the lanes as they are in the plan. Raises `StateError`, and `EngineError` of a
+        target that cannot be asked."""
         marks = {each.name: self._mark(each.name) for each in before}
+        await self._claim(before, marks)
         for name, slots in replanned.audits.items():
             if (mark := marks[name]) is not None:
-                self._save(name, replace(mark, audit=str(SlotSet.parse(mark.audit) | slots)))
+                held, had = _held(slots, before, marks) or (True, True)
+                mark = replace(
+                    mark,
+                    audit=str(SlotSet.parse(mark.audit) | slots),
+                    held_before=mark.held_before or held,
+                    had_keys=mark.had_keys or had,
+                )
+                self._save(name, mark)
         former = {each.name: each for each in before}
         moved = [
             (former[each.name], each)
@@ -61,20 +77,58 @@ class SlotHandover:
         for old, new in moved:
             if (mark := marks[old.name]) is not None:
                 await self._carry(mark.token, old, new)
-        self._checkpoints.plan(replanned.lanes)
-        held_before = any(mark is not None and mark.held_before for mark in marks.values())
-        had_keys = any(mark is not None and mark.had_keys for mark in marks.values())
-        for name in replanned.new:
-            if self._checkpoints.of_lane(name).load() is None:
-                token = secrets.token_hex(8)
-                mark = OnlineCheckpoint(
-                    token, begun=True, held_before=held_before, had_keys=had_keys
-                )
-                self._save(name, mark)
+        lanes = tuple(
+            _late(each, _held(each.slots, before, marks)) if each.name in replanned.new else each
+            for each in replanned.lanes
+        )
+        self._checkpoints.plan(lanes)
+        self.begin_late(lanes)
         for old in (*replanned.gone, *(old for old, _ in moved)):
             if (mark := marks[old.name]) is not None:
                 with contextlib.suppress(EngineError):
                     await self._remove(mark.token, old)
+        return lanes
+
+    def begin_late(self, lanes: Sequence[PlannedLane]) -> None:
+        """Lanes that were planned when slots had moved get a checkpoint, where they have none: else
+        what is in their slots would be taken for the target's own. Raises `StateError`."""
+        for each in lanes:
+            if each.late and self._checkpoints.of_lane(each.name).load() is None:
+                mark = OnlineCheckpoint(
+                    secrets.token_hex(8),
+                    begun=True,
+                    held_before=each.held_before,
+                    had_keys=each.had_keys,
+                )
+                self._save(each.name, mark)
+
+    async def _claim(
+        self, before: Sequence[PlannedLane], marks: Mapping[str, OnlineCheckpoint | None]
+    ) -> None:
+        """No engine before this one writes to the target from here on, for whichever lane."""
+        engine, tokens = secrets.token_hex(4), []
+        for lane in before:
+            mark = marks[lane.name]
+            if mark is None or not mark.begun:
+                continue
+            tokens.append(mark.token)
+            own = _own(mark.token, lane)
+            still_ours = functools.partial(self._look, lane.name, mark)
+            claim = TargetClaim(own, engine, still_ours, held_before=mark.held_before)
+            async with self._at(lane.own_slot) as end:
+                # Where it is not there the lane itself says what that means.
+                (found,) = await _asked(end, ("GET", own.position))
+                if found is not None:
+                    await claim.take(end)
+        # The own keys may be at another node than the lane's by now.
+        told = self._target.told
+        for slot in [-1] if told is None else [each.slots.ranges[0][0] for each in told.shards]:
+            async with self._at(slot) as end:
+                await end_engines(end, tokens)
+
+    async def _look(self, name: str, mark: OnlineCheckpoint) -> None:
+        """Raises `StateError` where the migration is another engine's."""
+        self._save(name, mark)
 
     async def _carry(self, token: str, old: PlannedLane, new: PlannedLane) -> None:
         """Write a lane's own keys anew. Nothing to do where they are not there: they may have been
@@ -129,6 +183,28 @@ class SlotHandover:
 
 def _own(token: str, lane: PlannedLane) -> OwnKeys:
     return OwnKeys(token, lane.name, tag_of(lane))
+
+
+def _held(
+    slots: SlotSet,
+    before: Sequence[PlannedLane],
+    marks: Mapping[str, OnlineCheckpoint | None],
+) -> tuple[bool, bool] | None:
+    """What the lanes that brought these slots know of the target's own keys there: as `held_before`
+    and `had_keys` of `OnlineCheckpoint`. None: one of them has not begun, and knows nothing."""
+    found = [marks[each.name] for each in before if each.slots & slots]
+    begun = [mark for mark in found if mark is not None and mark.begun]
+    if len(begun) < len(found):
+        return None
+    return any(mark.held_before for mark in begun), any(mark.had_keys for mark in begun)
+
+
+def _late(lane: PlannedLane, held: tuple[bool, bool] | None) -> PlannedLane:
+    """One that begins. Where it is not known what is the target's own there it asks, as those do
+    that are planned at first: no key goes that may be the target's."""
+    if held is None:
+        return replace(lane, late=False)
+    return replace(lane, held_before=held[0], had_keys=held[1])
 
 
 async def _asked(end: Admin, *commands: tuple[bytes | str | int, ...]) -> list[object]:

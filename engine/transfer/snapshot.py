@@ -98,6 +98,7 @@ class Snapshot:
             released=False,
             loss_accepted=False,
             compare_all="",
+            audited="",
             full_syncs=checkpoint.mark.full_syncs + 1,
             begun_at=time.time(),
         )

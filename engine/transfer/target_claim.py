@@ -283,6 +283,19 @@ def not_ours(target: str, keys: int) -> TransferStopped:
     )
 
 
+async def end_engines(target: Admin, transfers: Sequence[str]) -> None:
+    """End the connections of every engine of these migrations, as far as the user may. Raises
+    `LinkError`."""
+    names = tuple(f"{CLIENT_NAME}:{each}:" for each in transfers)
+    with contextlib.suppress(AuthError, ServerError):
+        listed = await target.call("CLIENT", "LIST")
+        for line in listed.decode("utf-8", "replace").splitlines():
+            words = dict(word.partition("=")[::2] for word in line.split(" "))
+            if words.get("name", "").startswith(names):
+                with contextlib.suppress(ServerError):  # it may be gone by now
+                    await target.call("CLIENT", "KILL", "ID", words["id"])
+
+
 def _may_not_end() -> AuthError:
     """What to raise where an engine before us may still write, and cannot be ended."""
     return AuthError(

@@ -373,13 +373,15 @@ class Transfer:
         from engine.transfer.lane_replan import replanned
         from engine.transfer.slot_handover import SlotHandover
 
+        handover = SlotHandover(self._checkpoints, target, self._settings)
+        handover.begin_late(lanes)
         told = [each.told for each in (source, target) if each.told is not None]
         if any(each.missing for each in told) or self._may_be_promoted(lanes):
             return lanes
         now = replanned(lanes, lane_plan.plan(source, target))
         if now is None:
             return lanes
-        await SlotHandover(self._checkpoints, target, self._settings).run(lanes, now)
+        lanes = await handover.run(lanes, now)
         slots = SlotSet.of(slot for each in now.audits.values() for slot in each)
         parts = [f"the slots {slots.words} have come to other lanes"] if slots else []
         parts += [f"{len(now.new)} lanes begin"] if now.new else []
@@ -388,7 +390,7 @@ class Transfer:
             f"slots have moved: {', '.join(parts) or 'some lanes bring fewer'}; every key of those "
             "that came is read again"
         )
-        return now.lanes
+        return lanes
 
     def _may_be_promoted(self, lanes: Sequence[PlannedLane]) -> bool:
         """Whether a target is promoted, or may be, by what the checkpoints say."""
