@@ -137,7 +137,7 @@ def test_slots_move_all_the_time(server_factory: ServerFactory, names: tuple[str
                             continue
                         clients.goes_on()
                         traffic.stop()
-                        run.cut_over()
+                        run.cut_over(again="slots")
             assert run.report.status == "done", (trouble.done, run.report.errors, run.events)
             assert_settled(source, target, 5)
             clients.move_to(target)
