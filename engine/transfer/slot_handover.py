@@ -85,8 +85,10 @@ class SlotHandover:
         self.begin_late(lanes)
         for old in (*replanned.gone, *(old for old, _ in moved)):
             if (mark := marks[old.name]) is not None:
-                with contextlib.suppress(EngineError):
+                try:
                     await self._remove(mark.token, old)
+                except EngineError as exc:
+                    _log.warning("Own keys of the lane %s stay there: %s", old.name, exc.message)
         return lanes
 
     def begin_late(self, lanes: Sequence[PlannedLane]) -> None:

@@ -381,6 +381,9 @@ class Transfer:
         now = replanned(lanes, lane_plan.plan(source, target))
         if now is None:
             return lanes
+        if any(self._left_something(each.name) for each in now.gone):
+            # Its checkpoint is the only one that says so: it goes on until that is put back.
+            return lanes
         lanes = await handover.run(lanes, now)
         slots = SlotSet.of(slot for each in now.audits.values() for slot in each)
         parts = [f"the slots {slots.words} have come to other lanes"] if slots else []
@@ -391,6 +394,14 @@ class Transfer:
             "that came is read again"
         )
         return lanes
+
+    def _left_something(self, lane: str) -> bool:
+        """Whether a lane has a fence at its source, a write block or settings to be put back."""
+        found = self._checkpoints.of_lane(lane).load()
+        mark = None if found is None else found.position
+        if not isinstance(mark, OnlineCheckpoint):
+            return False
+        return bool(mark.fenced or mark.sealed or mark.tuned)
 
     def _may_be_promoted(self, lanes: Sequence[PlannedLane]) -> bool:
         """Whether a target is promoted, or may be, by what the checkpoints say."""
