@@ -189,6 +189,8 @@ class MigrationContext:
             "total_keys": self.total_keys,
             "skipped": stats.skipped,
             "vanished": stats.vanished,
+            # Before there is a way that counts its own beside them.
+            "retries": self.failed_dials,
             "not_carried": stats.not_carried_total,
             "evicted_keys": stats.evictions.known,
             "keys_per_second": rate,

@@ -33,7 +33,7 @@ from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, command_renames
 from engine.wire.address_detours import leading
-from engine.wire.dial import located, named_last
+from engine.wire.dial import Untrusted, located, named_last
 from engine.wire.tls import ssl_context
 
 if TYPE_CHECKING:
@@ -595,7 +595,8 @@ class Admin:
         if isinstance(cause, allowed_addresses.NotAllowed):
             return cause
         problem, remedy = _diagnose(error, self.endpoint, self._answered)
-        found = LinkError(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
+        kind = Untrusted if isinstance(cause, ssl.SSLCertVerificationError) else LinkError
+        found = kind(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
         return found if self._answered else allowed_addresses.unreached(found, self.name)
 
     async def _drop(self) -> None:
@@ -833,7 +834,7 @@ def _diagnose_tls(error: ssl.SSLError) -> tuple[str, str]:
     reason = error.reason or ""
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"its TLS certificate was not verified ({error.verify_message})",
+            f"its TLS certificate is not to be trusted ({error.verify_message})",
             "Set ca_file=… (the authority), server_name=… (the certificate's), or verify=no.",
         )
     if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):

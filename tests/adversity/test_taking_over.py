@@ -275,6 +275,7 @@ class Owned(MemoryCheckpoint):
     """Who has the claim now, last; shared."""
 
     def __init__(self, store: MemoryCheckpoint, owner: list[Owned]) -> None:
+        super().__init__()
         self._store = store
         self.owner = owner
         self.asleep: threading.Event | None = None

@@ -59,12 +59,14 @@ class Preflight:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, with `ok`; `from_dict` reads them back."""
         checks = [asdict(check) for check in self.checks]
-        return {"ok": self.ok, "checks": checks, "engine": self.engine}
+        found = {"ok": self.ok, "checks": checks, "engine": self.engine}
+        return found | ({"unplanned": True} if self.unplanned else {})
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Preflight:
         """Inverse of `to_dict`."""
-        return cls(tuple(Check(**check) for check in data["checks"]), data.get("engine", ""))
+        checks = tuple(Check(**check) for check in data["checks"])
+        return cls(checks, data.get("engine", ""), unplanned=data.get("unplanned", False))
 
 
 def passed(name: str, figure: str) -> Check:
