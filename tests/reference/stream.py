@@ -91,7 +91,7 @@ def read_command(data: bytes, at: int) -> tuple[list[bytes], int] | None:
     if header is None:
         return None
     count, at = header
-    if count == 0:
+    if not 0 < count <= 1 << 30:
         raise Broken
     args = []
     for _ in range(count):
