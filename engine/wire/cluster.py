@@ -21,12 +21,12 @@ from engine.model import topology
 from engine.model.cluster_shard import ClusterShard, Place
 from engine.model.endpoint import Endpoint
 from engine.model.topology import Node, Topology
+from engine.wire.most_of import Heard, ask_most
 
 QUESTIONS = (("CLUSTER", "SLOTS"), ("CLUSTER", "NODES"))
 """What a node is asked; `read` takes the replies."""
-# How long an answer holds; and how long the others may take once most have answered.
+# How long an answer holds.
 _HOLDS_SECONDS = 1.0
-_OTHERS_SECONDS = 0.5
 # Of the time for a dial.
 _SHARE = 0.6
 # So many nodes are asked at the most.
@@ -41,7 +41,7 @@ Ask = Callable[[Endpoint, Sequence[tuple[str, ...]]], Awaitable[list[Any]]]
 
 
 @dataclass(slots=True)
-class _Heard:
+class _Memory:
     """What was heard last of a cluster, and when; and by shard the node that was its primary."""
 
     told: Topology | None = None
@@ -50,7 +50,7 @@ class _Heard:
 
 
 # By seeds. Two at most for each migration of the process.
-_heard: dict[tuple[Place, ...], _Heard] = {}
+_heard: dict[tuple[Place, ...], _Memory] = {}
 
 
 async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: float) -> Endpoint:
@@ -62,7 +62,7 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
     """
     shard = endpoint.cluster
     assert shard is not None
-    heard = _heard.setdefault(shard.seeds, _Heard())
+    heard = _heard.setdefault(shard.seeds, _Memory())
     if not shard.ids:
         return await _any(endpoint, shard, ask, fault, timeout * _SHARE)
     if heard.told is not None and time.monotonic() - heard.at < _HOLDS_SECONDS:
@@ -107,7 +107,7 @@ def note(endpoint: Endpoint, told: Topology) -> None:
     """Its cluster was asked, and tells this now."""
     shard = endpoint.cluster
     assert shard is not None
-    heard = _heard.setdefault(shard.seeds, _Heard())
+    heard = _heard.setdefault(shard.seeds, _Memory())
     heard.told, heard.at = told, time.monotonic()
     for each in (*heard.primaries, shard):
         if each.ids and (found := each.found(told)) is not None:
@@ -212,13 +212,13 @@ async def _any(
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-    raise _none_answers(endpoint, failed, len(asked), fault, timeout)
+    raise _none_answers(endpoint, Heard([], failed, 0), fault, timeout)
 
 
 async def _ask_some(
     endpoint: Endpoint,
     shard: ClusterShard,
-    heard: _Heard,
+    heard: _Memory,
     ask: Ask,
     fault: FaultOf,
     timeout: float,
@@ -234,38 +234,19 @@ async def _ask_some(
             exc.message = exc.message.replace(node.address, "a node").rstrip(".")
             return exc
 
-    asked = [asyncio.create_task(asked_of(node)) for node in nodes]
-    left = set(asked)
-    found: list[Topology] = []
-    failed: list[EngineError] = []
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + timeout
-    try:
-        while left and (rest := ends - loop.time()) > 0:
-            done, left = await asyncio.wait(left, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                told = task.result()
-                if isinstance(told, Topology):
-                    found.append(told)
-                else:
-                    failed.append(told)
-            if 2 * len(found) > len(asked):
-                ends = min(ends, loop.time() + _OTHERS_SECONDS)
-    finally:
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-    if found:
-        return found, len(asked)
-    raise _none_answers(endpoint, failed, len(asked), fault, timeout)
+    answers = await ask_most([asked_of(node) for node in nodes], timeout)
+    if answers.found:
+        return answers.found, len(nodes)
+    raise _none_answers(endpoint, answers, fault, timeout)
 
 
 def _none_answers(
-    endpoint: Endpoint, failed: list[EngineError], asked: int, fault: FaultOf, timeout: float
+    endpoint: Endpoint, answers: Heard[Topology], fault: FaultOf, timeout: float
 ) -> EngineError:
+    failed, silent = answers.failed, answers.silent
     refused = [each for each in failed if isinstance(each, AuthError)]
     why = "; ".join(dict.fromkeys(each.message.removesuffix(".") for each in failed))
-    if silent := asked - len(failed):
+    if silent:
         why += f"{'; ' if why else ''}{silent} gave no answer within {timeout:g} s"
     message = f"{fault} {endpoint.address}: no node of its cluster answers: {why}."
     kind = AuthError if refused and len(refused) == len(failed) and not silent else LinkError

@@ -8,7 +8,6 @@ answer holds for a second, so that a dozen connections that are made together co
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
@@ -18,10 +17,10 @@ from typing import Any
 from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError, UsageError
 from engine.model.endpoint import Endpoint, check_host
+from engine.wire.most_of import ask_most
 
-# How long an answer holds; and how long the others may take once a majority has answered.
+# How long an answer holds.
 _HOLDS_SECONDS = 1.0
-_OTHERS_SECONDS = 0.5
 # Of the time for a dial.
 _SHARE = 0.6
 _REMEDY = (
@@ -105,30 +104,11 @@ async def _ask_all(
 ) -> tuple[Told, int]:
     group = endpoint.sentinel
     assert group is not None
-    asked = [asyncio.create_task(_asked(each, group.name, ask)) for each in endpoint.sentinels]
-    left = set(asked)
-    found: list[Told] = []
-    failed: list[EngineError] = []
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + timeout
-    try:
-        while left and (rest := ends - loop.time()) > 0:
-            done, left = await asyncio.wait(left, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                told = task.result()
-                if isinstance(told, Told):
-                    found.append(told)
-                else:
-                    failed.append(told)
-            if 2 * len(found) > len(asked):
-                ends = min(ends, loop.time() + _OTHERS_SECONDS)
-    finally:
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-    if found:
-        return max(found, key=lambda each: each.epoch), len(found)
-    raise _none_answers(endpoint, failed, fault, timeout)
+    questions = [_asked(each, group.name, ask) for each in endpoint.sentinels]
+    heard = await ask_most(questions, timeout)
+    if heard.found:
+        return max(heard.found, key=lambda each: each.epoch), len(heard.found)
+    raise _none_answers(endpoint, heard.failed, fault, timeout)
 
 
 async def _asked(at: Endpoint, name: str, ask: Ask) -> Told | EngineError:
