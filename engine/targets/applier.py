@@ -137,6 +137,9 @@ class _Ahead:
 class Applier:
     """Applies command batches over one connection."""
 
+    records_only = False
+    """Whether nothing goes in a transaction."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -150,7 +153,6 @@ class Applier:
         full: bool = False,
         name: str = "",
         far: bool = False,
-        form: RecordForm | None = None,
     ) -> None:
         """`full`: the connection will be full of commands all the time. Then SETs that follow each
         other go as MSET, unless the target refuses that, or is a cluster. `name`: how the names of
@@ -161,7 +163,7 @@ class Applier:
         self._settings = settings
         self._key = key
         self._encoder = TransactionEncoder(key, POSITION_DB)
-        self._form = form or RecordForm(POSITION_DB)
+        self._form = RecordForm(POSITION_DB, only=self.records_only)
         # The connection that the form knows of.
         self._attached: Connection | None = None
         self._pump = Pump(self._encoder, None, POSITION_DB, self._form)

@@ -8,14 +8,10 @@ is lost or doubled by that, and what has to be on the target before what.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
-from engine._native import CommandBatch, RecordForm, Sent, Transaction
+from engine._native import CommandBatch, Sent, Transaction
 from engine.errors import LinkError, ServerError, TransferFailed
-from engine.model.doubt import Doubt
-from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import POSITION_DB
-from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.targets.applier import Applied, Applier, PositionMoved
 from engine.targets.slot_keys import Ask, remove_keys
@@ -25,31 +21,7 @@ from engine.wire.connection import Connection
 class RecordApplier(Applier):
     """As `Applier`, to a cluster's node."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        settings: TransferSettings,
-        key: bytes,
-        *,
-        on_event: Callable[[str], None],
-        importing: bool = False,
-        on_doubt: Callable[[Doubt], None] = lambda _: None,
-        on_trouble: Callable[[str], None] = lambda _: None,
-        name: str = "",
-        far: bool = False,
-    ) -> None:
-        super().__init__(
-            endpoint,
-            settings,
-            key,
-            on_event=on_event,
-            importing=importing,
-            on_doubt=on_doubt,
-            on_trouble=on_trouble,
-            name=name,
-            far=far,
-            form=RecordForm(POSITION_DB, only=True),
-        )
+    records_only = True
 
     async def apply(
         self,
