@@ -55,11 +55,7 @@ class _Attended:
 
 
 class ClusterMonitor:
-    """Watches the cluster of one side of a migration.
-
-    `on_slots` is called with what the cluster tells whenever slots have changed their owner, or
-    begin or end to be moved.
-    """
+    """Watches the cluster of one side of a migration."""
 
     def __init__(
         self, side: Side, settings: TransferSettings, on_event: Callable[[str], None]
@@ -81,7 +77,6 @@ class ClusterMonitor:
         self._looking = asyncio.Lock()
         # The look that is going to begin, for those that ask.
         self._next: asyncio.Task[None] | None = None
-        self.on_slots: Callable[[Topology], None] = lambda _: None
         self.on_look: Callable[[], None] = lambda: None
         """Called behind each look."""
 
@@ -279,7 +274,6 @@ class ClusterMonitor:
         if slots != self._slots:
             self._slots = slots
             _log.info("Slots of the cluster: %s", slots, extra={"end": self._side})
-            self.on_slots(told)
         if (wrong := bool(moving or words)) != self._wrong_told:
             # Thousands may move one by one: told is when they begin, and when all is over.
             self._wrong_told = wrong

@@ -171,6 +171,8 @@ class Follower:
         self.on_unknown_command: Callable[[bytes, bool], None] = lambda name, known: None
         """Called once for each name of a command that the core's table does not have: the name,
         whether the source could tell which keys it names."""
+        self.on_slot_moves: Callable[[], None] = lambda: None
+        """Called where the stream tells of slots that are being moved."""
         self.on_search: Callable[[bytes, str], None] = lambda name, why: None
         """Called with the name of a search alias or dictionary that a command did not change on the
         target, and why."""
@@ -627,6 +629,8 @@ class Follower:
                 "the source's clients swapped databases (SWAPDB), and a cluster has one alone: "
                 "everything is copied again"
             )
+        if batch.slot_moves:
+            self.on_slot_moves()
         for index in batch.across:
             flags = batch.flags(index)
             if flags & CMD_UNKNOWN:

@@ -713,6 +713,9 @@ class Lane:
             self._resync.on_left = context.stats.leave
             follower.on_search = self._losses.search_refused
             follower.on_unknown_command = self._losses.on_unknown_command
+            if self._source_cluster is not None:
+                # Sooner than at its next look: the gate is to be closed.
+                follower.on_slot_moves = self._source_cluster.look_now
             self._figures.follower, self._figures.resync = follower, self._resync
             self._sync_monitor.attend(follower, self._resync)
             self._ttl_guard.attend(follower)

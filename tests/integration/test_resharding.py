@@ -10,12 +10,14 @@ import pytest
 
 from benches.support.clusters import Cluster, slot_of
 from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
+from engine.transfer import cluster_monitor
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.lane_plan import tag_of
 from tests.support.comparison import assert_settled
 from tests.support.library import Run
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario, Scenario
+from tests.support.traffic import Retrying
 
 KEYS = 3000
 
@@ -24,6 +26,24 @@ def began(scenario: NewScenario, source: str, target: str, shards: int, others: 
     s = scenario(source, target, source_shards=shards, target_shards=others)
     s.load(keys=KEYS)
     return s
+
+
+def clusters(s: Scenario) -> tuple[Cluster, Cluster]:
+    """Source and target."""
+    there, here = s.whole("source"), s.whole("target")
+    assert isinstance(there, Cluster)
+    assert isinstance(here, Cluster)
+    return there, here
+
+
+def assert_carried(there: Cluster, here: Cluster, clients: Retrying) -> None:
+    """Both ends are equal, and no write of clients that go on at the target is lost or doubled."""
+    assert_settled(there, here, 5)
+    clients.move_to(here)
+    clients.goes_on()
+    clients.stop()
+    assert clients.check(here) == [], clients.describe()
+    assert_tidy(here)
 
 
 def moved(cluster: Cluster, slots: range, to: int) -> None:
@@ -44,9 +64,7 @@ def test_slots_move_to_another_shard(end: str, scenario: NewScenario) -> None:
     """Writers go on all the time: nothing is lost, or applied twice, and what the keys were at the
     node that had them before is gone."""
     s = began(scenario, "redis-7.0", "redis-7.0", 3, 3)
-    there, here = s.whole("source"), s.whole("target")
-    assert isinstance(there, Cluster)
-    assert isinstance(here, Cluster)
+    there, here = clusters(s)
     with s.clients(clients=3) as clients:
         with s.running(timeout=120.0) as run:
             run.following()
@@ -56,21 +74,14 @@ def test_slots_move_to_another_shard(end: str, scenario: NewScenario) -> None:
             clients.goes_on()
             run.cut_over(again="slots")
         assert run.report.status == "done", (run.report.errors, run.events)
-        assert_settled(there, here, 5)
-        clients.move_to(here)
-        clients.goes_on()
-        clients.stop()
-        assert clients.check(here) == [], clients.describe()
-    assert_tidy(here)
+        assert_carried(there, here, clients)
 
 
 def test_dirty_keys_of_a_slot_that_has_gone(scenario: NewScenario) -> None:
     """What an engine had still to mend of a slot which is another lane's by now is that lane's: the
     one before cannot read it any more, and does not wait for it."""
     s = began(scenario, "redis-7.0", "redis-7.0", 2, 2)
-    there, here = s.whole("source"), s.whole("target")
-    assert isinstance(there, Cluster)
-    assert isinstance(here, Cluster)
+    there, here = clusters(s)
     store = MemoryCheckpoint()
     with s.running(checkpoints=store, timeout=120.0) as run:
         run.following()
@@ -97,9 +108,7 @@ def test_dirty_keys_of_a_slot_that_has_gone(scenario: NewScenario) -> None:
 def test_a_shard_is_emptied_and_another_one_added(end: str, scenario: NewScenario) -> None:
     """The primary that gives its last slot away becomes another shard's replica."""
     s = began(scenario, "valkey-9.1", "valkey-9.1", 3, 3)
-    there, here = s.whole("source"), s.whole("target")
-    assert isinstance(there, Cluster)
-    assert isinstance(here, Cluster)
+    there, here = clusters(s)
     changed = there if end == "source" else here
     with s.clients(clients=2) as clients:
         with s.running(timeout=200.0, retry_for=60.0) as run:
@@ -111,20 +120,13 @@ def test_a_shard_is_emptied_and_another_one_added(end: str, scenario: NewScenari
             clients.goes_on()
             run.cut_over(again="")
         assert run.report.status == "done", (run.report.errors, run.events)
-        assert_settled(there, here, 5)
-        clients.move_to(here)
-        clients.goes_on()
-        clients.stop()
-        assert clients.check(here) == [], clients.describe()
-    assert_tidy(here)
+        assert_carried(there, here, clients)
 
 
 def test_a_slot_that_goes_on_before_it_was_read_again(scenario: NewScenario) -> None:
     """The lane that has it last reads it; the one that had it for a moment waits for nothing."""
     s = began(scenario, "redis-7.0", "redis-7.0", 2, 2)
-    there, here = s.whole("source"), s.whole("target")
-    assert isinstance(there, Cluster)
-    assert isinstance(here, Cluster)
+    there, here = clusters(s)
     store = MemoryCheckpoint()
     with s.running(checkpoints=store, timeout=120.0) as run:
         run.following()
@@ -140,3 +142,22 @@ def test_a_slot_that_goes_on_before_it_was_read_again(scenario: NewScenario) -> 
         run.cut_over(again="slots")
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(there, here, 5)
+
+
+def test_the_stream_tells_of_a_move_before_the_cluster_is_asked_again(
+    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RESTORE-ASKING is sent while the slot is on its way: the gate closes at once."""
+    monkeypatch.setattr(cluster_monitor, "_LOOK_SECONDS", 3600.0)
+    s = began(scenario, "redis-7.0", "redis-7.0", 2, 1)
+    there, _ = clusters(s)
+    slot = slot_of("key:1")
+    other = next(node for node in there.primaries if node is not there.owner(slot))
+    with s.running(timeout=60.0) as run:
+        run.following()
+        with there.moving([slot], other, rate=0.2) as moving:
+            run.wait_for(lambda: any("are being moved" in e for e in run.events), "the sign")
+            assert "are being moved" in run.progress.reason
+            assert not run.progress.can_complete
+            moving.cancel()
+        run.stop()
