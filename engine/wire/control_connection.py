@@ -34,7 +34,9 @@ from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, command_renames
 from engine.wire.address_detours import leading
 from engine.wire.dial import Untrusted, located, named_last
+from engine.wire.keep_alive import keep_alive
 from engine.wire.tls import ssl_context
+from engine.wire.tls_stream import open_tls_stream
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -739,13 +741,16 @@ def _kinds() -> tuple[Any, Any, Any]:
             try:
                 for n, self.host in enumerate(judged, 1):
                     try:
-                        await super()._connect()  # type: ignore[no-untyped-call]
+                        await self._dial()
                         return
                     except OSError:
                         if n == len(judged):
                             raise
             finally:
                 self.host = named
+
+        async def _dial(self) -> None:
+            await super()._connect()  # type: ignore[no-untyped-call]
 
     class TlsConnection(TcpConnection):
         """redis-py's own takes file names, and checks the host's name without letting it differ."""
@@ -754,8 +759,12 @@ def _kinds() -> tuple[Any, Any, Any]:
             self._tls_arguments = tls_arguments
             super().__init__(**settings)
 
-        def _connection_arguments(self) -> dict[str, Any]:
-            return {**super()._connection_arguments(), **self._tls_arguments}
+        async def _dial(self) -> None:
+            async with asyncio.timeout(self.socket_connect_timeout):
+                self._reader, self._writer = await open_tls_stream(
+                    self.host, self.port, self._tls_arguments
+                )
+            keep_alive(self._writer.get_extra_info("socket"))
 
         async def disconnect(self, *args: Any, **kwargs: Any) -> None:
             """As redis-py's, and the socket is closed with it: by itself TLS would wait for the

@@ -15,11 +15,10 @@ from engine.model.endpoint import Endpoint
 from engine.wire import allowed_addresses, cluster, sentinel
 from engine.wire.address_detours import leading
 from engine.wire.connection import Connection, answered
+from engine.wire.keep_alive import keep_alive
 from engine.wire.tls import ssl_context
 
 _log = logs.logger(__name__)
-# Idle seconds before the first keep-alive probe, seconds between probes, probes until it is dead.
-_KEEP_ALIVE = (30, 10, 3)
 # The round trip is that of the quickest of so many; from these seconds on the first tells enough.
 _PINGS = 3
 _FAR_SECONDS = 0.025
@@ -193,15 +192,7 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
                 raise
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        idle, interval, count = _KEEP_ALIVE
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            ("TCP_KEEPIDLE", idle),
-            ("TCP_KEEPINTVL", interval),
-            ("TCP_KEEPCNT", count),
-        ):
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        keep_alive(sock)
     return connection
 
 

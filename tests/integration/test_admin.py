@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from benches.support.servers import TlsFiles, binaries, supports_tls
 from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.verify.key_comparison import Side
+from engine.wire.connection import Connection
 from engine.wire.control_connection import admin
 from engine.wire.dial import dial
 from tests.support.servers import ServerFactory
@@ -126,6 +128,55 @@ async def test_a_closed_tls_connection_is_closed_at_once(
             assert _sockets_to(proxy.port) == 1
             proxy.stall()
             connection.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert _sockets_to(proxy.port) == 0
+
+
+@pytest.mark.parametrize("kind", ["control", "data"])
+async def test_a_tls_connection_given_up_at_the_end_of_its_handshake_is_closed_at_once(
+    kind: str,
+    server_factory: ServerFactory,
+    tls_files: TlsFiles,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever dials has not heard of the transport yet: nobody else would close it."""
+    able = next((each for each in binaries() if supports_tls(each)), None)
+    if able is None:
+        pytest.skip("no server of this machine was built with TLS")
+    server = server_factory(able, tls=tls_files)
+    given_up = 0
+
+    def give_up(made: Any) -> Any:
+        def connection_made(self: Any, transport: Any) -> None:
+            nonlocal given_up
+            made(self, transport)
+            if transport.get_extra_info("ssl_object") is not None:
+                given_up += 1
+                proxy.stall()
+                dialling.cancel()
+
+        return connection_made
+
+    for protocol in (asyncio.StreamReaderProtocol, Connection):
+        monkeypatch.setattr(protocol, "connection_made", give_up(protocol.connection_made))
+
+    async def dials() -> None:
+        if kind == "control":
+            async with admin(endpoint) as side:
+                await side.call("PING")
+        else:
+            await dial(endpoint, fault="target", timeout=10)
+
+    with Proxy(server.host, server.port) as proxy:
+        endpoint = Endpoint.parse(
+            f"rediss://{proxy.host}:{proxy.port}?verify=no"
+            f"&cert_file={tls_files.client_cert}&key_file={tls_files.client_key}"
+        )
+        dialling = asyncio.ensure_future(dials())
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+        assert given_up == 1
         for _ in range(3):
             await asyncio.sleep(0)
         assert _sockets_to(proxy.port) == 0

@@ -747,7 +747,7 @@ async def test_tls(server_factory: ServerFactory, tls_files: TlsFiles, tmp_path:
     warns(await look(f"{at}?verify=no{ours}", target), "source-tls", "not verified")
     other = make_tls_files(tmp_path / "other")
     result = await look(f"{at}?ca_file={other.ca}{ours}", target)
-    fails(result, "source-reachable", "not verified", "ca_file")
+    fails(result, "source-reachable", "not to be trusted", "ca_file")
     result = await look(f"{at}?ca_file={tls_files.ca}&server_name=other.test{ours}", target)
     fails(result, "source-reachable", "other.test", "server_name")
     result = await look(f"{at}?ca_file={tls_files.ca}", target)
