@@ -19,106 +19,126 @@ from dataclasses import replace
 from engine.errors import EngineError, StateError
 from engine.transfer.cut_over_barrier import Barrier, LastLane, Refused, Step, StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
-from engine.transfer.lane_cut_over import Followed, LaneCutOver
+from engine.transfer.lane_interface import CutOverLane
 
-CutOverStep = Step[LaneCutOver]
+CutOverStep = Step[CutOverLane]
 
 
-def _behind(doing: str) -> Callable[[LaneCutOver], str]:
+def _behind(doing: str) -> Callable[[CutOverLane], str]:
     return lambda lane: lane.late(doing)
 
 
-def _fence_ends(lane: LaneCutOver) -> float | None:
+def _fence_ends(lane: CutOverLane) -> float | None:
     return lane.fence_ends
 
 
-_L = LaneCutOver
 _PAUSE, _COMMIT = "pause writers", "commit"
 
 CUT_OVER: tuple[CutOverStep, ...] = (
     # What takes its time, while no client has to wait for it.
-    Step("wait for the gates", _L.pass_gates),
-    Step("find where writes are taken", _L.find_fence),
-    Step("compare both ends before the fence", _L.compare_before),
-    Step("wait for the target's replicas before the fence", _L.wait_for_replicas_before),
-    Step("prepare the fence, and restore TTLs", _L.prepare, undo=_L.extend_ttls),
+    Step("wait for the gates", lambda lane: lane.pass_gates()),
+    Step("find where writes are taken", lambda lane: lane.find_fence()),
+    Step("compare both ends before the fence", lambda lane: lane.compare_before()),
+    Step(
+        "wait for the target's replicas before the fence",
+        lambda lane: lane.wait_for_replicas_before(),
+    ),
+    Step(
+        "prepare the fence, and restore TTLs",
+        lambda lane: lane.prepare(),
+        undo=lambda lane: lane.extend_ttls(),
+    ),
     # From here on a fence may stand, and is in the state.
-    Step("approach the fence", _L.approach, record=_L.record_fence, undo=_L.remove_fence),
-    Step(_PAUSE, _L.pause, until=_fence_ends, late=_behind("writers were paused")),
+    Step(
+        "approach the fence",
+        lambda lane: lane.approach(),
+        record=lambda lane: lane.record_fence(),
+        undo=lambda lane: lane.remove_fence(),
+    ),
+    Step(_PAUSE, lambda lane: lane.pause(), until=_fence_ends, late=_behind("writers were paused")),
     Step(
         "apply the rest of the stream",
-        _L.drain,
+        lambda lane: lane.drain(),
         until=_fence_ends,
         late=_behind("the rest of the stream was applied"),
     ),
     Step(
         "read dirty keys again",
-        _L.resync,
+        lambda lane: lane.resync(),
         until=_fence_ends,
         late=_behind("keys were read again from the source"),
     ),
-    Step("compare both ends", _L.compare, until=_fence_ends, late=_L.late_comparing),
+    Step(
+        "compare both ends",
+        lambda lane: lane.compare(),
+        until=_fence_ends,
+        late=lambda lane: lane.late_comparing(),
+    ),
     Step(
         "wait for the target's replicas",
-        _L.wait_for_replicas,
+        lambda lane: lane.wait_for_replicas(),
         until=_fence_ends,
         late=_behind("the target's replicas were waited for"),
     ),
     Step(
         "block writes",
-        _L.block_writes,
+        lambda lane: lane.block_writes(),
         until=_fence_ends,
         late=_behind("the engine set the source to refuse writes"),
     ),
     Step(
         "look at the role",
-        _L.look_at_role,
+        lambda lane: lane.look_at_role(),
         until=_fence_ends,
         late=_behind("the engine asked the source for its role once more"),
     ),
     # The target answers whether it is open, without a deadline.
-    Step("promote the target", _L.promote),
+    Step("promote the target", lambda lane: lane.promote()),
     # From here on there is no way back.
-    Step(_COMMIT, _L.commit),
-    Step("let clients go", _L.let_go),
+    Step(_COMMIT, lambda lane: lane.commit()),
+    Step("let clients go", lambda lane: lane.let_go()),
 )
 
 IN_SYNC: tuple[CutOverStep, ...] = (
-    Step("compare both ends", _L.compare_in_sync),
-    Step("restore TTLs", _L.restore_ttls, undo=_L.extend_ttls_followed),
+    Step("compare both ends", lambda lane: lane.compare_in_sync()),
+    Step(
+        "restore TTLs",
+        lambda lane: lane.restore_ttls(),
+        undo=lambda lane: lane.extend_ttls_followed(),
+    ),
     Step(
         "read dirty keys again",
-        _L.settle,
+        lambda lane: lane.settle(),
         until=lambda lane: lane.settle_ends,
-        late=_L.late_settling,
+        late=lambda lane: lane.late_settling(),
     ),
-    Step("wait for the target's replicas", _L.wait_for_replicas_before),
-    Step("look at the slots", _L.look_at_slots),
-    Step("promote the target", _L.promote_in_sync),
-    Step("commit", _L.commit_unfenced),
-    Step("tidy up", _L.tidy_up),
+    Step("wait for the target's replicas", lambda lane: lane.wait_for_replicas_before()),
+    Step("look at the slots", lambda lane: lane.look_at_slots()),
+    Step("promote the target", lambda lane: lane.promote_in_sync()),
+    Step("commit", lambda lane: lane.commit_unfenced()),
+    Step("tidy up", lambda lane: lane.tidy_up()),
 )
 
 SNAPSHOT: tuple[CutOverStep, ...] = (
-    Step("wait for the target's replicas", _L.wait_for_replicas_before),
-    Step("look at the slots", _L.look_at_slots),
-    Step("promote the target", _L.promote_snapshot),
-    Step("commit", _L.commit_unfenced),
-    Step("tidy up", _L.tidy_up),
+    Step("wait for the target's replicas", lambda lane: lane.wait_for_replicas_before()),
+    Step("look at the slots", lambda lane: lane.look_at_slots()),
+    Step("promote the target", lambda lane: lane.promote_snapshot()),
+    Step("commit", lambda lane: lane.commit_unfenced()),
+    Step("tidy up", lambda lane: lane.tidy_up()),
 )
 
 
 class CutOver:
     """What it takes to open the targets of all lanes, or of none."""
 
-    def __init__(self, lanes: Sequence[LaneCutOver]) -> None:
+    def __init__(self, lanes: Sequence[CutOverLane]) -> None:
         self._lanes = lanes
-        self.last: LastLane[LaneCutOver] | None = None
+        self.last: LastLane[CutOverLane] | None = None
         """Behind the fence of the cut-over that passed: the lane for which the others waited most,
         for how long in all, and at which step most of that; None: it was alone."""
 
     async def run(
-        self, steps: Sequence[CutOverStep], followed: Sequence[Followed | None]
+        self, steps: Sequence[CutOverStep], followed: Sequence[object]
     ) -> CutOverCheckResult:
         """Take `steps` on all lanes, each with what is `followed` there. Either all targets are
         open, or everything is as it was before.
@@ -128,7 +148,7 @@ class CutOver:
         `TransferStopped` where a target is open, and the source could not be told so.
         """
         barrier = Barrier(steps, decided=lambda lane: lane.decided, name_of=lambda lane: lane.name)
-        begun: list[LaneCutOver] = []
+        begun: list[CutOverLane] = []
         try:
             for lane, what in zip(self._lanes, followed, strict=True):
                 begun.append(lane)
@@ -143,7 +163,7 @@ class CutOver:
             for lane in begun:
                 await lane.end()
 
-    def _refused(self, failed: StepFailed[LaneCutOver]) -> CutOverCheckResult:
+    def _refused(self, failed: StepFailed[CutOverLane]) -> CutOverCheckResult:
         """The refusal, shown on all lanes. Raises `failed` where it is none."""
         lane, cause = failed.lane, failed.cause
         if isinstance(cause, Refused):
@@ -193,12 +213,12 @@ class CutOver:
 
 
 def _waited_for(
-    last: Sequence[LastLane[LaneCutOver]], steps: Sequence[CutOverStep]
-) -> LastLane[LaneCutOver] | None:
+    last: Sequence[LastLane[CutOverLane]], steps: Sequence[CutOverStep]
+) -> LastLane[CutOverLane] | None:
     """The lane for which the others waited most while the fence stood."""
     names = [step.name for step in steps]
     fenced = set(names[names.index(_PAUSE) : names.index(_COMMIT) + 1]) if _PAUSE in names else ()
-    of_lane: dict[int, list[LastLane[LaneCutOver]]] = {}
+    of_lane: dict[int, list[LastLane[CutOverLane]]] = {}
     for each in last:
         if each.step.name in fenced:
             of_lane.setdefault(id(each.lane), []).append(each)

@@ -157,8 +157,9 @@ class LaneCutOver:
         """Whether nothing is followed any more: what fails then is not refused, but broken."""
         return self._followed is None or self._followed.pump.done()
 
-    async def begin(self, followed: Followed | None) -> None:
-        """A cut-over begins; of what is `followed`, if anything is."""
+    async def begin(self, followed: object) -> None:
+        """A cut-over begins; of what is `followed` (`Followed`), if anything is."""
+        assert followed is None or isinstance(followed, Followed)
         self._followed = followed
         self._shared.take_part(self)
         self._blocked = None

@@ -22,12 +22,10 @@ from engine.model.progress import Phase
 from engine.targets.applier import PositionMoved
 from engine.targets.base import ReadAgain
 from engine.transfer.async_helpers import cancelled, together
-from engine.transfer.cluster_monitor import ClusterMonitor
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
 from engine.transfer.cut_over_barrier import StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
-from engine.transfer.lane import Lane
-from engine.transfer.lane_cut_over import Followed, LaneCutOver
+from engine.transfer.lane_interface import CutOverLane, MigratingLane, WatchedCluster
 from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.overview import Overview
 
@@ -55,9 +53,9 @@ class Migration:
     def __init__(
         self,
         overview: Overview,
-        lanes: Sequence[Lane],
+        lanes: Sequence[MigratingLane],
         allowed: Callable[[], Coroutine[Any, Any, None]] | None = None,
-        clusters: Sequence[ClusterMonitor] = (),
+        clusters: Sequence[WatchedCluster] = (),
     ) -> None:
         """`clusters` are watched for all lanes. `allowed` is asked while all lanes connect, before
         anything is written: it raises where nothing is to be followed, and counts before whatever
@@ -81,7 +79,7 @@ class Migration:
         self._again, self._again_until = False, 0.0
         # How often it was refused since all lanes have followed what they follow now.
         self._refused = 0
-        self._followed: list[Followed | None] = []
+        self._followed: list[object] = []
         if overview.orders.one_go and self._settings.until == "snapshot":
             self._steps = SNAPSHOT
         elif overview.orders.one_go and self._settings.until == "in-sync":
@@ -127,7 +125,7 @@ class Migration:
         finally:
             await cancelled(asked)
 
-    async def _run(self, lanes: Sequence[Lane]) -> None:
+    async def _run(self, lanes: Sequence[MigratingLane]) -> None:
         # What was promoted before takes no part.
         self._cut_over = CutOver([lane.cut_over for lane in lanes])
         tasks = [asyncio.create_task(_of(lane, lane.run())) for lane in lanes]
@@ -163,7 +161,7 @@ class Migration:
             for task in tasks:
                 await cancelled(task)
 
-    async def _look(self, lanes: Sequence[Lane]) -> bool:
+    async def _look(self, lanes: Sequence[MigratingLane]) -> bool:
         """Cut over if it is wanted, and can be; whether it was tried. Raises `TransferStopped`
         where that is wanted in one go and can never be, and `SlotsMoved`."""
         self._look_at_slots(lanes)
@@ -201,7 +199,7 @@ class Migration:
                 offer.give_back(over=result.ok)
         return True
 
-    def _look_at_slots(self, lanes: Sequence[Lane]) -> None:
+    def _look_at_slots(self, lanes: Sequence[MigratingLane]) -> None:
         """Raises `SlotsMoved` once each slot is settled where it is by now. A snapshot is copied to
         its end before that, and a cut-over that may have happened is brought to its end."""
         if all(cluster.moved_for < _SETTLED_SECONDS for cluster in self._clusters):
@@ -216,7 +214,7 @@ class Migration:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def _borrow(self, lanes: Sequence[Lane]) -> list[Offer]:
+    async def _borrow(self, lanes: Sequence[MigratingLane]) -> list[Offer]:
         """What the lanes offer, when all of them do nothing else with it; empty: one has nothing to
         offer just now."""
         offers = [lane.offer for lane in lanes if lane.offer is not None]
@@ -231,7 +229,7 @@ class Migration:
             offer.give_back(over=False)
         return []
 
-    def _note_refused(self, result: CutOverCheckResult, lanes: Sequence[Lane]) -> None:
+    def _note_refused(self, result: CutOverCheckResult, lanes: Sequence[MigratingLane]) -> None:
         """A refusal: tried again by itself, or told."""
         context = lanes[0].context
         if self._cut_over.again:
@@ -249,7 +247,10 @@ class Migration:
             self._orders.word.set()
 
     def _break_off(
-        self, failed: StepFailed[LaneCutOver], lanes: Sequence[Lane], offers: Sequence[Offer]
+        self,
+        failed: StepFailed[CutOverLane],
+        lanes: Sequence[MigratingLane],
+        offers: Sequence[Offer],
     ) -> None:
         """Something broke on a lane, and is that lane's to deal with; else it is raised."""
         cause = failed.cause
@@ -382,7 +383,7 @@ class Migration:
             await lane.save_last(errors)
 
 
-async def _of(lane: Lane, work: Coroutine[Any, Any, T]) -> T:
+async def _of(lane: MigratingLane, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns, whose log lines are the lane's."""
     with logs.of_shard(lane.context.lane):
         return await work

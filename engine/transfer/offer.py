@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.transfer.lane_cut_over import Followed
-
 
 class Offer:
     """A lane that could be cut over, until what it does breaks; lent while a cut-over goes on.
 
-    `followed`: what its follower is; None: a snapshot has ended, and nothing is followed.
+    `followed`: what its follower is, and as long as that is the same one, equal; None: a snapshot
+    has ended, and nothing is followed.
     """
 
-    def __init__(self, followed: Followed | None) -> None:
+    def __init__(self, followed: object) -> None:
         loop = asyncio.get_running_loop()
         self.followed = followed
         self.wanted: asyncio.Future[None] = loop.create_future()
