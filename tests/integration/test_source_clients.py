@@ -298,11 +298,7 @@ def test_clients_of_every_shard_are_disconnected(server_factory: ServerFactory, 
         for node in source.primaries:
             again = redis.Connection(port=node.port, socket_timeout=30)
             with pytest.raises(redis.ConnectionError):
-                # He may be sent away before he has said who he is.
-                again.connect()
-                again.send_command("SUBSCRIBE", "channel")
-                # The answer, and then nothing that would come.
-                _ = again.read_response(), again.read_response()
+                subscribe(again)
         wait_for(lambda: seen(engine).get("Disconnected", 0) >= 2, "both are counted")
         engine.sync.unblock_source(GROUP)
         for node in source.primaries:
@@ -313,6 +309,14 @@ def test_clients_of_every_shard_are_disconnected(server_factory: ServerFactory, 
 def key_of(cluster: Cluster, node: Server) -> str:
     slots = set(cluster.slots_of(node))
     return next(f"queue:{n}" for n in range(10**6) if slot_of(f"queue:{n}") in slots)
+
+
+def subscribe(client: redis.Connection) -> None:
+    """Raises once the server has sent it away, which may be before it has said who it is."""
+    client.connect()
+    client.send_command("SUBSCRIBE", "channel")
+    # The answer, and then nothing that would come.
+    _ = client.read_response(), client.read_response()
 
 
 def waiting_at(node: Server, key: str) -> redis.Connection:
