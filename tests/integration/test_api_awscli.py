@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benches.support.api import REGION, Serving
+from benches.support.clusters import Cluster
 from benches.support.waiting import wait_for
-from tests.support.servers import ServerFactory
+from tests.support.servers import ServerFactory, known
 
 PROGRESS = "ReplicationGroups[0].PendingModifiedValues.Resharding.SlotMigration.ProgressPercentage"
 
@@ -77,3 +78,37 @@ def test_a_whole_migration(tmp_path: Path, state_url: str, server_factory: Serve
         aws("complete-migration", *group, fails="(ReplicationGroupNotUnderMigrationFault)")
         aws("delete-replication-group", *group, "--retain-primary-cluster")
         aws("wait", "replication-group-deleted", *group)
+
+
+def test_a_cluster_into_a_cluster(tmp_path: Path, state_url: str) -> None:
+    """Create with cluster mode, test, start with three endpoints, describe, complete."""
+    binary = known("redis-7.0")
+    with (
+        Cluster.start(binary, primaries=3) as source,
+        Cluster.start(binary, primaries=3) as target,
+        Serving(tmp_path, state_url) as api,
+    ):
+        client = source.client()
+        for n in range(300):
+            client.set(f"key:{n}", n)
+        aws = Aws(api, tmp_path, "admin")
+        group = ("--replication-group-id", "cache")
+        ends = (f"Address={each.host},Port={each.port}" for each in source.nodes)
+        nodes = ("--customer-node-endpoint-list", *ends)
+        first = target.nodes[0]
+        aws(
+            "create-replication-group", *group, "--replication-group-description", "our cache",
+            "--primary-cluster-id", f"{first.host}:{first.port}", "--cluster-mode", "enabled",
+            "--num-node-groups", "3",
+        )  # fmt: skip
+        aws("test-migration", *group, *nodes)
+        started = aws("start-migration", *group, *nodes)["ReplicationGroup"]
+        assert started["Status"] == "migrating"
+        slots = [each["Slots"] for each in started["NodeGroups"]]
+        assert slots == ["0-5460", "5461-10921", "10922-16383"]
+        describe = ("describe-replication-groups", *group, "--query", PROGRESS)
+        wait_for(lambda: aws(*describe) == 100.0, "in sync", 60)
+        aws("complete-migration", *group)
+        aws("wait", "replication-group-available", *group)
+        assert sum(each.client().dbsize() for each in target.nodes) == 300
+        assert target.client().get("key:299") == b"299"
