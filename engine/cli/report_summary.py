@@ -20,7 +20,7 @@ def steps_table(steps: tuple[Step, ...]) -> str:
             duration(step.seconds),
             f"{step.keys:,}" if step.keys else "",
             volume(step.bytes) if step.bytes else "",
-            step.note,
+            "; ".join(filter(None, (step.lane, step.note))),
         )
         for step in steps
     )

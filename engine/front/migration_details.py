@@ -88,7 +88,7 @@ def _shard(transfer: TransferRecord, lane: LaneRecord, leased: bool) -> dict[str
         for planned, named in ends
     )
     return {
-        "Name": lane.name,
+        "Name": lane.title,
         "Source": source,
         "Target": target,
         "Slots": lane.plan.slots.words,

@@ -195,7 +195,7 @@ def _worker(lane: LaneRecord, shown: Mapping[str, Any]) -> dict[str, Any]:
     """A lane of a migration with a cluster at an end, and who runs it."""
     progress = lane.progress
     return {
-        "Shard": lane.name,
+        "Shard": lane.title,
         **shown,
         "Phase": progress.phase.value,
         "Slots": lane.slots,
@@ -225,7 +225,13 @@ def outcome(report: Report) -> dict[str, Any]:
         "LeftOut": [*report.left_out, *report.doubts][:NAMED_KEYS],
         "Errors": list(report.errors[:NAMED_KEYS]),
         "Steps": [
-            {"Name": step.name, "Seconds": step.seconds, "Keys": step.keys, "Bytes": step.bytes}
+            {
+                "Name": step.name,
+                **({"Shard": step.lane} if step.lane else {}),
+                "Seconds": step.seconds,
+                "Keys": step.keys,
+                "Bytes": step.bytes,
+            }
             for step in report.steps
         ],
     }

@@ -59,6 +59,11 @@ class LaneRecord:
     lease: Lease
     plan: PlannedLane | None = None
 
+    @property
+    def title(self) -> str:
+        """What people read for it."""
+        return self.plan.title if self.plan is not None else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class TransferRecord:

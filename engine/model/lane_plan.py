@@ -28,9 +28,14 @@ class PlannedEnd:
     slots: SlotSet = ALL_SLOTS
 
     @property
+    def address(self) -> str:
+        """`host:port`, for people; the beginning of the primary's id where no address is known."""
+        return node_address(self.host, self.port) if self.host else f"node {self.ids[0][:8]}"
+
+    @property
     def words(self) -> str:
         """`host:port (slots)`, for people."""
-        return f"{node_address(self.host, self.port)} ({self.slots.words})"
+        return f"{self.address} ({self.slots.words})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -64,6 +69,13 @@ class PlannedLane:
     late: bool = False
     held_before: bool = False
     had_keys: bool = False
+
+    @property
+    def title(self) -> str:
+        """What people read for it, in events, the log, the API and on the page: where the primaries
+        of its shards were when it was planned, `10.0.0.1:6379->10.0.1.1:6379`; that of one where
+        the other end is no cluster."""
+        return "->".join(each.address for each in (self.source, self.target) if each.ids)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""

@@ -138,10 +138,11 @@ FIGURES = declared(Progress)
 """What is declared of each figure. What is not known of one lane is not known of all."""
 
 
-def total(lanes: Sequence[Progress], phase: Phase) -> Progress:
+def total(lanes: Sequence[Progress], phase: Phase, titles: Sequence[str] = ()) -> Progress:
     """The progress of a migration with these lanes, at least one, which is in `phase`.
 
-    The reason is that of the first lane whose gate is closed.
+    The reason is that of the first lane whose gate is closed; it is named by its title, unless all
+    lanes say the same.
     """
     if len(lanes) == 1:
         return lanes[0]
@@ -152,4 +153,8 @@ def total(lanes: Sequence[Progress], phase: Phase) -> Progress:
     }
     shut = [each for each in lanes if not each.can_complete]
     members["uncomparable"] = bool(shut) and all(each.uncomparable for each in shut)
-    return Progress(phase=phase, reason=(shut or lanes)[0].reason, **members)
+    reason = (shut or lanes)[0].reason
+    if titles and reason and any(each.reason != reason for each in lanes):
+        at = next(at for at, each in enumerate(lanes) if each is (shut or lanes)[0])
+        reason = f"lane {titles[at]}: {reason}" if titles[at] else reason
+    return Progress(phase=phase, reason=reason, **members)

@@ -27,13 +27,15 @@ class NotCarried:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a run: its duration in seconds and what went through it."""
+    """One step of a run: its duration in seconds and what went through it. `lane`: which of several
+    lanes took it; empty where there is one."""
 
     name: str
     seconds: float
     keys: int = 0
     bytes: int = 0
     note: str = ""
+    lane: str = ""
 
 
 @dataclass(frozen=True, slots=True)

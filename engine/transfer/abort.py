@@ -134,7 +134,7 @@ async def _abandon_lanes(
                 Lane(
                     ends.source,
                     ends.target,
-                    overview.lane(each.name),
+                    overview.lane(each.name, each.title),
                     checkpoints=store,
                     gate=gate,
                     credentials=credentials,

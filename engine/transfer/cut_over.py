@@ -147,7 +147,7 @@ class CutOver:
         `PositionMoved`, `ReadAgain` or an `EngineError` of the lane's ends or the state;
         `TransferStopped` where a target is open, and the source could not be told so.
         """
-        barrier = Barrier(steps, decided=lambda lane: lane.decided, name_of=lambda lane: lane.name)
+        barrier = Barrier(steps, decided=lambda lane: lane.decided, name_of=lambda lane: lane.title)
         begun: list[CutOverLane] = []
         try:
             for lane, what in zip(self._lanes, followed, strict=True):
@@ -178,7 +178,7 @@ class CutOver:
             reason = cause.in_one_line
         else:
             raise failed
-        reason = f"{lane.name}: {reason}" if lane.name else reason
+        reason = f"lane {lane.title}: {reason}" if lane.title else reason
         for each in self._lanes:
             each.refuse(reason)
         return CutOverCheckResult(False, reason)

@@ -138,9 +138,9 @@ class LaneCutOver:
         return self._shared.replication
 
     @property
-    def name(self) -> str:
-        """The lane's name; empty for a migration's only one."""
-        return self._context.lane
+    def title(self) -> str:
+        """What people read for the lane; empty for a migration's only one."""
+        return self._context.title
 
     @property
     def promoted(self) -> bool:

@@ -23,8 +23,8 @@ class CutOverLane(Protocol):
     `transfer.lane_cut_over.LaneCutOver`."""
 
     @property
-    def name(self) -> str:
-        """The lane's; empty for a migration's only one."""
+    def title(self) -> str:
+        """What people read for the lane; empty for a migration's only one."""
         ...
 
     @property

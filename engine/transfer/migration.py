@@ -240,7 +240,9 @@ class Migration:
             return
         self._again = False
         self._refused += 1
-        context.report_refusal(result.reason, repeated=self._refused < _CUT_OVERS_MOST)
+        repeated = self._refused < _CUT_OVERS_MOST
+        # Of all lanes: the reason names the one that it is about.
+        self._overview.on_event(context.refusal_words(result.reason, repeated=repeated))
         if self._orders.one_go:
             if self._refused >= _CUT_OVERS_MOST:
                 raise TransferStopped(result.reason)
@@ -273,7 +275,7 @@ class Migration:
             if lane is broken:
                 offer.fail(cause)
             elif lane.cut_over.stopped:
-                offer.fail(TakenUpAnew(f"the cut-over broke on the lane {broken.context.lane}"))
+                offer.fail(TakenUpAnew(f"the cut-over broke on the lane {broken.context.title}"))
             else:
                 offer.give_back(over=False)
 
@@ -331,7 +333,7 @@ class Migration:
     def last_shard(self) -> str:
         """The lane for which the others waited most while writes were blocked; empty: none."""
         last = self._cut_over.last
-        return "" if last is None else last.lane.name
+        return "" if last is None else last.lane.title
 
     @property
     def spooled_most(self) -> int:
@@ -346,8 +348,8 @@ class Migration:
     @property
     def how_far(self) -> str:
         """For a migration that is aborted: what was in sync and what was not."""
-        named = [(lane.context.lane, lane.how_far) for lane in self.lanes]
-        return "; ".join(f"lane {name}: {text}" if name else text for name, text in named)
+        named = [(lane.context.title, lane.how_far) for lane in self.lanes]
+        return "; ".join(f"lane {title}: {text}" if title else text for title, text in named)
 
     def at_source(self) -> dict[str, Any]:
         """The members of a `Report` that tell what the cut-over has left at the sources."""
@@ -385,7 +387,7 @@ class Migration:
 
 async def _of(lane: MigratingLane, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns, whose log lines are the lane's."""
-    with logs.of_shard(lane.context.lane):
+    with logs.of_shard(lane.context.title):
         return await work
 
 

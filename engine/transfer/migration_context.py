@@ -49,6 +49,7 @@ class MigrationContext:
     """Where one lane of a transfer stands, and what is told of it.
 
     `lane`: its name; empty for a transfer's only one. A transfer that does not follow has one.
+    `title`: what people read for it.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class MigrationContext:
         peers: Peers,
         on_switch: OnSwitch | None = None,
         lane: str = "",
+        title: str = "",
     ) -> None:
         self.settings = settings
         self.on_switch = on_switch
         self.orders = orders
         self.peers = peers
         self.lane = lane
+        self.title = title
         self.on_event = on_event
         self._on_progress = on_progress
         self.phase = Phase.CONNECT
@@ -137,7 +140,11 @@ class MigrationContext:
         return "; ".join(f"{what}: {why}" for what, why in self.lost.items())
 
     def report_refusal(self, why: str, *, repeated: bool = False) -> None:
-        """Tell that a cut-over was refused, and what asks for the next one: we ourselves, if it is
+        """Tell what `refusal_words` says."""
+        self.on_event(self.refusal_words(why, repeated=repeated))
+
+    def refusal_words(self, why: str, *, repeated: bool = False) -> str:
+        """That a cut-over was refused, and what asks for the next one: we ourselves, if it is
         `repeated`, where no operator can."""
         if self.one_go:
             follows = (
@@ -149,7 +156,7 @@ class MigrationContext:
             follows = "the engine tries it again within about a minute"
         else:
             follows = "run complete-migration to try it again"
-        self.on_event(f"cut-over refused: {why.removesuffix('.')}; {follows}")
+        return f"cut-over refused: {why.removesuffix('.')}; {follows}"
 
     def enter(self, phase: Phase, *, publish: bool = True) -> None:
         """Move to `phase`, and tell, unless the caller is going to: a phase that can be

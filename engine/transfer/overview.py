@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from engine.model.lane_plan import PlannedLane
 from engine.model.progress import Phase, Progress, total
 from engine.model.report import NotCarried, Step
 from engine.model.settings import TransferSettings
@@ -49,10 +50,13 @@ class Overview:
         # What each lane has said of itself last, and when the total was told.
         self._said: dict[MigrationContext, Progress] = {}
         self._told_at = float("-inf")
+        # A lane has begun to copy a snapshot.
+        self._copies = False
 
-    def lane(self, name: str = "") -> MigrationContext:
+    def lane(self, name: str = "", title: str = "") -> MigrationContext:
         """The context of one more lane. `name` tells it from others, and is empty for a migration's
-        only one."""
+        only one; `title` is what people read for it, else its name."""
+        title = title or name
 
         def publish(progress: Progress) -> None:
             if not self._quiet and self._is_news(context, progress):
@@ -61,22 +65,24 @@ class Overview:
         context = MigrationContext(
             self.settings,
             on_progress=publish,
-            on_event=self._naming(name),
+            on_event=self._naming(title),
             orders=self.orders,
             peers=self.peers,
             on_switch=self.on_switch,
             lane=name,
+            title=title,
         )
         self._contexts.append(context)
         return context
 
-    def named(self, names: Sequence[str]) -> list[MigrationContext]:
-        """The contexts of lanes with these names, in the place of those that there were until they
-        were known: the only one, or those of lanes that were planned before."""
+    def planned(self, lanes: Sequence[PlannedLane]) -> list[MigrationContext]:
+        """The contexts of these lanes, in the place of those that there were until they were known:
+        the only one, or those of lanes that were planned before."""
         only = self._contexts[0]
         self._contexts, self.peers = [], Peers(self.settings.parallel_snapshots)
         self._said.clear()
-        found = [self.lane(name) for name in names]
+        self._copies = False
+        found = [self.lane(each.name, each.title) for each in lanes]
         for each in found:
             each.began, each.failed_dials = only.began, only.failed_dials
         return found
@@ -136,12 +142,21 @@ class Overview:
                 progress if context is lane else self._known(context) for context in self._contexts
             ]
         found = total(
-            self._once_a_target(of_lanes), least_advanced([each.phase for each in of_lanes])
+            self._once_a_target(of_lanes),
+            self._phase(of_lanes),
+            [context.title for context in self._contexts],
         )
         if found.phase is Phase.DONE and len(of_lanes) > 1 and (seen := self.verification):
             # What one of them has compared is not what the migration came to.
             return replace(found, reason=seen.reason)
         return found
+
+    def _phase(self, of_lanes: Sequence[Progress]) -> Phase:
+        phases = [each.phase for each in of_lanes]
+        found = least_advanced(phases)
+        self._copies = self._copies or Phase.SNAPSHOT in phases
+        # A lane that waits for its source's snapshot while others have theirs.
+        return Phase.SNAPSHOT if found is Phase.CONNECT and self._copies else found
 
     def _once_a_target(self, of_lanes: Sequence[Progress]) -> list[Progress]:
         """The same, with what a target says of itself told by one of its lanes alone."""
@@ -155,10 +170,10 @@ class Overview:
                 found[lane] = replace(found[lane], evicted_keys=0)
         return list(found.values())
 
-    def _naming(self, name: str) -> Callable[[str], None]:
-        if not name:
+    def _naming(self, title: str) -> Callable[[str], None]:
+        if not title:
             return self.on_event
-        return lambda text: self.on_event(f"lane {name}: {text}")
+        return lambda text: self.on_event(f"lane {title}: {text}")
 
     # --- What a report tells ---
 
@@ -170,7 +185,11 @@ class Overview:
     @property
     def steps(self) -> Iterator[Step]:
         """The steps of all lanes, lane by lane."""
-        return (step for context in self._contexts for step in context.steps)
+        return (
+            replace(step, lane=context.title)
+            for context in self._contexts
+            for step in context.steps
+        )
 
     @property
     def copy_seconds(self) -> float:
@@ -185,8 +204,8 @@ class Overview:
     @property
     def verification(self) -> Verification | None:
         """What the last comparison has shown; None where a lane had none."""
-        found = {context.lane: context.verification for context in self._contexts}
-        known = [(lane, each) for lane, each in found.items() if each is not None]
+        found = [(context.title, context.verification) for context in self._contexts]
+        known = [(title, each) for title, each in found if each is not None]
         if len(known) < len(found) and all(each.ok for _, each in known):
             return None
         return compared(known)

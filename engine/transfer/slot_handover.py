@@ -88,7 +88,7 @@ class SlotHandover:
                 try:
                     await self._remove(mark.token, old)
                 except EngineError as exc:
-                    _log.warning("Own keys of the lane %s stay there: %s", old.name, exc.message)
+                    _log.warning("Own keys of the lane %s stay there: %s", old.title, exc.message)
         return lanes
 
     def begin_late(self, lanes: Sequence[PlannedLane]) -> None:
@@ -142,7 +142,7 @@ class SlotHandover:
             return
         if not isinstance(position, bytes) or not isinstance(names, list):
             raise ProtocolFault("a key of the engine's own holds something else", fault="target")
-        _log.info("The own keys of the lane %s move to another slot", new.name)
+        _log.info("The own keys of the lane %s move to another slot", new.title)
         async with self._at(new.own_slot) as end:
             for at in range(0, len(names), _NAMES_AT_ONCE):
                 await _asked(end, ("SADD", here.dirty, *names[at : at + _NAMES_AT_ONCE]))

@@ -520,7 +520,7 @@ class Transfer:
             for side, is_cluster in are_clusters.items()
             if is_cluster
         }
-        contexts = self._overview.named([each.name for each in lanes])
+        contexts = self._overview.planned(lanes)
         self._context = contexts[0]
         compared: Sequence[Comparison | None] = [None] * len(ends)
         if self._comparisons is not None:

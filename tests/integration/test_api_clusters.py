@@ -84,6 +84,11 @@ def test_three_shards_into_three(api: Serving, state_url: str) -> None:
         workers = migration(state_url)["Workers"]
         assert sorted(each["Slots"] for each in workers) == sorted(each["Slots"] for each in shards)
         assert {each["Phase"] for each in workers} == {"FOLLOW"}
+        named = {
+            f"{one.host}:{one.port}->{other.host}:{other.port}"
+            for one, other in zip(source.nodes, target.nodes, strict=False)
+        }
+        assert {each["Shard"] for each in workers} == named
         with pytest.raises(botocore.exceptions.ClientError) as again:
             client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
         assert again.value.response["Error"]["Code"] == "ReplicationGroupAlreadyUnderMigrationFault"
@@ -93,6 +98,15 @@ def test_three_shards_into_three(api: Serving, state_url: str) -> None:
         assert ended["Status"] == "done", ended
         # Of all lanes, not of one.
         assert f"{KEYS} keys on the source, {KEYS} on the target" in ended["Reason"]
+        # A lane has one name wherever it is read.
+        steps = ended["Report"]["Steps"]
+        assert {each["Shard"] for each in steps if each["Name"] == "snapshot"} == named
+        found = client.describe_events(SourceIdentifier="cache", SourceType="replication-group")
+        told = [each["Message"] for each in found["Events"]]
+        assert {each.split(": ")[0] for each in told if "cut over at offset" in each} == {
+            f"lane {name}" for name in named
+        }
+        assert not [each for each in told if any(each.count(name) > 1 for name in named)], told
         assert_has_them(target)
 
 

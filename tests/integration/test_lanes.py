@@ -195,7 +195,7 @@ def test_two_lanes_are_cut_over_at_once(servers: tuple[list[Server], Server]) ->
         # Differs on the second lane alone, behind the fences of both.
         check: Any = told.migration.lanes[1]._check
         check.run = differs
-        assert "cut-over refused: b: keys differ" in await told.refused()
+        assert "cut-over refused: lane b: keys differ" in await told.refused()
         del check.run
         assert fenced == [True, True]
         assert told.overview.progress.phase is Phase.FOLLOW

@@ -41,9 +41,9 @@ class Steps:
         self, name: str, act: Callable[[LaneCutOver], Awaitable[None]]
     ) -> Callable[[LaneCutOver], Awaitable[None]]:
         async def taking(lane: LaneCutOver) -> None:
-            self._look(Moment(name, lane.name, behind=False))
+            self._look(Moment(name, lane.title, behind=False))
             await act(lane)
-            self._look(Moment(name, lane.name, behind=True))
+            self._look(Moment(name, lane.title, behind=True))
 
         return taking
 

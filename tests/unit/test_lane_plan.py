@@ -57,6 +57,7 @@ def planned(source: Deployment, target: Deployment) -> list[tuple[str, str, bool
     assert all(share == pytest.approx(1) for share in shares.values())
     for each in lanes:
         assert PlannedLane.from_dict(each.to_dict()) == each
+    assert len({each.title for each in lanes}) == len(lanes)
     return [
         (
             str(each.route.slots),
@@ -105,6 +106,10 @@ def test_ends_and_names() -> None:
         "a2a2a2a2-b1b1b1b1",
         "a3a3a3a3-b1b1b1b1",
     ]
+    assert [each.title for each in lanes[:2]] == [
+        "10.1.0.1:7000->10.1.0.1:7000",
+        "10.1.0.1:7000->10.2.0.1:7000",
+    ]
     settings = TransferSettings(address_map=("10.1.0.1=127.0.0.1", "10.2.0.1:7000=h:17000"))
     found = lane_plan.ends_of(lanes, SOURCE, TARGET, settings)
     first = found[0].source
@@ -123,6 +128,7 @@ def test_ends_and_names() -> None:
     assert all(each.route.from_cluster and each.route.to_cluster for each in found)
     alone = lane_plan.plan(one(SOURCE), there)
     assert [each.name for each in alone] == ["b1b1b1b1", "b2b2b2b2"]
+    assert [each.title for each in alone] == ["10.1.0.1:7000", "10.2.0.1:7000"]
     (first_end, second) = lane_plan.ends_of(alone, SOURCE, TARGET, settings)
     assert first_end.source == second.source == SOURCE
     assert not first_end.route.from_cluster

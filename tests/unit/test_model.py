@@ -467,6 +467,10 @@ def test_the_progress_of_several_lanes(lanes: list[Progress]) -> None:
     if not whole.can_complete:
         shut = next(lane for lane in lanes if not lane.can_complete)
         assert whole.reason == shut.reason
+        said = total(lanes, Phase.FOLLOW, "abcd"[: len(lanes)]).reason
+        alike = not shut.reason or all(lane.reason == shut.reason for lane in lanes)
+        at = next(at for at, lane in enumerate(lanes) if lane is shut)
+        assert said == (shut.reason if alike else f"lane {'abcd'[at]}: {shut.reason}")
     # The order of the lanes changes no figure.
     turned = total(lanes[::-1], Phase.FOLLOW)
     assert replace(turned, reason="", keys_per_second=0.0) == replace(

@@ -284,9 +284,10 @@ def test_shards() -> None:
     record = replace(record, lanes=tuple(lanes))
     found = shards(record)
     order = ["stands", "a tenth", "half", "unheard", "behind", "in sync"]
-    assert [each["Name"] for each in found] == order
+    named = [f"10.0.1.1:{7000 + list(states).index(each)}" for each in order]
+    assert [each["Name"] for each in found] == named
     assert found[4] == {
-        "Name": "behind",
+        "Name": named[4],
         "Source": "10.0.0.1:6379",
         "Target": "10.0.1.1:7000",
         "Slots": "0-9",

@@ -167,7 +167,7 @@ export class Result {
     say(this.#line, said.join(" · ") + errors);
     this.#verified.update(details.Verification ?? null);
     set(this.node, "data-tone", { done: "good", forced: "wait" }[details.Status] ?? "bad");
-    keep(this.#steps, details.Steps ?? [], (each) => each.Name, stepRow);
+    keep(this.#steps, details.Steps ?? [], (each) => `${each.Name} ${each.Shard ?? ""}`, stepRow);
     const lost = details.NotCarriedKeys ?? [];
     const more = (details.NotCarried ?? 0) - lost.length;
     const byReason = new Map();
@@ -246,5 +246,6 @@ function clientRow(each) {
 
 function stepRow(step) {
   const seconds = el("strong", {}, format.duration(step.Seconds));
-  return { node: el("li", {}, el("span", {}, step.Name), seconds) };
+  const name = step.Shard ? `${step.Name}, ${step.Shard}` : step.Name;
+  return { node: el("li", {}, el("span", {}, name), seconds) };
 }
