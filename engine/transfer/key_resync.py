@@ -363,14 +363,6 @@ class KeyResync:
 
     # --- The stream passes by ---
 
-    async def propagate(self, batch: CommandBatch) -> None:
-        """Before a batch is applied: what is swapped moves, what reads a dirty key becomes dirty.
-
-        Raises as `spread`.
-        """
-        self.move(batch)
-        await self.spread(batch)
-
     def move(self, batch: CommandBatch) -> None:
         """From now on keys are named by the databases that they are in behind this batch."""
         swaps = batch.swaps

@@ -146,10 +146,6 @@ class Doubts:
     unnamed: str = ""
 
 
-NO_DOUBTS = Doubts()
-"""What most batches leave."""
-
-
 class UnfaithfulCommands:
     """The kinds that are not faithful between two ends.
 

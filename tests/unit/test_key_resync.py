@@ -50,8 +50,14 @@ def said(extras: Iterable[Extra]) -> list[tuple[int, list[bytes]]]:
     return [(db, words(raw)) for db, raw in extras]
 
 
+async def passes(of: KeyResync, passing: CommandBatch) -> None:
+    """What is done before a batch is applied."""
+    of.move(passing)
+    await of.spread(passing)
+
+
 def propagate(of: KeyResync, passing: CommandBatch) -> None:
-    asyncio.run(of.propagate(passing))
+    asyncio.run(passes(of, passing))
 
 
 # --- Names ---
@@ -217,7 +223,7 @@ async def test_what_is_swapped_while_it_is_read_is_read_there_too(
         await it.read()
         it.noted()
         assert not it.to_read
-        await it.propagate(batch(("SWAPDB", 3, 5)))
+        await passes(it, batch(("SWAPDB", 3, 5)))
         assert {b"3 v a", b"5 v a"} == noted(it)
         it.stored(it.due(1 << 60))
         assert it.to_read
@@ -256,7 +262,7 @@ async def test_the_source_tells_the_keys_of_commands_that_are_not_known(
         assert await it.keys_in(passing) == [(0, b"one"), (0, b"two"), (0, b"three")]
         # What they change is dirty while anything is.
         it.mark_dirty([(0, b"two")])
-        await it.propagate(passing)
+        await passes(it, passing)
         assert noted(it) >= {b"0 v one", b"0 v two", b"0 v three"}
 
 

@@ -20,7 +20,7 @@ from engine._native import (
     encode_command,
 )
 from engine.model.server import Flavour, ServerInfo
-from engine.transfer.unfaithful_commands import NO_DOUBTS, Doubts, UnfaithfulCommands
+from engine.transfer.unfaithful_commands import Doubts, UnfaithfulCommands
 from engine.transfer.which_have_ttls import Timed
 
 NOW = 1_700_000_000_000
@@ -196,7 +196,7 @@ def test_fractions_lose_a_ttl() -> None:
         found = between(source, "redis 8.0.2", *commands)
         assert found == Doubts(if_timed=(Timed(0, b"hash", b"field"),))
     for source in ("redis 6.0.16", "redis 7.2.4", "redis 8.2.3", "valkey 9.1.2"):
-        assert between(source, "redis 8.6.0", *commands) == NO_DOUBTS
+        assert between(source, "redis 8.6.0", *commands) == Doubts()
 
 
 def test_what_gets_its_ttl_in_the_same_batch_has_one() -> None:
@@ -228,8 +228,8 @@ def test_claims_between_versions() -> None:
     command = CLAIM.format("5-1", 2, "6-1")
     for target in ("redis 7.0.15", "valkey 8.1.8"):
         assert between("redis 6.2.14", target, command) == Doubts(values=((0, b"stream"),))
-    assert between("redis 6.2.14", "redis 6.0.16", command) == NO_DOUBTS
-    assert between("redis 7.0.15", "valkey 8.1.8", command) == NO_DOUBTS
+    assert between("redis 6.2.14", "redis 6.0.16", command) == Doubts()
+    assert between("redis 7.0.15", "valkey 8.1.8", command) == Doubts()
 
 
 def test_places_between_versions() -> None:
@@ -239,7 +239,7 @@ def test_places_between_versions() -> None:
     )
     found = between("redis 6.0.16", "redis 6.2.14", *commands)
     assert found == Doubts(values=((0, b"two"), (0, b"three")))
-    assert between("redis 6.0.16", "redis 6.0.16", *commands) == NO_DOUBTS
+    assert between("redis 6.0.16", "redis 6.0.16", *commands) == Doubts()
 
 
 def test_scripts_that_are_sent_as_they_are() -> None:

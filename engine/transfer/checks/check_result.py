@@ -13,7 +13,6 @@ from engine.wire.control_connection import Admin
 
 Outcome = Literal["pass", "warn", "fail"]
 Side = Literal["source", "target"]
-SIDES: tuple[Side, ...] = ("source", "target")
 
 
 @dataclass(frozen=True, slots=True)
