@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -72,10 +73,14 @@ _V2 = re.compile(
     rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?"
     r"(?P<held> held)?(?P<open> open)?"
 )
-# What only a record says: which slots it covers, and up to where commands may have been applied.
+# Which slots it covers, which of the writes at this place it is, and up to where commands may have
+# been applied.
 _V3 = re.compile(
-    r"v3 (?P<v2>.*?)(?: slots (?P<slots>\S+))?(?: begun (?P<begun>0|[1-9][0-9]{0,18}))?"
+    r"v3 (?P<v2>.*?)(?: slots (?P<slots>\S+))?(?: serial (?P<serial>[1-9][0-9]{0,18}))?"
+    r"(?: begun (?P<begun>0|[1-9][0-9]{0,18}))?"
 )
+# Of this process: the name of an engine is another one in each.
+_serials = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,11 @@ class TargetPosition:
     `slots`: the keys of these are what all this is about. `joined` and `split` keep it true where
     slots move from one record to another.
 
+    `serial`: keys may be stored, and names noted, while the stream stands still. What is written
+    then, and whenever an engine begins or goes on, has a number that this engine never gives again,
+    so that no two states of the target have the same value here: one that comes back from before
+    shows another. 0: none, as in what an older release wrote.
+
     Names are single words (`ValueError` otherwise); `engine` is empty in what an older release
     wrote.
     """
@@ -117,6 +127,7 @@ class TargetPosition:
     held_before: bool = False
     begun: int | None = None
     slots: SlotSet = ALL_SLOTS
+    serial: int = 0
 
     def __post_init__(self) -> None:
         names = [self.transfer, self.engine or "-"]
@@ -126,6 +137,8 @@ class TargetPosition:
             raise ValueError("the names of a transfer, an engine and a stream are words")
         if self.position is None and self.since is not None:
             raise ValueError("without a position nothing of the stream is in doubt")
+        if self.position is None and self.serial:
+            raise ValueError("without a position there is no other write at the same place")
         if self.position is None and self.opened:
             raise ValueError("a target is promoted at a position")
         if self.begun is not None and (self.position is None or self.opened):
@@ -148,6 +161,10 @@ class TargetPosition:
         since = None if self.since is None else replace(self.since, replid=replid)
         return replace(self, position=replace(self.position, replid=replid), since=since)
 
+    def anew(self) -> TargetPosition:
+        """The same place, as no write before this one has told it."""
+        return self if self.position is None else replace(self, serial=next(_serials))
+
     def promoted(self) -> TargetPosition:
         """The same place, as what the target holds from its promotion on."""
         return replace(self, opened=True, begun=None)
@@ -169,10 +186,11 @@ class TargetPosition:
         """The value of the position key: `v2 <transfer> <engine>`, and behind that, if there is a
         position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`; then `held`, `open`.
 
-        If it covers some slots alone, or `begun` is known, it begins with `v3`, and ends with
-        `slots <first>-<last>,<slot>,…`, `begun <offset>`.
+        If it covers some slots alone, or `serial` or `begun` is known, it begins with `v3`, and
+        ends with `slots <first>-<last>,<slot>,…`, `serial <number>`, `begun <offset>`.
         """
-        version = "v2" if self.begun is None and self.slots == ALL_SLOTS else "v3"
+        plain = self.begun is None and self.slots == ALL_SLOTS and not self.serial
+        version = "v2" if plain else "v3"
         words: list[str | int] = [version, self.transfer, self.engine or "-"]
         if self.position is not None:
             words.append(self.position.replid)
@@ -184,6 +202,8 @@ class TargetPosition:
             words.append("open")
         if self.slots != ALL_SLOTS:
             words += ["slots", str(self.slots)]
+        if self.serial:
+            words += ["serial", self.serial]
         if self.begun is not None:
             words += ["begun", self.begun]
         return " ".join(map(str, words)).encode()
@@ -207,7 +227,8 @@ class TargetPosition:
         # Identity first: all slots are one object wherever they are decoded.
         some = self.slots is not ALL_SLOTS and self.slots != ALL_SLOTS
         tail += f" slots {self.slots}" if some else ""
-        version = "v3" if some else "v2"
+        tail += f" serial {self.serial}" if self.serial else ""
+        version = "v3" if some or self.serial else "v2"
         return f"{version} {self.transfer} {self.engine or '-'} ".encode(), tail.encode()
 
     @classmethod
@@ -219,11 +240,12 @@ class TargetPosition:
             transfer, replid, *place = found.groups()
             return cls(transfer, _place(replid, place))
         if (found := _V3.fullmatch(text)) is not None and any(found.groups()[1:]):
-            marks, slots, begun = found.groups()
+            marks, slots, serial, begun = found.groups()
             with contextlib.suppress(ValueError, ProtocolFault):
                 return replace(
                     cls.decode(f"v2 {marks}".encode()),
                     slots=ALL_SLOTS if slots is None else SlotSet.parse(slots),
+                    serial=int(serial or 0),
                     begun=None if begun is None else int(begun),
                 )
         if (found := _V2.fullmatch(text)) is not None:

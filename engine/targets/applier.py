@@ -352,7 +352,8 @@ class Applier:
         """Remove every key that the target has in `slots`, in this database or in all (None), but
         for the engine's own, as a command of the stream at `offset` says. Nothing is under way.
 
-        Raises `PositionMoved`, `AuthError`.
+        The same position is written behind it, with another number: a target that comes back with
+        the keys does not have that one. Raises `PositionMoved`, `AuthError`.
         """
         del offset  # what is removed is removed again by an engine that goes on from before it
         left = self.link.position
@@ -367,6 +368,13 @@ class Applier:
                         found = await self._empty(connection, each, slots)
                         if found != left:
                             break
+                if found == left and left is not None:
+                    behind = TargetPosition.decode(left).anew().encode()
+                    found = await self.link.watch(
+                        connection, ("MULTI",), ("SET", self._key, behind), ("EXEC",)
+                    )
+                    if found == behind:
+                        left = self.link.position = behind
             except (LinkError, ServerError) as exc:
                 await self.link.pause(exc)
                 continue

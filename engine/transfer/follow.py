@@ -166,6 +166,8 @@ class Follower:
         if target_position.doubtful is not None:
             trust.note(Doubt.UNSETTLED, 0.0)
         self._commands = 0
+        self.differed = False
+        """Whether a comparison has had keys read again: nothing else knows of them."""
         self.unseen = 0
         """Batches that were applied without their answer being seen."""
         self.on_unknown_command: Callable[[bytes, bool], None] = lambda name, known: None
@@ -271,11 +273,13 @@ class Follower:
         self._source.interrupt()
         await self._until(lambda: not self._confirming)
 
-    def read_again(self, keys: Iterable[DbKey]) -> None:
-        """Have these keys read again from the source: a comparison has found that they differ.
+    def read_again(self, keys: Iterable[DbKey], *, audited: bool = False) -> None:
+        """Have these keys read again from the source: a comparison has found that they differ, or
+        their slots are `audited`.
 
         `settle` waits until they are stored.
         """
+        self.differed = self.differed or not audited
         self._found.update(dict.fromkeys(keys))
         self._source.interrupt()
 
@@ -678,6 +682,9 @@ class Follower:
         # Every answer up to `position` was seen, and what failed is dirty, and named by now, or in
         # this transaction.
         seen = self.position
+        if batch.end_offset == seen.offset:
+            # Nothing of the stream: that it was written must show all the same.
+            self._target_position = self._target_position.anew()
         return self._target_position.encode_span(
             self._source.replid,
             (batch.end_offset, batch.db_after, batch.in_multi_after),

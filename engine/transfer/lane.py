@@ -234,6 +234,8 @@ class Lane:
         self._applier: Applier | None = None
         self._follower: Follower | None = None
         self._resync: KeyResync | None = None
+        # A comparison has found keys that differed.
+        self._differed = False
         # Keys that the target refused to an engine before us are to be read once more.
         self._ask_again = False
         # Names of dirty keys on the target, behind a snapshot.
@@ -357,6 +359,11 @@ class Lane:
                 reached = self._reached(reached)
                 await self._outcome.came_back()
                 reason, ask, remedy = await self._ownership.judge(exc), True, ""
+                if self._differed or (self._follower is not None and self._follower.differed):
+                    await self._losses.compare_all(
+                        "the target has another position than the one we left there, and may lack "
+                        "what was read again because it differed"
+                    )
                 found = self._ownership.claim.ours(exc.found)
                 wants = stream_words(found.position if found is not None else None)
                 if exc.written_over:
@@ -647,7 +654,7 @@ class Lane:
             applier = self._applier = self._new_applier(importing=self._ttl_guard.importing)
             await together([self._finish_snapshot(), self._dialled(applier)])
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
-        target_position = replace(self._ownership.claim.bare, position=position)
+        target_position = replace(self._ownership.claim.bare, position=position).anew()
         begun = applier.begin(
             target_position.encode(),
             over=self._ownership.claim.bare.encode(),
@@ -876,6 +883,7 @@ class Lane:
         self._resync = self._figures.resync = None
         await self._ttl_guard.let_go()
         if self._follower is not None:
+            self._differed = self._differed or self._follower.differed
             self._figures.let_go(self._follower)
             self._follower = None
             self._sync_monitor.let_go()

@@ -120,7 +120,7 @@ class SlotAudit:
                     async for page in pages:
                         names = without_own(page)
                         found += len(names)
-                        follower.read_again((0, name) for name in names)
+                        follower.read_again(((0, name) for name in names), audited=True)
                         await follower.has_room(_WAITING_MOST)
         await follower.settle()
         return found

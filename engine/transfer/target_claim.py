@@ -127,7 +127,7 @@ class TargetClaim:
         def taken(found: TargetPosition | None) -> tuple[list[Sequence[Arg]], TargetPosition]:
             target_position = self.bare
             if found is not None:
-                target_position = replace(found, engine=target_position.engine)
+                target_position = replace(found, engine=target_position.engine).anew()
             return [], target_position
 
         target_position = await self._guarded(target, "Claim the target", taken)
@@ -150,7 +150,7 @@ class TargetClaim:
             target_position = self.bare
             if found is not None:
                 target_position = replace(found, engine=target_position.engine, opened=False)
-            return [], target_position
+            return [], target_position.anew()
 
         return await self._guarded(target, "Take the promotion back", revoked)
 

@@ -262,7 +262,9 @@ def test_a_claim_behind_records_needs_the_right_to_end_connections(
             return await TargetClaim(OwnKeys("t"), "new", still_ours).take(side)
 
     server.set("startmigration:position", plain.encode())
-    assert event_loop.run(claim()) == replace(plain, engine="new")
+    claimed = event_loop.run(claim())
+    assert claimed == replace(plain, engine="new", serial=claimed.serial)
+    assert claimed.serial
     server.set("startmigration:position", replace(plain, begun=9).encode())
     with pytest.raises(AuthError, match="end the connections"):
         event_loop.run(claim())

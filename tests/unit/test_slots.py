@@ -59,6 +59,7 @@ def records(draw: st.DrawFn) -> TargetPosition:
         held_before=draw(st.booleans()),
         begun=begun,
         slots=SlotSet.of(slots),
+        serial=draw(st.integers(0, 3)),
     )
 
 
@@ -89,10 +90,25 @@ def test_a_record_without_slots_covers_all() -> None:
     assert some.encode() == b"v3 t - r 5 0 0 5 0 0 slots 0-5,7"
 
 
+@given(records())
+def test_no_two_writes_of_one_place_are_alike(record: TargetPosition) -> None:
+    once, again = record.anew(), record.anew()
+    assert len({each.encode() for each in (record, once, again)}) == 3
+    assert TargetPosition.decode(again.encode()) == again
+    assert not once.same_place(again)
+    # Nor are what is behind them in the stream.
+    assert once.frame() != again.frame()
+    bare = TargetPosition("t", None)
+    assert bare.anew() == bare
+
+
 @pytest.mark.parametrize(
     "value",
     [
         b"v3 t e r 1 0 0 1 0 0",
+        b"v3 t e serial 4",
+        b"v3 t e r 1 0 0 1 0 0 serial 0",
+        b"v3 t e r 1 0 0 1 0 0 begun 4 serial 1",
         b"v3 t e r 1 0 0 1 0 0 slots",
         b"v3 t e r 1 0 0 1 0 0 slots 5-3",
         b"v3 t e r 1 0 0 1 0 0 begun 0",
