@@ -17,8 +17,8 @@ COMPILE := $(PY) -m compileall -q engine
 
 # Handed on: `make bench ARGS=--smoke`, `make demo ARGS="--source URL --target URL"`.
 ARGS ?=
-# Most tests wait for a server most of the time: six at once keep two cores busy.
-TEST_PROCESSES ?= -n 6 --dist worksteal --benchmark-disable
+# Most tests wait for a server most of the time: eight at once keep two cores busy.
+TEST_PROCESSES ?= -n 8 --dist worksteal --benchmark-disable
 # Tests may write bytecode whatever the environment says: pytest keeps its rewritten assertions in it.
 TEST_PY := env PYTHONDONTWRITEBYTECODE= $(PY)
 # How long each reader is fuzzed, and from which seed (another one each time).

@@ -26,7 +26,7 @@ from tests.support.library import copied, copying
 from tests.support.servers import ServerFactory
 
 SEED = int(os.environ.get("ENGINE_SEED", "20"))
-ROUNDS = 40 if os.environ.get("ENGINE_SOAK") else 6
+ROUNDS = 40 if os.environ.get("ENGINE_SOAK") else 3
 SMALL = {"batch_bytes": 16 << 10, "window_bytes": 64 << 10, "stream_above": 8 << 10}
 
 

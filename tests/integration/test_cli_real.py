@@ -102,11 +102,11 @@ def test_register_test_start_complete(ends: tuple[Server, Server], cli: Cli) -> 
 def test_start_and_wait_shows_progress(two: tuple[Server, Server], cli: Cli) -> None:
     source, target = two
     register(cli, target)
-    told = cli("start-migration", *GROUP, *nodes(source), "--source-type", "scan", "--wait")
+    told = cli.here("start-migration", *GROUP, *nodes(source), "--source-type", "scan", "--wait")
     assert told.code == 0, told.err
     assert re.search(r"^COPIED +100 keys, ", told.err, re.MULTILINE), told.err
     assert "migrating" in told.out
-    told = cli("complete-migration", *GROUP, "--wait")
+    told = cli.here("complete-migration", *GROUP, "--wait")
     assert told.code == 0, told.err
     assert "available" in told.out
     assert_equal(source.url, target.url)
@@ -115,13 +115,13 @@ def test_start_and_wait_shows_progress(two: tuple[Server, Server], cli: Cli) -> 
 def test_the_end_by_force(two: tuple[Server, Server], cli: Cli) -> None:
     source, target = two
     register(cli, target)
-    assert cli("start-migration", *GROUP, *nodes(source)).code == 0
-    told = cli("complete-migration", *GROUP, "--force", "--wait")
+    assert cli.here("start-migration", *GROUP, *nodes(source)).code == 0
+    told = cli.here("complete-migration", *GROUP, "--force", "--wait")
     assert told.code == 0, told.err
     # The command itself says so, and so do the events.
     aborted = r"aborted by force, not cut over: .+; the source accepts writes"
     assert re.search(rf"^STOPPED .*\({aborted}\)", told.err, re.MULTILINE), told.err
-    events = cli("describe-events", *GROUP, "--output", "json").json["Events"]
+    events = cli.here("describe-events", *GROUP, "--output", "json").json["Events"]
     messages = [each["Message"] for each in events]
     assert "abort requested (force): no cut-over, the source accepts writes" in messages
     assert any(re.search(aborted, each) for each in messages), messages
@@ -134,14 +134,14 @@ def test_a_cut_over_without_the_comparison(server_factory: ServerFactory, cli: C
     source, target = server_factory(known("redis-7.0")), server_factory()
     source.client().set("a", "b")
     register(cli, target)
-    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
-    told = cli("complete-migration", *GROUP, "--force", "--skip-verification")
+    assert cli.here("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    told = cli.here("complete-migration", *GROUP, "--force", "--skip-verification")
     assert told.code == 2
     assert "--force aborts the migration, --skip-verification cuts over" in told.err
-    told = cli("complete-migration", *GROUP, "--skip-verification", "--wait")
+    told = cli.here("complete-migration", *GROUP, "--skip-verification", "--wait")
     assert told.code == 0, told.err
     assert_equal(source.url, target.url)
-    assert "cut over without the comparison, as asked" in cli("describe-events", *GROUP).out
+    assert "cut over without the comparison, as asked" in cli.here("describe-events", *GROUP).out
     # The source is closed as behind any cut-over.
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         source.client().set("late", "1")
@@ -153,7 +153,7 @@ def test_what_fails_before_a_start(server_factory: ServerFactory, cli: Cli) -> N
     source.client().set("a", "b")
     target.client(db=0).set("its own", "1")
     register(cli, target)
-    told = cli("start-migration", *GROUP, *nodes(source), "--output", "json")
+    told = cli.here("start-migration", *GROUP, *nodes(source), "--output", "json")
     assert told.code == 1
     assert told.json["Error"]["Code"] == "InvalidParameterValue"
     assert {each["name"] for each in told.json["Checks"] if each["outcome"] == "fail"} == {
@@ -164,14 +164,16 @@ def test_what_fails_before_a_start(server_factory: ServerFactory, cli: Cli) -> N
         ("databaes", "no check 'databaes'"),
         ("different-servers", "cannot be sk"),
     ):
-        told = cli("start-migration", *GROUP, *nodes(source), "--skip-checks", f"memory,{wrong}")
+        told = cli.here(
+            "start-migration", *GROUP, *nodes(source), "--skip-checks", f"memory,{wrong}"
+        )
         assert told.code == 2
         assert words in re.sub(r"\s+", " ", told.err)
     skipping = ("--skip-checks", "memory,databases", "--source-type", "scan", "--db", "0")
-    told = cli("start-migration", *GROUP, *nodes(source), *skipping)
+    told = cli.here("start-migration", *GROUP, *nodes(source), *skipping)
     assert told.code == 0, told.err
     assert told.err.startswith("warning: existing-keys: on the target: 1 in database 0")
-    assert cli("complete-migration", *GROUP, "--force", "--wait").code == 0
+    assert cli.here("complete-migration", *GROUP, "--force", "--wait").code == 0
 
 
 # Faults.
@@ -179,31 +181,31 @@ def test_what_fails_before_a_start(server_factory: ServerFactory, cli: Cli) -> N
 
 def test_faults_of_the_groups_state(two: tuple[Server, Server], cli: Cli) -> None:
     source, target = two
-    told = cli("start-migration", *GROUP, *nodes(source))
+    told = cli.here("start-migration", *GROUP, *nodes(source))
     assert told.code == 1
     assert told.err.startswith("ReplicationGroupNotFoundFault: ")
-    told = cli("complete-migration", *GROUP, "--output", "json")
+    told = cli.here("complete-migration", *GROUP, "--output", "json")
     assert told.code == 1
     assert told.json["Error"]["Code"] == "ReplicationGroupNotFoundFault"
     assert told.json["Error"]["Type"] == "Sender"
     assert told.err.startswith("ReplicationGroupNotFoundFault: ")
 
     register(cli, target)
-    told = cli("register-replication-group", *GROUP, "--primary-endpoint", target.url)
+    told = cli.here("register-replication-group", *GROUP, "--primary-endpoint", target.url)
     assert told.code == 1
     assert told.err.startswith("ReplicationGroupAlreadyExists: ")
-    told = cli("complete-migration", *GROUP)
+    told = cli.here("complete-migration", *GROUP)
     assert told.code == 1
     assert told.err.startswith("ReplicationGroupNotUnderMigrationFault: ")
 
-    assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 0
-    told = cli("start-migration", *GROUP, *nodes(source))
+    assert cli.here("start-migration", *GROUP, *nodes(source), "--wait").code == 0
+    told = cli.here("start-migration", *GROUP, *nodes(source))
     assert told.code == 1
     assert told.err.startswith("ReplicationGroupAlreadyUnderMigrationFault: ")
-    told = cli("delete-replication-group", *GROUP)
+    told = cli.here("delete-replication-group", *GROUP)
     assert told.code == 1
     assert told.err.startswith("InvalidReplicationGroupState: ")
-    assert cli("complete-migration", *GROUP, "--wait").code == 0
+    assert cli.here("complete-migration", *GROUP, "--wait").code == 0
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_endpoints_that_the_api_refuses(
     value: str, server_factory: ServerFactory, cli: Cli
 ) -> None:
     register(cli, server_factory())
-    told = cli("start-migration", *GROUP, "--customer-node-endpoint-list", value)
+    told = cli.here("start-migration", *GROUP, "--customer-node-endpoint-list", value)
     assert told.code == 1
     assert told.err.startswith("InvalidParameterValue: ")
 
@@ -227,7 +229,7 @@ def test_endpoints_that_the_api_refuses(
 def test_a_group_whose_source_is_its_own_target(server_factory: ServerFactory, cli: Cli) -> None:
     server = server_factory()
     register(cli, server)
-    told = cli("test-migration", *GROUP, *nodes(server), "--output", "json")
+    told = cli.here("test-migration", *GROUP, *nodes(server), "--output", "json")
     assert told.code == 1
     assert told.json["Error"]["Code"] == "InvalidParameterValue"
 
@@ -236,11 +238,11 @@ def test_a_preflight_that_fails_shows_its_checks(server_factory: ServerFactory, 
     source, target = server_factory(), server_factory(None, "--maxmemory", "3mb")
     source.client().set("big", b"x" * 8_000_000)
     register(cli, target)
-    told = cli("test-migration", *GROUP, *nodes(source), "--output", "json")
+    told = cli.here("test-migration", *GROUP, *nodes(source), "--output", "json")
     assert told.code == 1
     assert told.json["Error"]["Code"] == "InvalidParameterValue"
     assert any(check["name"] == "memory" for check in told.json["Checks"])
-    told = cli("test-migration", *GROUP, *nodes(source))
+    told = cli.here("test-migration", *GROUP, *nodes(source))
     assert told.code == 1
     assert "memory" in told.out
 
@@ -256,7 +258,7 @@ def test_groups_in_pages(server_factory: ServerFactory, cli: Cli) -> None:
             target.url,
         )
         assert done.code == 0, done.err
-    first = cli("describe-replication-groups", "--max-items", "2", "--output", "json").json
+    first = cli.here("describe-replication-groups", "--max-items", "2", "--output", "json").json
     rest = cli(
         "describe-replication-groups",
         "--starting-token",
@@ -267,7 +269,9 @@ def test_groups_in_pages(server_factory: ServerFactory, cli: Cli) -> None:
     assert "NextToken" not in rest
     ids = [g["ReplicationGroupId"] for g in first["ReplicationGroups"] + rest["ReplicationGroups"]]
     assert sorted(ids) == ["a1", "b2", "c3"]
-    assert cli("describe-replication-groups", "--max-records", "7").code == 1  # the API's minimum
+    assert (
+        cli.here("describe-replication-groups", "--max-records", "7").code == 1
+    )  # the API's minimum
 
 
 # migrate.
@@ -354,8 +358,8 @@ def test_a_password_is_nowhere_to_be_seen(server_factory: ServerFactory, cli: Cl
     source.client().set("k", "v")
     told = cli("migrate", *between(source, target))
     assert told.code == 0, told.err
-    shown = told.out + told.err + cli("describe-events").out
-    shown += cli("describe-replication-groups").out
+    shown = told.out + told.err + cli.here("describe-events").out
+    shown += cli.here("describe-replication-groups").out
     assert "hunter2" not in shown
     assert "swordfish" not in shown
 
@@ -384,12 +388,12 @@ def test_a_state_that_is_no_database(two: tuple[Server, Server], cli: Cli, tmp_p
     told = cli("migrate", *between(*two))
     assert told.code == 1
     assert told.err.startswith("StateError: ")
-    assert cli("describe-replication-groups").code == 1
+    assert cli.here("describe-replication-groups").code == 1
 
 
 def test_a_state_url_that_cannot_be_understood(cli: Cli) -> None:
     cli.state = "nonsense://"
-    told = cli("describe-replication-groups")
+    told = cli.here("describe-replication-groups")
     assert told.code == 2
     assert told.err.startswith("UsageError: ")
 
@@ -436,7 +440,7 @@ def test_an_interrupted_migrate_goes_on_where_it_was(
         told = cli("migrate", *ends, "--output", "json")
     assert told.code == 0, told.err
     assert told.last["status"] == "done"
-    assert "migration resumed" in cli("describe-events").out
+    assert "migration resumed" in cli.here("describe-events").out
     assert_equal(source.url, target.url)
 
 
@@ -477,7 +481,7 @@ def test_ctrl_c_while_waiting_leaves_the_worker_at_work(
         assert "describe-replication-groups --replication-group-id prod" in told.err
         line.throttle(None)
         cli.wait_for(lambda group: group["Migration"]["CanComplete"])
-        assert cli("complete-migration", *GROUP, "--wait").code == 0
+        assert cli.here("complete-migration", *GROUP, "--wait").code == 0
     assert_equal(source.url, target.url)
 
 
@@ -518,12 +522,12 @@ def test_a_worker_that_is_killed_is_replaced(server_factory: ServerFactory, cli:
         link.throttle(None)
         told = cli.end(process)
         assert told.code == 0, told.err
-        done = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+        done = cli.here("complete-migration", *GROUP, "--wait", "--output", "json")
     assert done.code == 0, done.err
     assert done.json["Report"]["status"] == "done"
     assert done.json["Report"]["source_type"] == "scan"
     assert_equal(source.url, target.url)
-    events = cli("describe-events", *GROUP).out
+    events = cli.here("describe-events", *GROUP).out
     for pid in killed:
         line = f"the worker process (pid {pid}) was killed: replaced"
         assert line in told.err
@@ -550,9 +554,9 @@ def test_a_worker_that_is_stopped_is_left_alone(server_factory: ServerFactory, c
         told = cli.end(process)
     assert told.code == 130, told.err
     assert "resume-migration" in told.err
-    assert "replaced" not in cli("describe-events", *GROUP).out
+    assert "replaced" not in cli.here("describe-events", *GROUP).out
     assert cli.group()["Migration"]["Phase"] == "STOPPED"
-    assert cli("complete-migration", *GROUP, "--force").code == 0
+    assert cli.here("complete-migration", *GROUP, "--force").code == 0
 
 
 # On a terminal.
@@ -597,18 +601,20 @@ def test_the_primary_of_a_source_is_released(server_factory: ServerFactory, cli:
     primary, source, target = (server_factory() for _ in range(3))
     primary.client().set("key", "1")
     source.client().execute_command("REPLICAOF", primary.host, primary.port)
-    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    assert (
+        cli.here("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    )
     address = f"Address={source.host},Port={source.port}"
     start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
-    told = cli(*start, "--source-type", "replica", "--wait")
+    told = cli.here(*start, "--source-type", "replica", "--wait")
     assert told.code == 0, told.err
-    while (told := cli("complete-migration", *GROUP, "--wait")).code:
+    while (told := cli.here("complete-migration", *GROUP, "--wait")).code:
         assert "the deadline of" in told.err, told.err
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         primary.client().set("key", "2")
-    events = cli("describe-events", *GROUP).out
+    events = cli.here("describe-events", *GROUP).out
     assert f"is a replica of {primary.host}:{primary.port}" in events
-    told = cli("unblock-source", *GROUP)
+    told = cli.here("unblock-source", *GROUP)
     assert told.code == 0, told.err
     assert f"the source's primary {primary.host}:{primary.port} accepts writes again" in told.out
     assert primary.client().set("key", "2")
@@ -624,38 +630,38 @@ def test_the_source_is_released(
     client.config_set("min-replicas-max-lag", 0)
     before = client.config_get("min-replicas-*")
     client.set("key", "1")
-    told = cli("register-replication-group", *GROUP, "--primary-endpoint", target.url)
+    told = cli.here("register-replication-group", *GROUP, "--primary-endpoint", target.url)
     assert told.code == 0, told.err
-    told = cli("unblock-source", *GROUP)
+    told = cli.here("unblock-source", *GROUP)
     assert told.code == 1
     assert "no migration of it has blocked writes at its source" in told.err
     address = f"Address={source.host},Port={source.port}"
     start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
-    assert cli(*start, "--source-type", "replica", "--wait").code == 0
-    told = cli("unblock-source", *GROUP, "--output", "json")
+    assert cli.here(*start, "--source-type", "replica", "--wait").code == 0
+    told = cli.here("unblock-source", *GROUP, "--output", "json")
     assert told.code == 1
     assert "InvalidReplicationGroupState" in told.json["Error"]["Code"]
     assert "it is migrating" in told.err
-    while (told := cli("complete-migration", *GROUP, "--wait")).code:
+    while (told := cli.here("complete-migration", *GROUP, "--wait")).code:
         # Redis 6.0 is paused for half a second at first.
         assert "the deadline of" in told.err, told.err
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         client.set("key", "2")
-    told = cli("unblock-source", *GROUP)
+    told = cli.here("unblock-source", *GROUP)
     assert told.code == 0, told.err
     assert "accepts writes again; they are no longer replicated" in told.out
     assert client.config_get("min-replicas-*") == before
     assert client.set("key", "2")
     assert target.client().get("key") == b"1"
-    assert "accepts writes again" in cli("describe-events", *GROUP).out
+    assert "accepts writes again" in cli.here("describe-events", *GROUP).out
     # Once more is no harm: what somebody has set since is left alone.
     client.config_set("min-replicas-to-write", 0)
-    told = cli("release-source", *GROUP)  # its former name
+    told = cli.here("release-source", *GROUP)  # its former name
     assert told.code == 0
     assert "nothing was done" in told.out
     assert client.set("key", "3")
     source.close()
-    told = cli("unblock-source", *GROUP)
+    told = cli.here("unblock-source", *GROUP)
     assert told.code == 1
     assert "connection refused" in told.err
 
@@ -669,16 +675,18 @@ def test_a_source_that_was_sealed_before_is_released(
     client = source.client()
     client.set("key", "1")
     before = client.config_get("min-replicas-*")
-    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    assert (
+        cli.here("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    )
     address = f"Address={source.host},Port={source.port}"
     start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
     for _ in range(2):
         target.client().flushall()
-        assert cli(*start, "--source-type", "replica", "--wait").code == 0
-        assert cli("complete-migration", *GROUP, "--wait").code == 0
+        assert cli.here(*start, "--source-type", "replica", "--wait").code == 0
+        assert cli.here("complete-migration", *GROUP, "--wait").code == 0
         with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
             client.set("key", "2")
-    assert cli("unblock-source", *GROUP).code == 0
+    assert cli.here("unblock-source", *GROUP).code == 0
     assert client.config_get("min-replicas-*") == before
     assert client.set("key", "2")
 
@@ -693,18 +701,20 @@ def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
     client.set("key", "1")
     client.config_set("min-replicas-to-write", 65535)
     closed = client.config_get("min-replicas-*")
-    assert cli("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    assert (
+        cli.here("register-replication-group", *GROUP, "--primary-endpoint", target.url).code == 0
+    )
     address = f"Address={source.host},Port={source.port}"
     start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
-    assert cli(*start, "--source-type", "replica", "--wait").code == 0
-    while (told := cli("complete-migration", *GROUP, "--wait")).code:
+    assert cli.here(*start, "--source-type", "replica", "--wait").code == 0
+    while (told := cli.here("complete-migration", *GROUP, "--wait")).code:
         # Redis 6.0 is paused for half a second at first.
         assert "the deadline of" in told.err, told.err
     assert target.client().get("key") == b"1"
-    events = cli("describe-events", *GROUP).out
+    events = cli.here("describe-events", *GROUP).out
     assert "as it did before this cut-over" in events
     assert "min-replicas-to-write 65535" not in events
-    told = cli("unblock-source", *GROUP)
+    told = cli.here("unblock-source", *GROUP)
     assert told.code == 1
     setting = next(name for name in closed if name.endswith("to-write"))
     if source.binary.version >= (5, 0, 0):

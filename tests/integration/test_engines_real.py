@@ -42,7 +42,7 @@ def test_a_migration_that_is_killed_again_and_again(
 
 def test_nothing_outlives_it(state_url: str, tmp_path: Path, server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
-    datasets.demo(source.url, n=20_000)
+    source.client().mset({f"key:{n}": b"x" * 1000 for n in range(20_000)})
     migration = Migration(Cli(state_url, tmp_path), seed=1)
     with Proxy(source.host, source.port) as proxy:
         proxy.throttle(500_000)

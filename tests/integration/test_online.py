@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from benches.support.proxy import Proxy
-from benches.support.servers import Binary, Server, all_pairs, pair_id
+from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server_capabilities import ServerCapabilities, known_types
@@ -34,8 +36,22 @@ def knows_values(source: Binary, target: Binary) -> bool:
     return there <= here
 
 
-CARRIED = [pair for pair in all_pairs() if knows_values(*pair)]
-REFUSED = [pair for pair in all_pairs() if not knows_values(*pair)]
+def some(pairs: list[tuple[Binary, Binary]]) -> list[tuple[Binary, Binary]]:
+    """Each source and each target of them once, as far as that goes; in a soak all of them."""
+    if os.environ.get("ENGINE_SOAK"):
+        return pairs
+    found: list[tuple[Binary, Binary]] = []
+    for source in binaries():
+        taken = Counter(target for _, target in found)
+        targets = [target for each, target in pairs if each == source]
+        # Rather into another one, and rather into one of the other kind.
+        targets.sort(key=lambda each: (taken[each], each == source, each.flavour == source.flavour))
+        found += [(source, target) for target in targets[:1]]
+    return found
+
+
+CARRIED = some([pair for pair in all_pairs() if knows_values(*pair)])
+REFUSED = some([pair for pair in all_pairs() if not knows_values(*pair)])
 
 
 @pytest.mark.parametrize("pair", CARRIED, ids=pair_id)

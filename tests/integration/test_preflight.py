@@ -92,8 +92,9 @@ def with_tls() -> Binary:
 
 
 async def test_a_plain_pair_passes(
-    pair: tuple[Binary, Binary], server_factory: ServerFactory
+    ring_pair: tuple[Binary, Binary], server_factory: ServerFactory
 ) -> None:
+    pair = ring_pair
     source = server_factory(pair[0], password=SECRET)
     target = server_factory(pair[1], password=SECRET)
     for db in (0, 9):

@@ -368,8 +368,9 @@ async def test_over_tls(server_factory: ServerFactory, tls_files: TlsFiles) -> N
     if not able:
         pytest.skip("no server here speaks TLS")
     server, target = server_factory(able[0], tls=tls_files), server_factory(able[0])
+    client = server.client()  # one: each has a handshake of its own
     for i in range(300):
-        server.client().set(f"key:{i}", os.urandom(20_000))
+        client.set(f"key:{i}", os.urandom(20_000))
     replay = Replay(target)
     async with source_of(server, batch_bytes=64 << 10) as source:
         with writing(heavy, server=server, pause=0.03):

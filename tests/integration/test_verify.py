@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
+from benches.support.servers import Binary, Server, all_pairs, binaries, few_binaries, pair_id
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.verify import Difference, Verification, differing, verify
@@ -186,7 +186,7 @@ MUTATIONS: dict[str, tuple[str, Mutation, str]] = {
 }
 
 
-@pytest.fixture(scope="module", params=binaries(), ids=str)
+@pytest.fixture(scope="module", params=few_binaries(), ids=str)
 def filled(request: pytest.FixtureRequest) -> Iterator[tuple[Server, Server]]:
     """A source, and a target whose data each test breaks and mends."""
     with Server.start(request.param) as source, Server.start(request.param) as target:
@@ -303,8 +303,7 @@ async def test_a_sample_is_spread_and_repeatable(
 
 async def test_many_differences_are_counted_and_some_named(server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
-    for index in range(1500):
-        source.client().set(f"key:{index}", 1)
+    source.client().mset({f"key:{index}": 1 for index in range(1500)})
     result = await check(source, target, sample=None)
     assert result.different == 1500
     assert len(result.differences) == 1000

@@ -567,8 +567,8 @@ def test_every_encoding_s_edge(binary: Binary, server_factory: ServerFactory) ->
 def test_keys_of_other_slots_are_passed_over() -> None:
     """However long they are, and whatever their type: what is left is as without a filter."""
     names = [b"key:%d" % n for n in range(60)]
-    values = {name: text(b"v" * (n % 7 * 1000)) for n, name in enumerate(names)}
-    hashes = {name: length(40) + text(b"f" * 90) * 80 for name in names[::5]}
+    values = {name: text(b"v" * (n % 7 * 100)) for n, name in enumerate(names)}
+    hashes = {name: length(10) + text(b"f" * 40) * 20 for name in names[::5]}
     imports = b"\xf3" + text(b"job") + length(1) + length(3) + length(5)
     body = b"\xfa" + text(b"name") + text(b"value") + imports
     for db in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 
 import pytest
@@ -31,7 +32,7 @@ def check(key: bytes, value: bytes, expire_at: int | None) -> None:
     assert expire_at == (MORTAL if text.endswith(b" mortal") else None), (key, text)
 
 
-@settings(max_examples=250)
+@settings(max_examples=1000 if os.environ.get("ENGINE_SOAK") else 100)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=4),
