@@ -122,7 +122,7 @@ def _one_cluster(nodes: Sequence[Endpoint]) -> Endpoint:
     for each in nodes:
         if each.file_path is not None or each.unix_path is not None or each.sentinel is not None:
             raise InvalidParameterCombinationException(
-                f"{_LIST} has several endpoints, and {each.address} is no node of a cluster.",
+                f"{_LIST} has several endpoints, and {each.address} is not a node of a cluster.",
                 remedy="Name nodes of one cluster, or one endpoint alone.",
             )
         if (each.username, each.tls) != (first.username, first.tls):

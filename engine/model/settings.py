@@ -286,8 +286,8 @@ class TransferSettings:
         metavar="HOST:PORT",
         help=(
             "Another server of the source's replication; may be repeated. Where the source cannot "
-            "be reached, and one of them was promoted and goes on with its stream, that one is "
-            "followed. (Replicas that the source tells of are found without it.) "
+            "be reached, and one of them was promoted and continues its stream, that one is "
+            "followed. (Replicas that the source lists are found without it.) "
             "HOST:PORT=detached: a copy that was detached on purpose; what is written there holds "
             "no cut-over up."
         ),
@@ -369,9 +369,9 @@ class TransferSettings:
             "test-migration shows; different-servers cannot be skipped."
         ),
         row=(
-            "Checks that do not refuse the start; they are told as warnings. `different-servers` "
-            "cannot be skipped, and with a cluster at an end none without which its lanes cannot "
-            "be planned"
+            "Checks that do not refuse the start; a failure is a warning. `different-servers` "
+            "cannot be skipped. Where an end is a cluster, the checks that find its shards cannot "
+            "be skipped either"
         ),
         member=Member("SkipChecks", ("StartMigration", "TestMigration")),
     )

@@ -97,7 +97,7 @@ class Topology:
             if shard.primary.failing:
                 yield f"{shard.primary.address} is not reached by the other nodes ({shard.slots})"
             if not shard.primary.host:
-                yield f"the cluster tells no address of {shard.primary.address} ({shard.slots})"
+                yield f"the cluster announces no address of {shard.primary.address} ({shard.slots})"
         for move in self.moves:
             node = self.node(move.there)
             other = node.address if node is not None else f"node {move.there[:8]}"

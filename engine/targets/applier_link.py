@@ -313,8 +313,8 @@ def _may_not_end(name: str, target: Endpoint) -> AuthError:
     """What to raise where a cluster's node does not let its user do what takes the place of WATCH
     there."""
     return AuthError(
-        f"{name} does not let the user name, list and end connections, by which an engine that was "
-        "replaced is kept from writing to a cluster",
+        f"{name} does not let the user name, list and end connections: an engine that was replaced "
+        "could go on writing to the cluster",
         remedy=f"On each node: ACL SETUSER {target.username or 'default'} "
         "+client|id +client|setname +client|list +client|kill.",
         fault="target",

@@ -165,8 +165,8 @@ class ClusterMonitor:
         merged = merge(told)
         if 2 * len(told) <= len(nodes) and self._earlier(merged):
             self._doubt(
-                f"of {len(nodes)} nodes of the {self._side}'s cluster {len(told)} answer, with an "
-                "earlier configuration than was heard before"
+                f"{len(told)} of {len(nodes)} nodes of the {self._side}'s cluster answer, and "
+                "their configuration is older than the last one seen"
             )
             return
         self._told, self._why = merged, ""
@@ -205,7 +205,7 @@ class ClusterMonitor:
         self._moved_at, self._displaced, self._why = None, False, why
         for each in self._ends:
             each.context.trouble_of(f"the {self._side}'s cluster")(
-                f"{why}: it is not known which servers are its primaries; they are asked again"
+                f"{why}: the engine does not know which servers are its primaries, and asks again"
             )
 
     def _judge(self, each: _Attended, told: Topology) -> None:
@@ -219,8 +219,8 @@ class ClusterMonitor:
                 there = each.end.at(*place)
         if found is None or there is None:
             report(
-                f"the {self._side}'s cluster tells of no primary of the shard that had the slots "
-                f"{each.shard.slots.words}; it is asked again"
+                f"the {self._side}'s cluster names no primary for the shard that had the slots "
+                f"{each.shard.slots.words}; the engine asks again"
             )
             return
         report("")

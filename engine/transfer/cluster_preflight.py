@@ -83,7 +83,8 @@ async def preflight_of_clusters(
         found.append(
             failed(
                 "following",
-                f"no: {objection or '--source-type scan reads keys once'}; a cluster is followed",
+                f"no: {objection or '--source-type scan reads keys once'}; a migration from or "
+                "to a cluster follows its source",
                 "Leave the option out, or move from and to servers with cluster mode disabled.",
             )
         )

@@ -625,8 +625,8 @@ class Lane:
         if info.mode == "cluster" and not is_planned:
             end = self._ends.source if side == "source" else self._ends.target
             raise TransferFailed(
-                f"the {side} {end.address} is a node of a cluster, which was not known when the "
-                "migration began: it would be taken for the whole",
+                f"the {side} {end.address} is a node of a cluster, which the engine did not know "
+                "when the migration began: only this node would be migrated",
                 remedy="Start the migration anew while the node answers.",
                 fault="user",
             )

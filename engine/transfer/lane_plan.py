@@ -95,7 +95,7 @@ def plan(source: Deployment, target: Deployment) -> tuple[PlannedLane, ...]:
     for each in (source, target):
         if each.told is None and each.endpoint.cluster is not None:
             raise TransferFailed(
-                f"of {each.endpoint.address} one at least is no node of a cluster",
+                f"at least one server of {each.endpoint.address} is not a node of a cluster",
                 remedy="Name nodes of one cluster, or one server alone.",
                 fault="user",
             )
@@ -197,14 +197,16 @@ def unfit(lanes: Sequence[PlannedLane], source: Deployment, target: Deployment) 
         planned = _distinct(ends)
         was = bool(planned[0].ids)
         if was != (now.told is not None):
-            is_now = "is one now" if now.told is not None else "is none now"
-            yield f"the {side} was {'a' if was else 'no'} cluster, and {is_now}"
+            words = "was a cluster, and is a single server now"
+            if not was:
+                words = "was a single server, and is a cluster now"
+            yield f"the {side} {words}"
             continue
         if now.told is None:
             continue
         known = {name for end in planned for name in end.ids}
         if not known & {node.id for node in now.told.nodes}:
-            yield f"the {side}'s cluster has none of the nodes that it had: it is another cluster"
+            yield f"the {side} is another cluster now: it has none of the nodes that it had"
 
 
 def _names(pairs: Sequence[tuple[PlannedEnd, PlannedEnd]]) -> list[str]:

@@ -275,7 +275,7 @@ class Migration:
             if lane is broken:
                 offer.fail(cause)
             elif lane.cut_over.stopped:
-                offer.fail(TakenUpAnew(f"the cut-over broke on the lane {broken.context.title}"))
+                offer.fail(TakenUpAnew(f"the cut-over failed on the lane {broken.context.title}"))
             else:
                 offer.give_back(over=False)
 

@@ -69,7 +69,7 @@ class SentinelMonitor:
                 await self._listen(side, end, node)
             except EngineError as exc:
                 extra = {"end": side, "sentinel": node.address}
-                _log.debug("A Sentinel is not listened to: %s", exc.message, extra=extra)
+                _log.debug("Cannot subscribe to a Sentinel: %s", exc.message, extra=extra)
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _listen(self, side: Side, end: Endpoint, node: Endpoint) -> None:
@@ -93,8 +93,8 @@ class SentinelMonitor:
             if side not in self._refused:
                 self._refused.add(side)
                 self._context.on_event(
-                    f"the Sentinels of the {side} are asked each second, for they do not announce "
-                    f"failovers to us: {exc.message}"
+                    f"the engine asks the Sentinels of the {side} each second, because it cannot "
+                    f"subscribe to their messages: {exc.message}"
                 )
             return False
         return True
@@ -109,7 +109,7 @@ class SentinelMonitor:
         except EngineError as exc:
             # Nothing says any more that the server which is followed is the one that clients use.
             why = exc.message.removesuffix(".")
-            report(f"{why}: it is not known which server is the primary; they are asked again")
+            report(f"{why}: the engine does not know which server is the primary, and asks again")
             return
         report("")
         self._primaries[side] = there

@@ -141,7 +141,7 @@ class SlotHandover:
         if position is None:
             return
         if not isinstance(position, bytes) or not isinstance(names, list):
-            raise ProtocolFault("a key of the engine's own holds something else", fault="target")
+            raise ProtocolFault("a key of the engine's own has an unexpected value", fault="target")
         _log.info("The own keys of the lane %s move to another slot", new.title)
         async with self._at(new.own_slot) as end:
             for at in range(0, len(names), _NAMES_AT_ONCE):

@@ -222,7 +222,7 @@ class Snapshot:
         own, slots = self._ends.own_keys(mark.token), route.slots if route.by_slot else None
         why = "full sync again"
         if not mark.full_syncs:
-            why = f"the slots {route.slots.words} have come to this lane"
+            why = f"the slots {route.slots.words} were moved to this lane"
         if mark.taken_over and not mark.full_syncs:
             why = f"the target is taken over from the migration {mark.taken_over}"
         if mark.held_before:

@@ -45,7 +45,7 @@ class TargetReplicas:
                     raise reply
             found = replies[-1]
             if not isinstance(found, int):
-                raise ProtocolFault(f"{end.name}: no integer for WAIT", fault="target")
+                raise ProtocolFault(f"{end.name} answered WAIT without a number", fault="target")
             if found < wanted:
                 raise Refused(
                     f"{found} of the {wanted} replicas of {end.name} that are asked for "

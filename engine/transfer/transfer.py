@@ -357,7 +357,7 @@ class Transfer:
         lanes = lane_plan.plan(source, target)
         if lanes and (objection := self._cluster_objection()):
             raise TransferFailed(
-                f"{objection}, and a cluster is followed",
+                f"{objection}, and a migration from or to a cluster follows its source",
                 remedy="Move everything, with --source-type replica or auto.",
                 fault="user",
             )
@@ -386,12 +386,12 @@ class Transfer:
             return lanes
         lanes = await handover.run(lanes, now)
         slots = SlotSet.of(slot for each in now.audits.values() for slot in each)
-        parts = [f"the slots {slots.words} have come to other lanes"] if slots else []
-        parts += [f"{len(now.new)} lanes begin"] if now.new else []
-        parts += [f"{len(now.gone)} lanes are over"] if now.gone else []
+        parts = [f"other lanes copy the slots {slots.words} from now on"] if slots else []
+        parts += [f"new lanes: {len(now.new)}"] if now.new else []
+        parts += [f"ended lanes: {len(now.gone)}"] if now.gone else []
         self._overview.on_event(
-            f"slots have moved: {', '.join(parts) or 'some lanes bring fewer'}; every key of those "
-            "that came is read again"
+            f"slots have moved: {', '.join(parts) or 'some lanes have fewer slots'}; every key "
+            "of the slots that moved to a lane is read again"
         )
         return lanes
 

@@ -82,8 +82,8 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
         )
     if before is not None and found.epoch < before.epoch and 2 * len(told) <= asked:
         raise LinkError(
-            f"{fault} {endpoint.address}: of {asked} nodes of its cluster {len(told)} answered, "
-            "with an earlier configuration than was heard before: they may be cut off from the "
+            f"{fault} {endpoint.address}: {len(told)} of {asked} nodes of its cluster answered, "
+            "and their configuration is older than the last one seen: they may be cut off from the "
             "others.",
             remedy=_REMEDY,
             fault=fault,
@@ -92,8 +92,8 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
     there = _there(endpoint, merged)
     if there is None:
         raise LinkError(
-            f"{fault} {endpoint.address}: the cluster tells no address of the primary "
-            f"{found.address} that could be dialled.",
+            f"{fault} {endpoint.address}: the cluster announces no address of the primary "
+            f"{found.address} that can be reached.",
             remedy=_REMEDY,
             fault=fault,
         )
@@ -137,7 +137,7 @@ def read(endpoint: Endpoint, replies: Sequence[Any]) -> Topology:
         return topology.read(slots, nodes, endpoint.host)
     except ValueError as exc:
         raise ServerError(
-            f"{endpoint.address} does not tell of its cluster: {exc}", code="ERR"
+            f"{endpoint.address} does not describe its cluster: {exc}", code="ERR"
         ) from None
 
 

@@ -59,9 +59,9 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
     told, answers = await _ask_all(endpoint, ask, fault, timeout * _SHARE)
     if known is not None and told.epoch < known[0].epoch and 2 * answers <= len(endpoint.sentinels):
         raise LinkError(
-            f"{fault} {endpoint.address}: of its Sentinels {answers} answered, with an earlier "
-            f"configuration than was heard before: {told.by.address} may be cut off from the "
-            "others.",
+            f"{fault} {endpoint.address}: {answers} of its Sentinels answered, and their "
+            f"configuration is older than the last one seen: {told.by.address} may be cut off "
+            "from the others.",
             remedy=_REMEDY,
             fault=fault,
         )

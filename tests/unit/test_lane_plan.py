@@ -147,7 +147,7 @@ def test_several_nodes_that_are_none() -> None:
     """A server by itself is not taken for a cluster of which it was named with other nodes."""
     several = one(Endpoint.parse("redis://a,b"))
     for ends in ((several, one(TARGET)), (one(SOURCE), several)):
-        with pytest.raises(TransferFailed, match="of a:6379,b:6379 one at least is no node"):
+        with pytest.raises(TransferFailed, match="at least one server of a:6379,b:6379 is not"):
             lane_plan.plan(*ends)
 
 
@@ -162,11 +162,15 @@ def test_slots_without_a_node() -> None:
         (cluster(SOURCE, "a", *THREE), cluster(TARGET, "b", *TWO), []),
         # Failed over, resharded: the cluster is the same.
         (cluster(SOURCE, "a", *TWO), cluster(TARGET, "b", *THREE), []),
-        (one(SOURCE), cluster(TARGET, "b", *TWO), ["the source was a cluster, and is none now"]),
+        (
+            one(SOURCE),
+            cluster(TARGET, "b", *TWO),
+            ["the source was a cluster, and is a single server now"],
+        ),
         (
             cluster(SOURCE, "c", *THREE),
             cluster(TARGET, "b", *TWO),
-            ["the source's cluster has none of the nodes that it had: it is another cluster"],
+            ["the source is another cluster now: it has none of the nodes that it had"],
         ),
     ],
 )
@@ -175,5 +179,5 @@ def test_what_is_gone_on_with(source: Deployment, target: Deployment, wrong: Seq
     assert list(lane_plan.unfit(lanes, source, target)) == wrong
     alone = lane_plan.plan(one(SOURCE), cluster(TARGET, "b", *TWO))
     assert list(lane_plan.unfit(alone, cluster(SOURCE, "a", *TWO), target)) == [
-        "the source was no cluster, and is one now"
+        "the source was a single server, and is a cluster now"
     ]

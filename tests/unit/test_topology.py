@@ -54,7 +54,7 @@ def test_addresses_that_are_not_told(host: str | None, address: str) -> None:
     told = slots((0, 100, [place("", 7001, A)]), (103, 16383, [place(host, 7001, B)]))
     found = topology.read(told, WHOLE, "10.0.0.1")
     assert found.shards[1].primary.address == address
-    assert any("tells no address" in each for each in found.problems) == (host == "?")
+    assert any("announces no address" in each for each in found.problems) == (host == "?")
 
 
 def test_before_there_were_ids_in_slots() -> None:

@@ -55,7 +55,7 @@ async def ask_topology(end: Admin) -> Topology:
     try:
         return topology.read(slots, nodes, end.endpoint.host)
     except ValueError as exc:
-        raise ProtocolFault(f"{end.name} does not tell of its cluster: {exc}") from None
+        raise ProtocolFault(f"{end.name} does not describe its cluster: {exc}") from None
 
 
 def check_cluster(side: Side, found: Surveyed) -> Check:
@@ -101,7 +101,7 @@ def check_named(side: Side, found: Surveyed) -> Check:
                 above = known.get(node.replica_of)
                 replicas.append(f"{address} is a replica of {above.address if above else '?'}")
         elif isinstance(said, ServerError):
-            wrong.append(f"{address} is no node of a cluster")
+            wrong.append(f"{address} is not a node of a cluster")
         else:
             silent.append(f"{address} does not answer ({said.message.removesuffix('.')})")
     if wrong:
@@ -110,7 +110,8 @@ def check_named(side: Side, found: Surveyed) -> Check:
             "; ".join(wrong),
             "Name nodes of one cluster: any of them will do, the others are found through it.",
         )
-    parts = [f"the cluster is known by {', '.join(node_address(*each) for each in found.named)}"]
+    named = ", ".join(node_address(*each) for each in found.named)
+    parts = [f"the cluster is found through {named}"]
     if replicas:
         parts.append(f"{', '.join(replicas)}: primaries are used")
     missing = [each for each in told.shards if each.primary.id not in shards]
@@ -126,7 +127,7 @@ def check_named(side: Side, found: Surveyed) -> Check:
         parts.append(f"{shards_are} found and added: {shown}")
     figure = "; ".join([*parts, *silent])
     if silent:
-        return warned(name, figure, "The other nodes tell of it; start it, or leave it out.")
+        return warned(name, figure, "Start it, or do not name it: one node that answers is enough.")
     return passed(name, figure)
 
 
@@ -135,7 +136,7 @@ def check_one_server(side: Side, endpoint: Endpoint) -> Check:
     the others."""
     return failed(
         f"{side}-endpoints",
-        f"of {endpoint.address} one at least is no node of a cluster",
+        f"at least one server of {endpoint.address} is not a node of a cluster",
         "Name nodes of one cluster: any of them will do, the others are found through it. A server "
         "with cluster mode disabled is named alone.",
     )
@@ -258,7 +259,7 @@ async def check_free(target: Admin, slot: int, settings: TransferSettings) -> Ch
         return passed(name, "no other migration has the target")
     error = foreign(busy, target.name)
     if settings.take_over:
-        return warned(name, error.message, "It is shut out: --take-over was given.")
+        return warned(name, error.message, "It is ended (--take-over).")
     return failed(name, error.message, error.remedy)
 
 

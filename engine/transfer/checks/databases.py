@@ -79,7 +79,7 @@ async def check_free(target: Admin, settings: TransferSettings) -> Check:
         return passed(name, "no other migration has the target")
     error = foreign(target_position, target.name)
     if settings.take_over:
-        return warned(name, error.message, "It is shut out: --take-over was given.")
+        return warned(name, error.message, "It is ended (--take-over).")
     return failed(name, error.message, error.remedy)
 
 
