@@ -180,7 +180,7 @@ def test_another_cluster_in_its_place(server_factory: ServerFactory) -> None:
     single = server_factory(binary)
     with migrating(source, single, checkpoints=store) as neither:
         pass
-    assert "the target was a cluster, and is none now" in neither.report.errors[0]
+    assert "the target was a cluster, and is a single server now" in neither.report.errors[0]
     assert not single.client().dbsize()
 
 
