@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from engine.errors import ProtocolFault
-from engine.model.slots import ALL_SLOTS, SlotSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +71,9 @@ _V2 = re.compile(
     rf"v2 (?P<transfer>\S+) (?P<engine>\S+)(?: (?P<replid>\S+) {_PLACE} {_PLACE})?"
     r"(?P<held> held)?(?P<open> open)?"
 )
-# Which slots it covers, which of the writes at this place it is, and up to where commands may have
-# been applied.
+# Which of the writes at this place it is, and up to where commands may have been applied.
 _V3 = re.compile(
-    r"v3 (?P<v2>.*?)(?: slots (?P<slots>\S+))?(?: serial (?P<serial>[1-9][0-9]{0,18}))?"
+    r"v3 (?P<v2>.*?)(?: serial (?P<serial>[1-9][0-9]{0,18}))?"
     r"(?: begun (?P<begun>0|[1-9][0-9]{0,18}))?"
 )
 # Of this process: the name of an engine is another one in each.
@@ -107,9 +104,6 @@ class TargetPosition:
     may have been applied, each for itself: whoever goes on from here applies them, and reads their
     keys again. None: nothing behind `position` was.
 
-    `slots`: the keys of these are what all this is about. `joined` and `split` keep it true where
-    slots move from one record to another.
-
     `serial`: keys may be stored, and names noted, while the stream stands still. What is written
     then, and whenever an engine begins or goes on, has a number that this engine never gives again,
     so that no two states of the target have the same value here: one that comes back from before
@@ -126,7 +120,6 @@ class TargetPosition:
     opened: bool = False
     held_before: bool = False
     begun: int | None = None
-    slots: SlotSet = ALL_SLOTS
     serial: int = 0
 
     def __post_init__(self) -> None:
@@ -145,8 +138,6 @@ class TargetPosition:
             raise ValueError("commands are begun behind a position, on a target not yet promoted")
         if self.begun is not None and self.position and self.begun < self.position.offset:
             raise ValueError("commands are begun behind the position")
-        if not self.slots:
-            raise ValueError("a record covers slots")
 
     @property
     def doubtful(self) -> StreamPosition | None:
@@ -173,24 +164,14 @@ class TargetPosition:
         """Whether `other` is the same but for the stream's name."""
         return other is not None and other.renamed("-") == self.renamed("-")
 
-    def split(self, slots: SlotSet) -> tuple[TargetPosition | None, TargetPosition | None]:
-        """The same, as what holds for `slots` and what holds for all others it covers; None where
-        that is no slot."""
-        inside, outside = self.slots & slots, self.slots - slots
-        return (
-            replace(self, slots=inside) if inside else None,
-            replace(self, slots=outside) if outside else None,
-        )
-
     def encode(self) -> bytes:
         """The value of the position key: `v2 <transfer> <engine>`, and behind that, if there is a
         position, `<replid> <offset> <db> <0|1> <since's offset> <db> <0|1>`; then `held`, `open`.
 
-        If it covers some slots alone, or `serial` or `begun` is known, it begins with `v3`, and
-        ends with `slots <first>-<last>,<slot>,…`, `serial <number>`, `begun <offset>`.
+        If `serial` or `begun` is known, it begins with `v3`, and ends with `serial <number>`,
+        `begun <offset>`.
         """
-        plain = self.begun is None and self.slots == ALL_SLOTS and not self.serial
-        version = "v2" if plain else "v3"
+        version = "v2" if self.begun is None and not self.serial else "v3"
         words: list[str | int] = [version, self.transfer, self.engine or "-"]
         if self.position is not None:
             words.append(self.position.replid)
@@ -200,8 +181,6 @@ class TargetPosition:
             words.append("held")
         if self.opened:
             words.append("open")
-        if self.slots != ALL_SLOTS:
-            words += ["slots", str(self.slots)]
         if self.serial:
             words += ["serial", self.serial]
         if self.begun is not None:
@@ -224,11 +203,8 @@ class TargetPosition:
         for `begun`: the core's `Pump` puts `<replid> <offset> <db> <0|1> <offset> <db> <0|1>`
         between them."""
         tail = " held" if self.held_before else ""
-        # Identity first: all slots are one object wherever they are decoded.
-        some = self.slots is not ALL_SLOTS and self.slots != ALL_SLOTS
-        tail += f" slots {self.slots}" if some else ""
         tail += f" serial {self.serial}" if self.serial else ""
-        version = "v3" if some or self.serial else "v2"
+        version = "v3" if self.serial else "v2"
         return f"{version} {self.transfer} {self.engine or '-'} ".encode(), tail.encode()
 
     @classmethod
@@ -240,11 +216,10 @@ class TargetPosition:
             transfer, replid, *place = found.groups()
             return cls(transfer, _place(replid, place))
         if (found := _V3.fullmatch(text)) is not None and any(found.groups()[1:]):
-            marks, slots, serial, begun = found.groups()
+            marks, serial, begun = found.groups()
             with contextlib.suppress(ValueError, ProtocolFault):
                 return replace(
                     cls.decode(f"v2 {marks}".encode()),
-                    slots=ALL_SLOTS if slots is None else SlotSet.parse(slots),
                     serial=int(serial or 0),
                     begun=None if begun is None else int(begun),
                 )
@@ -282,61 +257,3 @@ def begun_of(value: bytes | None) -> int:
     """How far commands may be begun by `value`, as `TargetPosition.encode` gave it; 0: nowhere."""
     begun = (value or b"").partition(b" begun ")[2]
     return int(begun) if begun.isdigit() else 0
-
-
-def joined(records: Iterable[TargetPosition]) -> TargetPosition:
-    """One record of one transfer and stream that is true of all slots which these cover, also of
-    those that several of them do.
-
-    It tells the least that one of them tells: up to the first position all of them have everything;
-    behind that some have more, and have begun more. So what was applied twice or not is among what
-    is read again. Raises `ValueError` for records of several transfers or streams, for a record
-    without a position, and for none.
-    """
-    first, *others = records
-    result = first
-    for other in others:
-        at, there = result.position, other.position
-        if (
-            at is None
-            or there is None
-            or result.opened
-            or other.opened
-            or (result.transfer, at.replid)
-            != (
-                other.transfer,
-                there.replid,
-            )
-        ):
-            raise ValueError("records of several transfers, streams or promotions are not joined")
-        low = min(at, there, key=_offset)
-        since = min(result.since or at, other.since or there, key=_offset)
-        furthest = max(result.begun or 0, other.begun or 0, at.offset, there.offset)
-        result = TargetPosition(
-            result.transfer,
-            low,
-            result.engine if result.engine == other.engine else "",
-            since if since.offset < low.offset else None,
-            held_before=result.held_before or other.held_before,
-            begun=furthest if furthest > low.offset else None,
-            slots=result.slots | other.slots,
-        )
-    return result
-
-
-def covering(records: Iterable[TargetPosition], slot: int) -> TargetPosition | None:
-    """What `records` of one transfer and stream say of one slot. None: nothing, so that its keys
-    have to be copied anew.
-
-    Two that cover it are both taken at their word: a slot that moved is covered by the record of
-    the node that it came from until that one is written again, and which of the two is older is
-    told by neither.
-    """
-    found = [each for each in records if slot in each.slots]
-    if not found:
-        return None
-    return replace(joined(found), slots=SlotSet.of([slot]))
-
-
-def _offset(place: StreamPosition) -> int:
-    return place.offset
