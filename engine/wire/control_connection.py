@@ -1,14 +1,12 @@
-"""The control plane: few commands, any reply, one connection. redis-py's one home.
+"""The control plane: few commands, any reply, one connection.
 
-redis-py's connection is used, not its client: replies come back as the server sent them (bytes,
-int, None, list), and SELECT stays where it was put. The package is imported with the first
-connection, because a worker that only moves data must not pay for it at its start.
+redis-py's connection is used (`wire.redis_py_connection`), not its client: replies come back as the
+server sent them (bytes, int, None, list), and SELECT stays where it was put.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import os
 import socket
@@ -25,18 +23,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import logs
 from engine._native import ReplySplitter
-from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
+from engine.errors import EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.model.joined_sentences import without_arguments
 from engine.model.retry import Attempts, Deadline
 from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, command_renames
 from engine.wire.address_detours import leading
 from engine.wire.dial import Untrusted, located, named_last
-from engine.wire.keep_alive import keep_alive
-from engine.wire.tls import ssl_context
-from engine.wire.tls_stream import open_tls_stream
+from engine.wire.error_replies import ErrorReplies
+from engine.wire.link_diagnosis import diagnose, root
+from engine.wire.redis_py_connection import connection_over, connection_to
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -109,10 +106,7 @@ async def adopted(
         given = socket.socket(fileno=handed)
     except OSError as error:
         raise LinkError(f"no connection was handed over: {error.strerror}", fault=fault) from None
-    connection = _handed_connection()(
-        given, socket_timeout=None, protocol=2, driver_info=None, parser_class=_parser_class()
-    )
-    side = Admin(endpoint, timeout, fault, given=connection)
+    side = Admin(endpoint, timeout, fault, given=connection_over(given))
     try:
         await side._pass_by(given)
         await side._connect()
@@ -185,7 +179,7 @@ class Admin:
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
-        self._connection = given or _connection(endpoint, timeout, self.name)
+        self._connection = given or connection_to(endpoint, timeout, self.name)
         # It is a replica's: what comes may be of the stream.
         self._replica = False
         self._lost = False
@@ -318,7 +312,7 @@ class Admin:
         if there != self.endpoint:
             db = self._connection.db
             self.endpoint = there
-            self._connection = _connection(there, self._timeout, self.name)
+            self._connection = connection_to(there, self._timeout, self.name)
             self._connection.db = db
 
     def packed(self, *args: Arg) -> bytes:
@@ -483,7 +477,7 @@ class Admin:
         except (RedisError, TimeoutError) as error:
             await self._drop()
             if isinstance(error, RedisError) and error.status_code is not None:
-                raise self._auth_error(error.status_code, str(error)) from None
+                raise self._error_replies.of_credentials(error.status_code, str(error)) from None
             raise self._link_error(error) from None
         except BaseException:
             await self._drop()
@@ -500,7 +494,7 @@ class Admin:
                 if not (self._replica and _streamed(reply, command)):
                     return reply
         except RedisError as error:
-            return self._reply_error(error, command)
+            return self._error_replies.error(error, command)
 
     def _take_come(self, due: Sequence[Sequence[Arg]], replies: list[Any]) -> None:
         """Add replies that have been read from the socket already; `due` are the commands."""
@@ -510,7 +504,7 @@ class Admin:
         next_reply, nothing = parser.next_come, parser.nothing  # type: ignore[attr-defined]
         while len(replies) < len(due) and (reply := next_reply()) is not nothing:
             if isinstance(reply, RedisError):
-                reply = self._reply_error(reply, due[len(replies)])
+                reply = self._error_replies.error(reply, due[len(replies)])
             replies.append(reply)
 
     async def _read_raw(
@@ -535,68 +529,15 @@ class Admin:
                 parser.put(reply)
                 self._take_come(due, replies)
 
-    def _reply_error(self, error: RedisError, command: Sequence[Arg]) -> EngineError:
-        """An error reply as a value; raises `error` where it is none."""
-        from redis.exceptions import ResponseError
-
-        # redis-py counts some error replies (NOAUTH, LOADING) as failures of the connection.
-        if error.status_code is None and not isinstance(error, ResponseError):
-            raise error
-        text = str(error)
-        code = error.status_code
-        if code is None:
-            first, _, rest = text.partition(" ")
-            code, text = (first, rest) if first.isupper() and first.isalnum() else ("ERR", text)
-        if code in ("NOAUTH", "WRONGPASS"):
-            return self._auth_error(code, text)
-        if code == "NOPERM":
-            of_key = "to access" in text
-            on_key = " on this key" if of_key else ""
-            rule = "~PATTERN (one that the key fits)" if of_key else _rule(command)
-            refusal = AuthError(
-                f"{self.name}: the user {self._user!r} may not run {_named(command)}{on_key}",
-                remedy=f"ACL SETUSER {self._user} {rule}, or give another user in the endpoint's "
-                "URL.",
-                fault=self.fault,
-            )
-            refusal.of_key = of_key
-            return refusal
-        return ServerError(
-            f"{self.name} answered {_named(command)} with: {code} {without_arguments(text)}",
-            code=code,
-            fault=self.fault,
-        )
-
     @property
-    def _user(self) -> str:
-        return self.endpoint.username or "default"
-
-    def _auth_error(self, code: str, text: str) -> AuthError:
-        # The server's own words stay out: some echo the arguments of a command they don't know.
-        who = f"the user {self._user!r}"
-        if code == "NOAUTH" or self.endpoint.password is None:
-            message = f"{self.name} wants a password, and none was given."
-            remedy = "Give one in the endpoint's URL, the environment, or the credentials file."
-        elif "no password is set" in text:
-            # As it was said before there were users.
-            message = f"{self.name} has no password set, and refuses the one given."
-            remedy = "Leave the password away."
-        elif "without any password" in text:
-            message = f"{self.name} has no password set for {who}, and refuses the one given."
-            remedy = "Leave the password away, or name the ACL user that it belongs to."
-        elif code == "ERR" and "invalid password" in text:
-            message = f"{self.name} refused the password."
-            remedy = "Check the password; a server before Redis 6.0 has one, and no users."
-        else:
-            message = f"{self.name} refused the password of {who} ({code})."
-            remedy = "Check user and password; ACL users need their name in the URL too."
-        return AuthError(message, remedy=remedy, fault=self.fault)
+    def _error_replies(self) -> ErrorReplies:
+        return ErrorReplies(self.name, self.endpoint, self.fault)
 
     def _link_error(self, error: RedisError | TimeoutError | ConnectionError) -> LinkError:
-        cause = _root(error)
+        cause = root(error)
         if isinstance(cause, allowed_addresses.NotAllowed):
             return cause
-        problem, remedy = _diagnose(error, self.endpoint, self._answered)
+        problem, remedy = diagnose(error, self.endpoint, self._answered)
         kind = Untrusted if isinstance(cause, ssl.SSLCertVerificationError) else LinkError
         found = kind(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
         return found if self._answered else allowed_addresses.unreached(found, self.name)
@@ -609,38 +550,6 @@ class Admin:
             await self._connection.disconnect(nowait=True)
 
 
-def _connection(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnection:
-    assert endpoint.file_path is None, "a file has no address to connect to"
-    settings: dict[str, Any] = {
-        "username": None if endpoint.password is None else _user(endpoint),
-        "password": endpoint.password,
-        # Clocks are ours: with one of its own redis-py sends by asyncio.wait_for, which loses a
-        # cancellation that comes in the moment in which it is done (Python 3.11).
-        "socket_timeout": None,
-        "socket_connect_timeout": timeout,
-        "protocol": 2,
-        "driver_info": None,
-        "parser_class": _parser_class(),
-    }
-    if endpoint.unix_path is not None:
-        connection: AbstractConnection = _kinds()[0](path=endpoint.unix_path, **settings)
-    elif endpoint.tls is None:
-        connection = _kinds()[1](host=endpoint.host, port=endpoint.port, **settings)
-    else:
-        tls = endpoint.tls
-        connection = _kinds()[2](
-            tls_arguments={
-                "ssl": ssl_context(tls),
-                "server_hostname": tls.server_name or endpoint.host,
-            },
-            host=endpoint.host,
-            port=endpoint.port,
-            **settings,
-        )
-    connection.judge = functools.partial(allowed_addresses.addresses, endpoint, name)  # type: ignore[attr-defined]
-    return connection
-
-
 def _streamed(reply: object, command: Sequence[Arg]) -> bool:
     """Whether a replica's connection has read a command of the stream, and not the reply to its
     own. Both may be lists: of the commands that are sent there CONFIG GET alone is answered by one,
@@ -649,219 +558,3 @@ def _streamed(reply: object, command: Sequence[Arg]) -> bool:
         return False
     first = reply[0] if reply else b""
     return not (command[0] == "CONFIG" and isinstance(first, bytes) and first[:4] == b"min-")
-
-
-@functools.cache
-def _parser_class() -> Any:
-    """redis-py's parser of replies, which gives those that were read from the socket already."""
-    from redis.asyncio import connection as redis_py
-    from redis.exceptions import ConnectionError as RedisConnectionError
-
-    class Parser(redis_py.DefaultParser):  # type: ignore[misc, valid-type]
-        nothing: object = None
-        """What `next_come` gives where no whole reply has been read."""
-
-        def on_connect(self, connection: AbstractConnection) -> None:
-            super().on_connect(connection)
-            # What a reader gives into which nothing was fed.
-            self.nothing = self._reader.gets()
-
-        def next_come(self) -> Any:
-            """The next reply, errors as values; `nothing` where none has been read."""
-            reply = self._reader.gets()
-            if type(reply) is list and reply and isinstance(reply[0], RedisConnectionError):
-                return reply[0]
-            return reply
-
-        async def read_bytes(self) -> bytes:
-            """What comes next, as it comes."""
-            try:
-                found: bytes = await self._stream.read(self._read_size)
-            except OSError as error:
-                raise RedisConnectionError(str(error)) from error
-            if not found:
-                raise RedisConnectionError("the connection was closed")
-            return found
-
-        def put(self, reply: bytes) -> None:
-            """Take a whole reply that was read by `read_bytes`."""
-            self._reader.feed(reply)
-
-    return Parser
-
-
-@functools.cache
-def _handed_connection() -> Any:
-    from redis.asyncio import connection as redis_py
-
-    class HandedConnection(redis_py.Connection):
-        """One that is there already."""
-
-        def __init__(self, given: socket.socket, **settings: Any) -> None:
-            self._given = given
-            super().__init__(**settings)
-
-        def _connection_arguments(self) -> dict[str, Any]:
-            return {"sock": self._given}
-
-        async def _connect(self) -> None:
-            self._reader, self._writer = await asyncio.open_connection(sock=self._given)
-
-    return HandedConnection
-
-
-def _user(endpoint: Endpoint) -> str | None:
-    """Before 6.0 there are no users; "default" is what the one there is called since."""
-    return None if endpoint.username == "default" else endpoint.username
-
-
-@functools.cache
-def _kinds() -> tuple[Any, Any, Any]:
-    """redis-py's connections, which dial what may be dialled: by unix socket, by TCP, with TLS."""
-    from redis.asyncio import connection as redis_py
-
-    class UnixConnection(redis_py.UnixDomainSocketConnection):
-        judge: Any
-
-        async def _connect(self) -> None:
-            named = self.path
-            judged = await self.judge() or [named]
-            try:
-                (self.path,) = judged
-                await super()._connect()  # type: ignore[no-untyped-call]
-            finally:
-                self.path = named
-
-    class TcpConnection(redis_py.Connection):
-        judge: Any
-
-        async def _connect(self) -> None:
-            named = self.host
-            judged = await self.judge() or [named]
-            try:
-                for n, self.host in enumerate(judged, 1):
-                    try:
-                        await self._dial()
-                        return
-                    except OSError:
-                        if n == len(judged):
-                            raise
-            finally:
-                self.host = named
-
-        async def _dial(self) -> None:
-            await super()._connect()  # type: ignore[no-untyped-call]
-
-    class TlsConnection(TcpConnection):
-        """redis-py's own takes file names, and checks the host's name without letting it differ."""
-
-        def __init__(self, *, tls_arguments: dict[str, Any], **settings: Any) -> None:
-            self._tls_arguments = tls_arguments
-            super().__init__(**settings)
-
-        async def _dial(self) -> None:
-            async with asyncio.timeout(self.socket_connect_timeout):
-                self._reader, self._writer = await open_tls_stream(
-                    self.host, self.port, self._tls_arguments
-                )
-            keep_alive(self._writer.get_extra_info("socket"))
-
-        async def disconnect(self, *args: Any, **kwargs: Any) -> None:
-            """As redis-py's, and the socket is closed with it: by itself TLS would wait for the
-            server's goodbye, and a loop that ends in that moment fails (uvloop: EBUSY)."""
-            writer = self._writer
-            try:
-                await super().disconnect(*args, **kwargs)
-            finally:
-                if writer is not None:
-                    writer.transport.abort()
-
-    return UnixConnection, TcpConnection, TlsConnection
-
-
-def _named(command: Sequence[Arg]) -> str:
-    """The command's name, with its subcommand: never its arguments."""
-    words = [each.decode() if isinstance(each, bytes) else str(each) for each in command[:1]]
-    containers = {"ACL", "CLIENT", "CLUSTER", "COMMAND", "CONFIG", "MEMORY", "OBJECT", "XINFO"}
-    if len(command) > 1 and words[0].upper() in containers:
-        words.append(str(command[1]))
-    return " ".join(words)
-
-
-def _rule(command: Sequence[Arg]) -> str:
-    """What ACL SETUSER allows it with: `+config|get`."""
-    return "+" + _named(command).lower().replace(" ", "|")
-
-
-def _diagnose(error: BaseException, endpoint: Endpoint, answered: bool) -> tuple[str, str]:
-    """What went wrong with the link, and what to do: (problem, remedy). `answered`: over this
-    connection the server had answered before."""
-    from redis.exceptions import TimeoutError as RedisTimeout
-
-    cause = _root(error)
-    if isinstance(cause, ssl.SSLError):
-        return _diagnose_tls(cause)
-    if isinstance(cause, socket.gaierror):
-        return (
-            f"the name {endpoint.host} cannot be resolved ({cause.strerror})",
-            "Check the name, and the resolver of this machine.",
-        )
-    if isinstance(cause, ConnectionRefusedError):
-        return "connection refused", "Is the server running there, and bound to this address?"
-    if isinstance(cause, FileNotFoundError):
-        return "there is no such socket", "Check the path, and `unixsocket` in the server's file."
-    if isinstance(cause, TimeoutError | RedisTimeout):
-        if answered:
-            return (
-                "no answer in time",
-                "It answered before: is it stopped, busy, or cut off by the network?",
-            )
-        return (
-            "no answer in time",
-            f"Check the address and the firewalls; {_other_protocol(endpoint)}",
-        )
-    if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, ConnectionError):
-        return cause.strerror, "Check the address and the network."
-    if answered:
-        return (
-            "the server closed the connection",
-            "It answered before: was it restarted, or the connection ended (CLIENT KILL, timeout)?",
-        )
-    return (
-        "the server closed the connection",
-        f"It may have too many clients, or be in protected mode; {_other_protocol(endpoint)}",
-    )
-
-
-def _other_protocol(endpoint: Endpoint) -> str:
-    if endpoint.tls is None:
-        return "a port that speaks TLS needs rediss://."
-    return "a port without TLS needs redis://, one that checks clients cert_file=… and key_file=…."
-
-
-def _diagnose_tls(error: ssl.SSLError) -> tuple[str, str]:
-    reason = error.reason or ""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"its TLS certificate is not to be trusted ({error.verify_message})",
-            "Set ca_file=… (the authority), server_name=… (the certificate's), or verify=no.",
-        )
-    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
-        return "the port does not speak TLS", "Use redis:// there, or the server's tls-port."
-    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-        return (
-            f"the TLS handshake was refused ({reason.lower().replace('_', ' ')})",
-            "The server may want a client certificate: cert_file=… and key_file=….",
-        )
-    what = reason.lower().replace("_", " ") or "no reason given"
-    return f"TLS failed ({what})", "Check the TLS settings of both sides."
-
-
-def _root(error: BaseException) -> BaseException:
-    """The first exception of the chain: redis-py raises its own in its place."""
-    seen = error
-    while (inner := seen.__cause__ or seen.__context__) is not None:
-        if isinstance(inner, asyncio.CancelledError):  # how asyncio.timeout ends what it times
-            break
-        seen = inner
-    return seen
