@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import hiredis
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benches.support import encoded_values as encoded
 from engine import _native
 
 # ------------------------------------------------------------------ replies
@@ -185,3 +187,41 @@ def record(benchmark: BenchmarkFixture, size: int, *, replies: int = 0, items: i
         benchmark.extra_info["ns_per_reply"] = round(seconds / replies * 1e9, 1)
     if items:
         benchmark.extra_info["ns_per_item"] = round(seconds / items * 1e9, 1)
+
+
+# ------------------------------------------------------------------ values
+
+
+def values() -> dict[str, bytes]:
+    """A value of each of the usual kinds, of one to some twenty kilobytes."""
+    rng = random.Random(13)
+    words = [rng.randbytes(20) for _ in range(200)]
+    numbers = [b"%d" % rng.randrange(10**6) for _ in range(100)]
+    pairs = [(rng.randbytes(8), rng.randbytes(40), -1) for _ in range(100)]
+    scores = [(word, float(rng.randrange(10**6))) for word in words]
+    return {
+        "string": encoded.strings(rng.randbytes(1000))[0],
+        "list, quicklist": encoded.lists(words)[5],
+        "set, hash table": encoded.sets(words)[0],
+        "set, intset": encoded.sets(sorted(set(numbers)))[-1],
+        "zset, skiplist": encoded.zsets(scores)[1],
+        "zset, listpack": encoded.zsets(scores)[3],
+        "hash, hash table": encoded.hashes(pairs)[5],
+        "hash, listpack": encoded.hashes(pairs)[8],
+    }
+
+
+@pytest.mark.parametrize("what", ["look", "digest"])
+@pytest.mark.parametrize("name", [*values(), "all"])
+def test_decode_value(benchmark: BenchmarkFixture, name: str, what: str) -> None:
+    made = values()
+    payloads = list(made.values()) if name == "all" else [made[name]]
+    decode = getattr(_native.ValueDecoder(), what)
+
+    def each() -> None:
+        for payload in payloads:
+            decode(payload)
+
+    benchmark.group = f"values: {what}"
+    benchmark(each)
+    record(benchmark, sum(map(len, payloads)))

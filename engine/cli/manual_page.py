@@ -67,7 +67,10 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 def _options(params: Iterable[Any]) -> Iterator[str]:
     for param in params:
-        if getattr(param, "hidden", False) or param.param_type_name != "option":
+        if getattr(param, "hidden", False):
+            continue
+        if param.param_type_name != "option":
+            yield from (".TP", f"\\fI{_text(param.metavar)}\\fR", _text(param.help))
             continue
         names = ", ".join(f"\\fB{_text(name)}\\fR" for name in (*param.opts, *param.secondary_opts))
         value = "" if param.is_flag or param.count else f" \\fI{_text(_value(param))}\\fR"

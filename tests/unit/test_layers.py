@@ -27,6 +27,7 @@ RANKS = {
     "targets": 3,
     "transfer": 4,
     "verify": 4,
+    "inspect": 4,
     "fleet": 5,
     "front": 6,
     "cli": 7,

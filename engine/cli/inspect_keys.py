@@ -1,0 +1,259 @@
+"""inspect: what a file or a server holds, key by key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.cli.common_options import OutputOption, endpoint
+from engine.cli.output_format import clean, table, volume
+from engine.cli.verb_runner import fail
+from engine.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from engine.inspect.key_reader import KeyReader, Seen
+    from engine.inspect.key_report import Report
+
+_BIGGEST = 10
+# Elements of a value, and characters of one, that are shown as text.
+_ELEMENTS, _CHARACTERS = 50, 200
+
+
+def inspect(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="What is to be looked at: rdb:PATH, a file of SAVE (rdb:- is standard input), or "
+            "a server's URL. Of a cluster it is one node. It is never written to.",
+        ),
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="KEY", show_default=False, help="This key alone."),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            "--match",
+            metavar="GLOB",
+            show_default=False,
+            help="Keys that match, one after another.",
+        ),
+    ] = None,
+    big: Annotated[
+        int | None,
+        typer.Option(
+            "--big",
+            metavar="N",
+            min=0,
+            show_default=False,
+            help="How many of the biggest keys are named in the report on all of them; without "
+            f"--key and --match  [default: {_BIGGEST}]",
+        ),
+    ] = None,
+    db: Annotated[
+        int | None,
+        typer.Option(
+            "--db", metavar="N", min=0, show_default=False, help="Keys of this database alone."
+        ),
+    ] = None,
+    output: OutputOption = "text",
+) -> None:
+    """Show what a file or a server holds.
+
+    Type, encoding, size, TTL and value of a key or of those that match; or how many keys there
+    are of each type, with their sizes, and the biggest of them. With --output json a line a key.
+    """
+    from engine.fleet import run
+    from engine.inspect.key_reader import KeyReader
+
+    here = endpoint("SOURCE", source)
+    try:
+        if big is not None and (key is not None or match is not None):
+            raise UsageError("--big reports on all keys, and --key and --match choose some")
+        reader = KeyReader(
+            here,
+            key=None if key is None else key.encode("utf-8", "surrogateescape"),
+            match=None if match is None else match.encode("utf-8", "surrogateescape"),
+            db=db,
+        )
+        if key is not None or match is not None:
+            found = run(_each(reader, output))
+            if key is not None and not found:
+                raise EngineError(f"there is no key {clean(key)}", fault="user")
+        else:
+            run(_report(reader, _BIGGEST if big is None else big, output))
+    except Exception as error:
+        fail(error, output, indent=None)
+
+
+async def _each(reader: KeyReader, output: str) -> int:
+    """Print the keys as they come; how many there were."""
+    count = 0
+    async for seen in reader.keys():
+        count += 1
+        if output == "json":
+            print(json.dumps(_as_object(seen, reader, seen.encoding, value=True)))
+        else:
+            print("\n".join(_as_text(seen, reader)))
+    return count
+
+
+async def _report(reader: KeyReader, most: int, output: str) -> None:
+    from engine.inspect.key_report import Report
+
+    report = Report(most)
+    async for seen in reader.keys():
+        report.add(seen)
+    if output == "json":
+        for seen, encoding in report.biggest:
+            print(json.dumps(_as_object(seen, reader, encoding, value=False)))
+        print(json.dumps({"totals": _totals(report), "left_out": reader.left_out}))
+    else:
+        print("\n".join(_report_text(report, reader)))
+
+
+def _as_object(seen: Seen, reader: KeyReader, encoding: str, *, value: bool) -> dict[str, Any]:
+    from engine.inspect.shown_value import shown, text
+
+    found: dict[str, Any] = {
+        "db": seen.db,
+        "key": text(seen.key),
+        "type": seen.kind,
+        "encoding": encoding or None,
+        "elements": None if seen.objection else seen.elements,
+        "bytes": seen.size,
+        "memory": seen.memory,
+        "longest_element": None if seen.objection else seen.longest,
+        "expire_at": seen.expire_at,
+        "fields_with_ttl": seen.field_ttls,
+    }
+    if seen.objection:
+        return found | {"not_decoded": seen.objection}
+    if value:
+        payload = seen.payload
+        found["digest"] = [each.hex() for each in reader.decoder.digest(payload)]
+        found["value"] = shown(*reader.decoder.value(payload), payload)
+    return found
+
+
+def _totals(report: Report) -> dict[str, Any]:
+    kinds = {**report.types, "all": report.total}
+    return {
+        kind: {
+            "keys": each.keys,
+            "elements": each.elements,
+            "bytes": each.size,
+            "memory": each.memory,
+            "with_ttl": each.with_ttl,
+        }
+        for kind, each in kinds.items()
+    } | {"not_decoded": report.not_decoded}
+
+
+# --- For people ---
+
+
+def _as_text(seen: Seen, reader: KeyReader) -> Iterator[str]:
+    from engine.inspect.shown_value import shown, text
+
+    facts = [seen.kind]
+    if seen.encoding and seen.encoding != seen.kind:
+        facts.append(seen.encoding)
+    if not seen.objection and seen.kind != "string":
+        facts.append(f"{seen.elements:,} elements")
+    facts += [
+        f"{seen.size:,} bytes",
+        f"about {volume(seen.memory)} in memory",
+        _ttl(seen.expire_at),
+    ]
+    if seen.field_ttls:
+        facts.append(f"{seen.field_ttls:,} fields with TTLs")
+    name = text(seen.key) + (f" (database {seen.db})" if seen.db else "")
+    yield f"{clean(name)}: {', '.join(facts)}"
+    if seen.objection:
+        yield f"  not decoded: {clean(seen.objection)}"
+        return
+    payload = seen.payload
+    value = shown(*reader.decoder.value(payload), payload)
+    lines = list(_value_lines(value))
+    for line in lines[:_ELEMENTS]:
+        yield f"  {line}"
+    if len(lines) > _ELEMENTS:
+        yield f"  … and {len(lines) - _ELEMENTS:,} more (--output json shows all)"
+
+
+def _value_lines(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if isinstance(part, list):
+                yield f"{name}:"
+                yield from (f"  {line}" for line in _value_lines(part))
+            else:
+                yield f"{name}: {_short(part)}"
+    elif isinstance(value, list):
+        yield from map(_short, value)
+    else:
+        yield _short(value)
+
+
+def _short(part: Any) -> str:
+    if isinstance(part, list) and not any(isinstance(each, (list, dict)) for each in part):
+        shown = "  ".join(_short(each) for each in part)
+    else:
+        shown = part if isinstance(part, str) else json.dumps(part, ensure_ascii=False)
+    shown = clean(shown)
+    if len(shown) <= _CHARACTERS:
+        return shown
+    return f"{shown[:_CHARACTERS]}… ({len(shown):,} characters)"
+
+
+def _ttl(expire_at: int | None) -> str:
+    if expire_at is None:
+        return "no TTL"
+    try:
+        moment = datetime.fromtimestamp(expire_at / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):
+        moment = f"{expire_at} ms"
+    return f"expires {moment}"
+
+
+def _report_text(report: Report, reader: KeyReader) -> Iterator[str]:
+    from engine.inspect.shown_value import text
+
+    kinds = sorted(report.types.items(), key=lambda each: -each[1].memory)
+    rows = [(kind, totals) for kind, totals in kinds] + [("all", report.total)]
+    yield table(
+        ["type", "keys", "with TTL", "elements", "bytes", "memory, about"],
+        [
+            (
+                kind, f"{each.keys:,}", f"{each.with_ttl:,}", f"{each.elements:,}",
+                volume(each.size), volume(each.memory),
+            )
+            for kind, each in rows
+        ],
+        right=(1, 2, 3, 4, 5),
+    )  # fmt: skip
+    if report.biggest:
+        yield ""
+        yield table(
+            ["biggest keys", "db", "type", "encoding", "elements", "bytes", "memory, about"],
+            [
+                (
+                    _short(text(seen.key)), str(seen.db), seen.kind, encoding,
+                    "-" if seen.objection else f"{seen.elements:,}",
+                    volume(seen.size), volume(seen.memory),
+                )
+                for seen, encoding in report.biggest
+            ],
+            right=(4, 5, 6),
+        )  # fmt: skip
+    if report.not_decoded:
+        yield f"{report.not_decoded:,} keys were not decoded: --key says why of each"
+    for line in reader.left_out:
+        yield f"Not shown: {line}"

@@ -1,0 +1,249 @@
+"""Every key of a file or a server that is asked for, with what its value is.
+
+A value is looked at where it lies; one that is longer than may be held is passed over, and its type
+and size are told alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from engine._native import (
+    ProtocolError,
+    RecordBatch,
+    SnapshotReader,
+    ValueDecoder,
+    value_encoding,
+    value_kind,
+)
+from engine.errors import UsageError
+from engine.inspect.key_pattern import compiled
+from engine.inspect.memory_estimate import estimated
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.sources.base import Item
+from engine.sources.rdb_file import RdbFile
+from engine.sources.scan import ScanSource
+from engine.wire.connection import answered
+from engine.wire.dial import dial_and_ask
+
+_Look = tuple[str, int, int, int, int, int, int, int]
+HELD_BYTES = 32 << 20
+"""A longer value is not held, unless its key was named."""
+_NO_LIMIT = 1 << 62
+_FOOTER = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One key. `elements`, `data` (bytes of these) and `longest` are 0, and `payload` may be empty,
+    where the value was not decoded, for the reason of `objection`."""
+
+    db: int
+    key: bytes
+    kind: str
+    elements: int
+    data: int
+    longest: int
+    field_ttls: int
+    groups: int
+    size: int
+    memory: int
+    expire_at: int | None
+    objection: str = ""
+    value: bytes = b""
+    batch: RecordBatch | None = None
+    index: int = 0
+
+    @property
+    def payload(self) -> bytes:
+        """The value as DUMP gives it."""
+        return self.value if self.batch is None else self.batch.value(self.index)
+
+    @property
+    def encoding(self) -> str:
+        """How the value is kept; empty where that is not known."""
+        return value_encoding(self.payload) or ""
+
+
+class KeyReader:
+    """Reads `source` once. `left_out` says, once it was read, what else is there and not shown."""
+
+    def __init__(
+        self,
+        source: Endpoint,
+        *,
+        key: bytes | None = None,
+        match: bytes | None = None,
+        db: int | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        if source.aof_path is not None:
+            raise UsageError(
+                "an append-only file holds commands, not values",
+                remedy="Give its base as rdb:FILE, or load it into a server and give that one.",
+            )
+        self._source = source
+        self._key = key
+        self._match = None if match is None else compiled(match)
+        self._glob = match
+        self._db = db
+        self._timeout = timeout
+        self.decoder = ValueDecoder()
+        self.left_out: list[str] = []
+
+    async def keys(self) -> AsyncGenerator[Seen, None]:
+        """All of them, in the order of the source. Raises `EngineError`."""
+        if self._source.rdb_path is None and self._key is not None:
+            found = await self._asked(self._db or 0, self._key)
+            if found is not None:
+                yield found
+            return
+        path = self._source.rdb_path
+        items = self._of_server() if path is None else self._of_file(path)
+        async with contextlib.aclosing(items):
+            async for each in self._seen(items):
+                yield each
+
+    # --- Where they come from ---
+
+    async def _of_file(self, path: str) -> AsyncGenerator[Item, None]:
+        held = HELD_BYTES if self._key is None else _NO_LIMIT
+        reader = SnapshotReader(stream_above=held, value_limit=_NO_LIMIT)
+        file = RdbFile(path, reader)
+        try:
+            await file.open()
+            more = True
+            while more:
+                for item in reader.take():
+                    yield item
+                more = await file.read_on()
+            for item in reader.take():
+                yield item
+            self.left_out += reader.left_out
+        finally:
+            file.close()
+
+    async def _of_server(self) -> AsyncGenerator[Item, None]:
+        settings = TransferSettings(
+            source_type="scan",
+            match=None if self._glob is None else self._glob.decode("utf-8", "surrogateescape"),
+            databases=None if self._db is None else (self._db,),
+            stream_above=HELD_BYTES,
+            connect_timeout=self._timeout,
+        )
+        source = ScanSource(self._source, settings)
+        source.bulk_limit = _NO_LIMIT
+        try:
+            await source.open(None)
+            async with contextlib.aclosing(source.items()) as items:
+                async for item in items:
+                    yield item
+        finally:
+            await source.close()
+
+    async def _asked(self, db: int, key: bytes) -> Seen | None:
+        """One key of a server; None: it has none of this name."""
+        connection, _ = await dial_and_ask(self._source, [], fault="source", timeout=self._timeout)
+        try:
+            if db:
+                await connection.call("SELECT", db)
+            replies = await connection.together(("PTTL", key), ("DUMP", key))
+        finally:
+            connection.close()
+        ttl, payload = (answered(reply) for reply in replies)
+        if payload is None:
+            return None
+        expire_at = None if ttl < 0 else round(time.time() * 1000) + ttl
+        look: _Look | str
+        try:
+            look = self.decoder.look(payload)
+        except ProtocolError as exc:
+            look = str(exc)
+        return _found(db, key, look, len(payload) - _FOOTER, payload[0], expire_at, value=payload)
+
+    # --- What they are ---
+
+    async def _seen(self, items: AsyncIterator[Item]) -> AsyncGenerator[Seen, None]:
+        # Of a streamed record its value is still to come, and so many bytes of it; what comes
+        # before its record is that of a spilled one.
+        long: RecordBatch | None = None
+        left = 0
+        first = b""
+        async for item in items:
+            if isinstance(item, bytes):
+                if left:
+                    left -= len(item)
+                else:
+                    first = first or item[:1]
+                if long is not None:
+                    for found in self._long(long, item[:1]):
+                        yield found
+                    long = None
+            elif item.streamed and not item.spilled:
+                long, left = item, item.value_size(0)
+            else:
+                for found in self._long(item, first) if item.streamed else self._batch(item):
+                    yield found
+                first = b""
+
+    def _wanted(self, db: int, key: bytes) -> bool:
+        if self._db is not None and db != self._db:
+            return False
+        if self._key is not None:
+            return key == self._key
+        return self._match is None or self._match.fullmatch(key) is not None
+
+    def _batch(self, batch: RecordBatch) -> Iterator[Seen]:
+        look: _Look | str
+        for index in range(len(batch)):
+            key = batch.key(index)
+            if not self._wanted(batch.db, key):
+                continue
+            try:
+                look = self.decoder.look_at(batch, index)
+            except ProtocolError as exc:
+                look = str(exc)
+            size = batch.value_size(index) - _FOOTER
+            yield _found(
+                batch.db, key, look, size, batch.value_type(index), batch.expire_at(index),
+                batch=batch, index=index,
+            )  # fmt: skip
+        for key, reason in batch.errors:
+            if self._wanted(batch.db, key):
+                yield _found(batch.db, key, reason, 0, None, None)
+
+    def _long(self, batch: RecordBatch, first: bytes) -> Iterator[Seen]:
+        key = batch.key(0)
+        if self._wanted(batch.db, key):
+            reason = f"longer than the {HELD_BYTES:,} bytes that are held; name it by --key"
+            size = batch.value_size(0) - _FOOTER
+            yield _found(
+                batch.db, key, reason, size, first[0] if first else None, batch.expire_at(0)
+            )
+
+
+def _found(
+    db: int,
+    key: bytes,
+    look: _Look | str,
+    size: int,
+    number: int | None,
+    expire_at: int | None,
+    *,
+    value: bytes = b"",
+    batch: RecordBatch | None = None,
+    index: int = 0,
+) -> Seen:
+    if isinstance(look, str):
+        kind = "?" if number is None else value_kind(number) or "?"
+        return Seen(db, key, kind, 0, 0, 0, 0, 0, size, size, expire_at, look, value, batch, index)
+    kind, elements, data, longest, ttls, groups, packed, loose = look
+    memory = estimated(kind, len(key), expire_at is not None, elements, data, packed, loose)
+    return Seen(
+        db, key, kind, elements, data, longest, ttls, groups, size, memory, expire_at,
+        "", value, batch, index,
+    )  # fmt: skip
