@@ -57,13 +57,23 @@ class AddressMap:
 class ClusterShard:
     """`seeds`: nodes that tell of the cluster, as they are reached from here. `ids`: those of the
     shard's nodes when it was looked at; without any every node of the cluster will do. `slots`:
-    those that it had then. An endpoint's host and port are its primary's then.
+    those that it had then. `known`: the ids of all its cluster's nodes then, as far as they are
+    known. An endpoint's host and port are its primary's then.
     """
 
     seeds: tuple[Place, ...]
     ids: tuple[str, ...] = ()
     slots: SlotSet = field(default_factory=SlotSet)
     addresses: AddressMap = AddressMap()
+    known: tuple[str, ...] = ()
+
+    def is_told_by(self, told: Topology, before: Topology | None) -> bool:
+        """Whether this is told of its own cluster: by the nodes that it had when it was looked at,
+        or when it was heard of `before`. True where none are known."""
+        names = {*self.ids, *self.known}
+        if before is not None:
+            names.update(node.id for node in before.nodes)
+        return not names or told.has_any(names)
 
     @property
     def address(self) -> str:

@@ -113,7 +113,9 @@ def endpoint_of(
     if not end.ids:
         return named
     host, port = addresses.there(end.host, end.port)
-    shard = ClusterShard(_seeds(named, ends, addresses), end.ids, end.slots, addresses)
+    known = tuple(sorted({name for each in ends for name in each.ids}))
+    seeds = _seeds(named, ends, addresses)
+    shard = ClusterShard(seeds, end.ids, end.slots, addresses, known)
     return replace(named.at(host, port), cluster=shard)
 
 

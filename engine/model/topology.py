@@ -8,7 +8,7 @@ that fail, and the slots that are being moved. Redis: cluster.c, `genClusterDesc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +75,11 @@ class Topology:
     def missing(self) -> SlotSet:
         """The slots that no node has."""
         return ALL_SLOTS - self.covered
+
+    def has_any(self, names: Iterable[str]) -> bool:
+        """Whether one of the nodes of these ids is among its own. A node that was led to in place
+        of one of these, and is of another cluster, knows none of them."""
+        return not {node.id for node in self.nodes}.isdisjoint(names)
 
     def node(self, name: str) -> Node | None:
         """The node of this id."""

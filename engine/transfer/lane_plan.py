@@ -77,7 +77,9 @@ async def look(side: Side, endpoint: Endpoint, settings: TransferSettings) -> De
         try:
             at = endpoint.at(*settings.addresses.there(host, port))
             async with admin(at, timeout=limit, fault=side, straight=True) as end:
-                return await ask_topology(end)
+                found = await ask_topology(end)
+            # It may be another cluster's by now, that has this address.
+            return found if found.has_any(each.id for each in told.nodes) else None
         except EngineError:
             return None
 

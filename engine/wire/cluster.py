@@ -5,6 +5,11 @@ they say is put together by the epochs of their configurations (`model.topology.
 primary that was cut off during a failover goes on naming itself, with an earlier epoch. Behind a
 later one that was heard before, such an answer is believed where most of those that were asked give
 it. What is heard holds for a second, so that the connections of all lanes cost one question.
+
+An address may lead to another server than it did: a container that was started anew, a node of
+another cluster. What such a node tells of its cluster is not believed, for it knows none of ours;
+and what dials asks for the id of the node that it has reached (`Identity`) before it sends anything
+else that counts.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ _REMEDY = (
     "Check that the cluster's nodes run, the network, and their credentials. Where the cluster "
     "announces addresses that cannot be reached from here: --address-map FROM=TO."
 )
+# What `Identity` asks.
+_WHO: tuple[str, ...] = ("CLUSTER", "MYID")
 _log = logs.logger(__name__)
 Ask = Callable[[Endpoint, Sequence[tuple[str, ...]]], Awaitable[list[Any]]]
 """Dials a node, asks, and gives the replies; raises `EngineError`."""
@@ -101,6 +108,52 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
         extra = {"end": fault, "endpoint": endpoint.address}
         _log.info("The shard's primary is %s", there.address, extra=extra)
     return there
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whether the server that was reached is the node that was meant."""
+
+    endpoint: Endpoint
+    id: str
+    question: tuple[str, ...] = _WHO
+
+    def check(self, reply: object, at: str, fault: FaultOf) -> None:
+        """`reply`: to `question`, of the server `at`. Raises `LinkError` for another node, and what
+        keeps the server from telling. A user who may not ask takes it for the one."""
+        if isinstance(reply, AuthError):
+            return
+        found = reply.decode("ascii", "replace") if isinstance(reply, bytes) else ""
+        if found == self.id:
+            return
+        forget(self.endpoint)
+        if isinstance(reply, ServerError) and reply.code != "ERR":
+            raise reply
+        is_now = f"the node {found[:8]}" if found else "no node of a cluster"
+        raise LinkError(
+            f"{at} is {is_now} by now, and not the node {self.id[:8]} which the cluster names "
+            "there: nothing is read from it or written to it.",
+            remedy="Lead the address back to that node, or correct --address-map.",
+            fault=fault,
+        )
+
+
+def identity(endpoint: Endpoint) -> Identity | None:
+    """Which node is reached where `primary` has said just now; None: any will do."""
+    shard = endpoint.cluster
+    if shard is None or not shard.ids or (heard := _heard.get(shard.seeds)) is None:
+        return None
+    found = None if heard.told is None else shard.found(heard.told)
+    return None if found is None else Identity(endpoint, found.id)
+
+
+def of_another(endpoint: Endpoint, told: Topology, before: Topology | None) -> LinkError | None:
+    """What speaks against believing what a node tells: it is of another cluster."""
+    shard = endpoint.cluster
+    assert shard is not None
+    if shard.is_told_by(told, before):
+        return None
+    return LinkError("a node of its cluster was replaced by one of another cluster")
 
 
 def note(endpoint: Endpoint, told: Topology) -> None:
@@ -228,7 +281,8 @@ async def _ask_some(
 
     async def asked_of(node: Endpoint) -> Topology | EngineError:
         try:
-            return read(node, await ask(node, QUESTIONS))
+            found = read(node, await ask(node, QUESTIONS))
+            return of_another(endpoint, found, heard.told) or found
         except EngineError as exc:
             # What several of them say is said once.
             exc.message = exc.message.replace(node.address, "a node").rstrip(".")

@@ -28,7 +28,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.retry import Attempts, Deadline
 from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
-from engine.wire import allowed_addresses, command_renames
+from engine.wire import allowed_addresses, cluster, command_renames
 from engine.wire.address_detours import leading
 from engine.wire.dial import Untrusted, located, named_last
 from engine.wire.error_replies import ErrorReplies
@@ -176,6 +176,8 @@ class Admin:
         asked again before the server is dialled again."""
         self._timeout = timeout
         self._named = named
+        # Which node of a cluster it has to be that is reached there.
+        self._meant = None if named is None else cluster.identity(named)
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
@@ -261,6 +263,7 @@ class Admin:
                 connected = False
             if not connected:
                 await self._locate(self._named)
+                await self._recognise()
         unread, before = (self._unread, self._unsent) if connected else ([], self._kept)
         self._unread, self._unsent = [], []
         if self._chosen is not None:
@@ -309,6 +312,7 @@ class Admin:
 
         Raises `LinkError`, `AuthError`."""
         there = await located(named, fault=self.fault, timeout=self._timeout)
+        self._meant = cluster.identity(named)
         if there != self.endpoint:
             db = self._connection.db
             self.endpoint = there
@@ -435,8 +439,22 @@ class Admin:
         """Close the connection. A second call does nothing."""
         await self._drop()
 
+    async def _recognise(self) -> None:
+        """Connect, and see that the node which was meant is there: before anything is sent that
+        changes something. Raises `LinkError`, `AuthError`, `ServerError`."""
+        meant = self._meant
+        if meant is None:
+            return
+        if not self._connection.is_connected:
+            await self._connect()
+        async with self._dropped_on_failure(), asyncio.timeout(self._timeout):
+            packed = self.packed(*meant.question)
+            await self._connection.send_packed_command(packed, check_health=False)
+            meant.check(await self._reply(meant.question), self.name, self.fault)
+
     async def _open(self) -> None:
         await self._connect()
+        await self._recognise()
         # So that the server's operator sees our name, and our own connections are told from those
         # of clients; not every user may. The reply is read with those to the first commands: by
         # itself it would take a round trip.

@@ -55,8 +55,19 @@ async def dial_and_ask(
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
     """
     began = asyncio.get_running_loop().time()
-    endpoint = await located(leading(endpoint), fault=fault, timeout=timeout)
-    return await _dial_at(endpoint, questions, fault, timeout, may_ping, began)
+    named = leading(endpoint)
+    there = await located(named, fault=fault, timeout=timeout)
+    meant = cluster.identity(named)
+    if meant is None:
+        return await _dial_at(there, questions, fault, timeout, may_ping, began)
+    asked = [meant.question, *questions]
+    connection, (who, *replies) = await _dial_at(there, asked, fault, timeout, may_ping, began)
+    try:
+        meant.check(who, connection.name, fault)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, replies
 
 
 async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endpoint:

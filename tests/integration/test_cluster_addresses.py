@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from benches.support.clusters import Cluster
+from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, TlsFiles, free_port, supports_tls
 from benches.support.waiting import wait_for
+from tests.support.comparison import assert_settled
 from tests.support.library import migrating
 from tests.support.servers import ServerFactory, known
 
@@ -84,6 +87,45 @@ def test_a_target_behind_forwarded_ports(
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert keys_of(cluster.nodes[:2]) == KEYS
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_an_address_that_leads_to_another_cluster(side: str, server_factory: ServerFactory) -> None:
+    """Nothing is read there, and nothing written, for as long as that is so."""
+    binary = known("redis-7.0")
+    single, another = server_factory(binary), server_factory(binary, cluster=True)
+    another.add_slots()
+    another.client().set("another's", "1")
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(Cluster.start(binary, primaries=2))
+        node, beside = cluster.primaries
+        proxy = stack.enter_context(Proxy(node.host, node.port))
+        pairs = (f"{node.host}:{node.port}={proxy.host}:{proxy.port}",)
+        is_source = side == "source"
+        writer: Any = stack.enter_context(cluster.client()) if is_source else single.client()
+        ends = (beside.url, single) if is_source else (single, beside.url)
+        for n in range(KEYS):
+            writer.set(f"k{n}", n)
+        with migrating(*ends, address_map=pairs, retry_for=60.0) as run:
+            run.wait_for(lambda: run.progress.can_complete, "in sync", 60)
+            proxy.lead_to(another.host, another.port)
+            proxy.cut_now()
+            for n in range(KEYS):
+                writer.set(f"k{n}", n + 1)
+            run.wait_for(
+                lambda: "which the cluster names there" in f"{run.progress.reason} {run.events}",
+                "it is noticed",
+            )
+            assert not run.progress.can_complete
+            proxy.lead_to(node.host, node.port)
+            proxy.cut_now()
+            run.wait_for(lambda: run.progress.can_complete, "in sync once more", 60)
+            run.complete()
+            run.wait_for(lambda: run.ended or bool(run.refusals), "an end", 60)
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert run.report.full_syncs == 2
+        assert another.client().keys() == [b"another's"]
+        assert_settled(*((cluster, single) if is_source else (single, cluster)))
 
 
 def test_tls(tls_files: TlsFiles, server_factory: ServerFactory) -> None:

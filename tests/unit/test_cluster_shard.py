@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import AuthError, EngineError, LinkError, UsageError
+from engine.errors import AuthError, EngineError, LinkError, ServerError, UsageError
 from engine.model import topology
 from engine.model.cluster_shard import AddressMap, ClusterShard, of_shard
 from engine.model.credentials import Credentials
@@ -153,6 +153,28 @@ def test_the_latest_configuration_counts_and_is_not_forgotten() -> None:
     refused = AuthError("source 10.0.0.1:7000 answered: WRONGPASS")
     nodes.tells = dict.fromkeys(nodes.tells or HOSTS.values(), refused)
     with pytest.raises(AuthError):
+        nodes.primary(endpoint)
+
+
+def test_what_a_node_of_another_cluster_tells_is_not_believed() -> None:
+    """It has the address, all slots, and the later configuration."""
+    before, another = told(B, *WHOLE), told(D, (D, "master", "", 9, "0-16383"))
+    endpoint = endpoint_of(first_shard(before))
+    nodes = Nodes(dict.fromkeys(("10.0.0.1", "10.0.0.2"), before))
+    assert nodes.primary(endpoint) == "10.0.0.1:7000"
+    nodes.tells["10.0.0.1"] = another
+    assert nodes.primary(endpoint) == "10.0.0.1:7000"
+    meant = cluster.identity(endpoint)
+    assert meant is not None
+    meant.check(A.encode(), "a node", "target")
+    meant.check(AuthError("NOPERM"), "a node", "target")
+    for reply in (D.encode(), ServerError("cluster support disabled", code="ERR"), None):
+        with pytest.raises(LinkError, match=f"not the node {A[:8]}"):
+            meant.check(reply, "a node", "target")
+    with pytest.raises(ServerError, match="LOADING"):
+        meant.check(ServerError("LOADING", code="LOADING"), "a node", "target")
+    nodes.tells = {"10.0.0.1": another}
+    with pytest.raises(LinkError, match="replaced by one of another cluster"):
         nodes.primary(endpoint)
 
 

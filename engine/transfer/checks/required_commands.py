@@ -101,6 +101,7 @@ def of_target(info: ServerInfo, way: Way) -> list[Needed]:
 _OF_NODES = (
     Needed(("CLUSTER", "SLOTS")),
     Needed(("CLUSTER", "NODES")),
+    Needed(("CLUSTER", "MYID")),
     Needed(("CLUSTER", "COUNTKEYSINSLOT", 0)),
     Needed(("CLUSTER", "GETKEYSINSLOT", 0, 1)),
 )
