@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from engine import logs
-from engine.errors import EngineError, UsageError
+from engine.errors import EngineError, LinkError, UsageError
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -73,6 +73,10 @@ class ClusterMonitor:
         # Since when slots lie elsewhere than planned, and none is being moved.
         self._moved_at: float | None = None
         self._wake = asyncio.Event()
+        # Of each primary the epoch of its configuration and its slots, when snapshots began behind
+        # which nothing is followed; and what has become of that.
+        self._still: dict[str, tuple[int, SlotSet]] | None = None
+        self._stirred = ""
         # A node is asked one thing at a time.
         self._looking = asyncio.Lock()
         # The look that is going to begin, for those that ask.
@@ -110,7 +114,20 @@ class ClusterMonitor:
         if self._next is None:
             self._next = asyncio.ensure_future(self._look_at_primaries())
         await asyncio.shield(self._next)
-        return self._why or self._wrong
+        return self._why or self._wrong or self._stirred
+
+    async def keep_still(self) -> None:
+        """Snapshots are taken from here on, and nothing is followed: a slot that moves meanwhile
+        may be in none of them, and `objection` tells of it from then on, also once it is back. For
+        that changes the epoch of a configuration: a node that gets a slot takes the latest. (So
+        does a failover, which is not told from it.) Raises `LinkError` where no node answers."""
+        if self._still is not None:
+            return
+        await self.objection()
+        if self._told is None or self._why:
+            raise LinkError(self._why, fault=self._side)
+        if self._still is None:
+            self._still, self._stirred = _configuration(self._told), self._wrong
 
     async def _look_at_primaries(self) -> None:
         async with self._looking:
@@ -157,9 +174,15 @@ class ClusterMonitor:
             places = {each.shard.place_of(node) for each in self._ends[:1] for node in self._heads}
             nodes = [node for node in nodes if node.place in places] or nodes
         answers = await asyncio.gather(*(node.ask() for node in nodes))
-        told = [each for each in answers if isinstance(each, Topology)]
+        heard = [
+            (cluster.of_another(any_end, each, self._told) or each)
+            if isinstance(each, Topology)
+            else each
+            for each in answers
+        ]
+        told = [each for each in heard if isinstance(each, Topology)]
         if not told:
-            why = next(each.message for each in answers if isinstance(each, EngineError))
+            why = next(each.message for each in heard if isinstance(each, EngineError))
             self._doubt(f"no node of the {self._side}'s cluster answers ({why.removesuffix('.')})")
             return
         merged = merge(told)
@@ -171,6 +194,11 @@ class ClusterMonitor:
             return
         self._told, self._why = merged, ""
         cluster.note(any_end, merged)
+        if self._still is not None and _configuration(merged) != self._still:
+            self._stirred = (
+                f"the {self._side}'s slots, or its primaries, are not as they were when the first "
+                "snapshot began"
+            )
         under_way = {slot for node in nodes for slot in node.under_way}
         for each in self._ends:
             self._judge(each, merged)
@@ -265,6 +293,7 @@ class ClusterMonitor:
         self._wrong = "; ".join(words.values())
         if moving:
             self._wrong = f"the slots {moving.words} of the {self._side}'s cluster are being moved"
+            self._stirred = self._wrong if self._still is not None else ""
         slots = f"{moving}; {'; '.join(words.values())}"
         for each in self._ends:
             why = words.get(each.shard, "")
@@ -297,3 +326,7 @@ class ClusterMonitor:
             parts.append(f"the {self._side}'s slots are where they were at the start")
         closed = "; no cut-over begins meanwhile" if moving or wrong else ""
         self._on_event(f"{'; '.join(parts)}{closed}")
+
+
+def _configuration(told: Topology) -> dict[str, tuple[int, SlotSet]]:
+    return {each.primary.id: (each.primary.epoch, each.slots) for each in told.shards}

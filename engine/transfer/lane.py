@@ -325,6 +325,8 @@ class Lane:
                     await self._tuning.tune()
                 doubtful = target_position.doubtful if target_position is not None else None
                 if position is None:
+                    if self._only_snapshot and self._source_cluster is not None:
+                        await self._source_cluster.keep_still()
                     await self._turns.take(self._shared_source, context.trouble_of("a turn"))
                     has_turn = True
                 sync = await self._open_source(position, doubtful, apart=not beside)
@@ -348,7 +350,7 @@ class Lane:
                 else:
                     assert target_position is not None
                     target_position = target_position.renamed(sync.replid)
-                if context.one_go and self._settings.until == "snapshot":
+                if self._only_snapshot:
                     self._target_position = target_position
                     if await self._offered():
                         break
@@ -416,6 +418,11 @@ class Lane:
         if self._settings.until == "snapshot":
             return "the snapshot is copied again, because some of it was not migrated"
         return ""
+
+    @property
+    def _only_snapshot(self) -> bool:
+        """Whether nothing is followed behind the snapshot."""
+        return self._context.one_go and self._settings.until == "snapshot"
 
     @property
     def held_before(self) -> bool | None:

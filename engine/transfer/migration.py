@@ -208,6 +208,12 @@ class Migration:
             return
         if len(lanes) < len(self.lanes) or self.promoted or self.in_doubt:
             return
+        if self._steps is SNAPSHOT:
+            # What came to a lane behind its snapshot is in no stream that is followed.
+            raise TransferStopped(
+                "slots have moved since the start, and only snapshots are copied",
+                remedy="Resume it: all of them are copied again.",
+            )
         raise SlotsMoved
 
     @property

@@ -27,6 +27,7 @@ from engine.targets.slot_keys import Ask
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.follow import Follower
 from engine.transfer.lane import Lane
+from engine.transfer.lane_cut_over import LaneCutOver
 from engine.transfer.slot_audit import SlotAudit
 from tests.support.comparison import assert_settled
 from tests.support.library import Run, migrating
@@ -172,27 +173,39 @@ def test_a_replaced_engine_that_wakes_behind_the_cut_over(
         engine.wait()
 
 
+@pytest.mark.parametrize("back", [False, True], ids=["away", "and back"])
 def test_slots_that_move_between_snapshots(
-    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
+    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
-    """They are in none of them: that is not complete."""
+    """They are in none of them: that is not complete, also where they are where they were by
+    then."""
     s = scenario("redis-7.0", "redis-7.0", source_shards=2)
     s.load(keys=KEYS)
     there = whole(s, "source")
-    moved = asyncio.Event()
-    open_source = Lane._open_source
+    moved, looked, settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    open_source, wait = Lane._open_source, LaneCutOver.wait_for_replicas_before
 
     async def later(lane: Lane, *args: Any, **named: Any) -> Any:
         if 0 in lane._ends.route.slots:
             await moved.wait()
         return await open_source(lane, *args, **named)
 
+    async def then(lane: LaneCutOver) -> None:
+        looked.set()
+        await settled.wait()
+        await wait(lane)
+
     monkeypatch.setattr(Lane, "_open_source", later)
+    monkeypatch.setattr(LaneCutOver, "wait_for_replicas_before", then)
     with s.running(one_go=True, until="snapshot") as run:
         run.wait_for(lambda: run.progress.keys > 1000, "the other shard's snapshot")
         there.move(range(200), there.primaries[1])
         run.call(moved.set)
-    assert run.report.status != "done"
+        run.wait_for(looked.is_set, "both snapshots")
+        if back:
+            there.move(range(200), there.primaries[0])
+        run.call(settled.set)
+    assert run.report.status != "done", s.target.client().dbsize()
     assert "slots have moved" in run.report.errors[0]
 
 
