@@ -36,6 +36,8 @@ _log = logs.logger(__name__)
 _LOOK_SECONDS = 1.0
 # How long one node may take to answer.
 _ANSWER_SECONDS = 3.0
+# A slot that is on its way for longer is told of once more: its move may have been given up.
+_LONG_SECONDS = 60.0
 # Nodes beside the primaries that are asked where those are not known yet.
 _SEEDS_MOST = 6
 
@@ -70,6 +72,9 @@ class ClusterMonitor:
         # Why it is not known where the slots are; where they are, if that is wrong.
         self._why = self._wrong = ""
         self._wrong_told = self._displaced = False
+        # Since when each slot is being moved; those of which it was told that this is long.
+        self._moving: dict[int, float] = {}
+        self._long = SlotSet()
         # Since when slots lie elsewhere than planned, and none is being moved.
         self._moved_at: float | None = None
         self._wake = asyncio.Event()
@@ -295,10 +300,11 @@ class ClusterMonitor:
             self._wrong = f"the slots {moving.words} of the {self._side}'s cluster are being moved"
             self._stirred = self._wrong if self._still is not None else ""
         slots = f"{moving}; {'; '.join(words.values())}"
+        is_long = self._look_at_long(moving)
         for each in self._ends:
             why = words.get(each.shard, "")
             if moving:
-                why = f"the slots {moving.words} of the {self._side}'s cluster are being moved"
+                why = is_long or self._wrong
             each.context.trouble_of(f"the {self._side}'s slots")(why)
         if slots != self._slots:
             self._slots = slots
@@ -307,6 +313,25 @@ class ClusterMonitor:
             # Thousands may move one by one: told is when they begin, and when all is over.
             self._wrong_told = wrong
             self._tell(moving, list(words.values()))
+
+    def _look_at_long(self, moving: SlotSet) -> str:
+        """What is to be done about slots that have been on their way for long; empty: there are
+        none. Told once of each."""
+        now = asyncio.get_running_loop().time()
+        self._moving = {slot: self._moving.get(slot, now) for slot in moving}
+        of_long = (slot for slot, at in self._moving.items() if now - at >= _LONG_SECONDS)
+        if not (found := SlotSet.of(of_long)):
+            self._long = SlotSet()
+            return ""
+        why = (
+            f"the slots {found.words} of the {self._side}'s cluster have been on their way for "
+            f"more than {_LONG_SECONDS:g} s: finish their move, or give it up (CLUSTER SETSLOT "
+            "<slot> STABLE at both nodes); until then their keys wait, and nothing is cut over"
+        )
+        if found - self._long:
+            self._on_event(why)
+        self._long = found
+        return why
 
     def _elsewhere(self, told: Topology) -> bool:
         """Whether a shard has other slots than it was planned with."""

@@ -15,6 +15,7 @@ from engine.errors import LinkError
 from engine.model.cluster_shard import AddressMap, of_shard
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
+from engine.transfer import cluster_monitor
 from engine.transfer.checks.cluster import ask_topology
 from engine.transfer.cluster_monitor import ClusterMonitor
 from engine.transfer.migration_context import MigrationContext
@@ -102,7 +103,8 @@ def test_a_shard_is_followed_to_its_new_primary(name: str) -> None:
         run(main())
 
 
-def test_slots_that_move_close_the_gate(server_factory: ServerFactory) -> None:
+def test_slots_that_move_close_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_monitor, "_LONG_SECONDS", 0.5)
     with Cluster.start(known("redis-7.0"), primaries=3) as cluster:
 
         async def main() -> None:
@@ -114,6 +116,10 @@ def test_slots_that_move_close_the_gate(server_factory: ServerFactory) -> None:
                 here.client().execute_command(*move, "MIGRATING", node_id(there))
                 await soon(lambda: all(map(seen.trouble, range(3))), "a slot that moves")
                 assert "the slots 7 of the source's cluster are being moved" in seen.trouble(0)
+                long = "the slots 7 of the source's cluster have been on their way for more than"
+                await soon(lambda: long in seen.trouble(0), "it takes long")
+                assert "CLUSTER SETSLOT <slot> STABLE" in seen.trouble(0)
+                assert len([event for event in seen.events if long in event]) == 1
                 for node in (there, here, cluster.nodes[2]):
                     node.client().execute_command(*move, "NODE", node_id(there))
                 await soon(lambda: "belong to another shard" in seen.trouble(0), "a slot gone")
