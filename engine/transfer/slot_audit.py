@@ -19,7 +19,8 @@ Invariants:
 - While there are any the gate is closed.
 
 Of a target that had keys of its own before, only what the source names is read: what is on the
-target alone may be its users'.
+target alone may be its users', or was deleted at the source while the slots moved. An event says
+how many these are, and names some.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import contextlib
 
 from engine import logs
 from engine.errors import LinkError, ServerError
+from engine.model.report import printable_key
 from engine.model.slots import SlotSet
 from engine.targets.slot_keys import keys_in, without_own
 from engine.transfer.checkpoint_writer import CheckpointWriter
@@ -38,6 +40,8 @@ from engine.transfer.migration_context import MigrationContext
 
 # Keys that wait to be read again at once: the names are kept in memory, and on the target.
 _WAITING_MOST = 10_000
+# Names of keys in one event.
+_NAMED = 3
 # Between two tries, in seconds.
 _PAUSE_SECONDS = 0.5
 _log = logs.logger(__name__)
@@ -111,7 +115,8 @@ class SlotAudit:
         found = 0
         route = self._ends.route
         sides: list[tuple[Side, bool]] = [("source", route.from_cluster)]
-        if not self._checkpoint.mark.had_keys:
+        had_keys = self._checkpoint.mark.had_keys
+        if not had_keys:
             sides.append(("target", route.to_cluster))
         for side, clustered in sides:
             async with self._ends.admin(side) as end:
@@ -123,4 +128,29 @@ class SlotAudit:
                         follower.read_again(((0, name) for name in names), audited=True)
                         await follower.has_room(_WAITING_MOST)
         await follower.settle()
+        if had_keys:
+            await self._tell_of_others(slots)
         return found
+
+    async def _tell_of_others(self, slots: SlotSet) -> None:
+        """Say which keys the target has there, and the source has not: they stay."""
+        route, count = self._ends.route, 0
+        some: list[bytes] = []
+        async with self._ends.admin("source") as source, self._ends.admin("target") as target:
+            pages = keys_in(target.pipeline, slots, node=route.to_cluster)
+            async with contextlib.aclosing(pages):
+                async for page in pages:
+                    names = without_own(page)
+                    asked = [("EXISTS", name) for name in names]
+                    has = await source.pipeline(asked, raise_on_error=True)
+                    others = [name for name, there in zip(names, has, strict=True) if not there]
+                    count += len(others)
+                    some += others[: _NAMED - len(some)]
+        if count:
+            shown = ", ".join(f"'{printable_key(name)}'" for name in some)
+            self._context.on_event(
+                f"{count:,} keys of the slots {slots.words} are on the target and not at the "
+                f"source ({shown}{', …' if count > len(some) else ''}): the target had them before "
+                "the migration, or they were deleted at the source while the slots moved. They "
+                "stay: remove by hand those that are not wanted"
+            )

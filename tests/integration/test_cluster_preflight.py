@@ -194,6 +194,11 @@ def test_what_others_have_on_a_shard(
             "warn"
         )
         client.delete(keys.position)
+        # Its lanes were planned when the shard's last slot was another one.
+        before = OwnKeys("aaaa", "other", slot_tag(9000))
+        client.set(before.position, mark.encode())
+        assert check(asked(single.url, target.url), "other-migration").outcome == "fail"
+        client.delete(before.position)
         client.set(keys.left, mark.encode())
         left = check(asked(single.url, target.url), "leftovers")
         assert left.outcome == "fail"

@@ -85,6 +85,23 @@ def test_every_key_of_the_slots_is_as_at_the_source(
     assert_equal(source.url, target.url)
 
 
+def test_what_a_target_with_keys_of_its_own_has_alone_is_told(ends: tuple[Server, Server]) -> None:
+    """It may be its users', or deleted at the source meanwhile: it stays."""
+    source, target = ends
+    target.client().set("its own", "1")
+    with migrating(source, target) as run:
+        run.following()
+        target.client().set("{its own}:deleted", "1")
+        slots = SlotSet.of([slot_of("its own")])
+        audited(run, slots)
+        told = [event for event in run.events if "on the target and not at the source" in event]
+        assert len(told) == 1
+        assert f"2 keys of the slots {slots.words} are" in told[0]
+        assert "'its own'" in told[0]
+        run.stop()
+    assert target.client().exists("its own", "{its own}:deleted") == 2
+
+
 def test_an_audit_outlives_its_engine(ends: tuple[Server, Server]) -> None:
     """An engine that stops before its end leaves it to the next one."""
     source, target = ends

@@ -3,6 +3,7 @@ what only a cluster asks of a source or a target."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ _HOT_LEAST = 100
 _SHOWN_KEY = 60
 # Own keys in a slot: two of each lane.
 _OWN_MOST = 4096
+# A node with no more keys is scanned for them: in a second.
+_SCANNED_MOST = 500_000
+_SCANNED_AT_ONCE = 5000
 
 
 @dataclass(slots=True)
@@ -240,10 +244,20 @@ async def check_hot_slot(source: Admin) -> Check | None:
 
 
 async def own_keys_in(target: Admin, slot: int) -> list[bytes]:
-    """The engine's own keys on a cluster's node, which are in this slot. Raises as
-    `Admin.call`."""
-    keys = await target.call("CLUSTER", "GETKEYSINSLOT", slot, _OWN_MOST)
-    return [key for key in keys if key.startswith(OWN_PREFIX)]
+    """The engine's own keys on a cluster's node, which are in this slot; or in another one, where
+    another migration planned its lanes before slots moved: of a node with few keys they are found
+    as well. Raises as `Admin.call`."""
+    found: dict[bytes, None] = dict.fromkeys(
+        await target.call("CLUSTER", "GETKEYSINSLOT", slot, _OWN_MOST)
+    )
+    with contextlib.suppress(AuthError):
+        cursor: Arg = 0 if await target.call("DBSIZE") <= _SCANNED_MOST else b"0"
+        while cursor != b"0":
+            cursor, page = await target.call(
+                "SCAN", cursor, "MATCH", OWN_PREFIX + b"*", "COUNT", _SCANNED_AT_ONCE
+            )
+            found.update(dict.fromkeys(page))
+    return [key for key in found if key.startswith(OWN_PREFIX)]
 
 
 async def check_free(target: Admin, slot: int, settings: TransferSettings) -> Check:
