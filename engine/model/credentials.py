@@ -405,7 +405,7 @@ def _check_text(value: str, name: str, where: str) -> None:
     if name in _FILES:
         problem = _no_path(value)
     elif name == "password_env" and (not value or "=" in value or "\0" in value):
-        problem = "is no name of an environment variable"
+        problem = "is not the name of an environment variable"
     elif name not in ("username", "password") and "\0" in value:
         problem = "holds a NUL"
     else:
@@ -413,7 +413,7 @@ def _check_text(value: str, name: str, where: str) -> None:
             value.encode()
             return
         except UnicodeEncodeError:
-            problem = "is no text that UTF-8 has"
+            problem = "is not valid UTF-8"
     if problem is not None:
         raise UsageError(f"{where}: {name} {problem}")
 
@@ -439,7 +439,7 @@ def _no_path(path: str) -> str | None:
         os.fsencode(path)
         Path(path).expanduser()
     except UnicodeEncodeError:
-        return "is no path that this machine can have"
+        return "is not a path that this machine can have"
     except RuntimeError:
         return "begins with a ~ for which there is no home directory"
     return None

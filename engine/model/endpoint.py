@@ -50,7 +50,7 @@ class Tls:
         except UnicodeError:
             named = b""
         if not named or named.startswith(b"."):
-            raise UsageError("server_name is no host name")
+            raise UsageError("server_name is not a host name")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def _refuse_others(text: str) -> None:
     if "://" in text or "@" in text:
         meant = host_pattern_check.of_url(text)
         raise UsageError(
-            "a URL is no rule" if "://" in text else "a rule names no user",
+            "a URL is not a rule" if "://" in text else "a rule names no user",
             remedy=_EXPECTED if meant is None else f"Write {meant}.",
         )
     if re.match(r"(rdb|aof):", text, re.IGNORECASE):
@@ -94,7 +94,9 @@ def _no_ports(text: str, host: str, ports: str) -> UsageError:
         remedy = f"A rule without a port is for all of them: write {host}."
     else:
         remedy = "Expected :PORT or :FROM-TO."
-    return UsageError(f"{text!r}: its port is no number or range within 1 to 65535", remedy=remedy)
+    return UsageError(
+        f"{text!r}: its port is not a number or a range from 1 to 65535", remedy=remedy
+    )
 
 
 def _network(host: str) -> Network | None:
@@ -118,7 +120,7 @@ def _network(host: str) -> Network | None:
     if network.num_addresses == 1 and network.network_address.is_unspecified:
         local, everything = ("127.0.0.1", "0.0.0.0/0") if network.version == 4 else ("::1", "::/0")
         raise UsageError(
-            f"{host!r} is no address of a server",
+            f"{host!r} is not an address of a server",
             remedy=f"Write {local} for this machine, {everything} for all addresses.",
         )
     if isinstance(network, ipaddress.IPv6Network) and (inner := _inner(network)) is not None:

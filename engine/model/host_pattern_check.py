@@ -39,7 +39,7 @@ def check_names(pattern: str) -> None:
     """Raise `UsageError` for a pattern with wildcards that no host's name fits."""
     shown = repr(pattern)
     if not pattern.isascii():
-        raise UsageError(f"{shown} is no host name", remedy="Write it as xn--….")
+        raise UsageError(f"{shown} is not a host name", remedy="Write it as xn--….")
     labels = pattern.removesuffix(".").split(".")
     if labels[0] == "" and len(labels) > 1:
         raise UsageError(

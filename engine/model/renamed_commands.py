@@ -39,7 +39,7 @@ def read(entries: Iterable[str]) -> Mapping[Side, Names]:
         match = _ENTRY.fullmatch(entry)
         if match is None:
             raise UsageError(
-                f"{entry[:80]!r} is no command's name",
+                f"{entry[:80]!r} is not the name of a command",
                 remedy="Expected NAME=OTHER, source:NAME=OTHER or target:NAME=OTHER.",
             )
         name = match[2].upper()

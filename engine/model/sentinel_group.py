@@ -83,7 +83,7 @@ def parse(nodes: str, path: str, options: dict[str, str]) -> SentinelGroup:
         raise UsageError("the URL does not say which primary the Sentinels watch", remedy=_EXPECTED)
     if not _NAME.fullmatch(name):
         raise UsageError(
-            "what stands behind the / is no name under which Sentinels watch a primary",
+            "the part behind the / is not a name that Sentinels can have for a primary",
             remedy="A name has letters, digits, dots, hyphens and underscores. Write / in a "
             "password as %2F, and ? as %3F.",
         )

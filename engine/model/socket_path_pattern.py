@@ -45,7 +45,7 @@ def read(text: str) -> str:
         raise UsageError(f"{shown}: .. behind a wildcard never matches a path", remedy=_EXPECTED)
     if any("**" in name for name in names):
         raise UsageError(
-            f"{shown}: ** is no wildcard here", remedy="A * stands for (a part of) one name."
+            f"{shown}: ** is not a wildcard here", remedy="A * stands for (a part of) one name."
         )
     if "\0" in path:
         raise UsageError("a unix socket's path holds no NUL", remedy=_EXPECTED)

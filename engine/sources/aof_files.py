@@ -316,7 +316,7 @@ def _opened(path: Path) -> tuple[int, int]:
         raise _unreadable(path, exc) from exc
     if not stat.S_ISREG(about.st_mode):
         os.close(descriptor)
-        raise EngineError(f"{path} is no regular file", remedy=_WHAT_IT_TAKES, fault="user")
+        raise EngineError(f"{path} is not a regular file", remedy=_WHAT_IT_TAKES, fault="user")
     return descriptor, about.st_size
 
 
@@ -330,7 +330,7 @@ def _unreadable(path: Path, exc: OSError) -> EngineError:
 
 def _wrong_manifest(where: str, what: str) -> ProtocolFault:
     return ProtocolFault(
-        f"{where} is no manifest of an append-only file: {what}",
+        f"{where} is not the manifest of an append-only file: {what}",
         remedy="Its server can say more (redis-check-aof).",
         fault="source",
     )

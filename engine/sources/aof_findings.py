@@ -196,7 +196,7 @@ def damaged(part: Part, exc: ProtocolError) -> ProtocolFault:
 def unsound(part: Part, what: str) -> ProtocolFault:
     """What to raise for a file that no server has written so."""
     return ProtocolFault(
-        f"{part.path} is no sound append-only file: {what}",
+        f"{part.path} is not a valid append-only file: {what}",
         remedy="redis-check-aof shows the place, and can cut the file off there.",
         fault="source",
     )

@@ -61,7 +61,7 @@ async def survey_aof(
 ) -> AofSurvey:
     """Read everything once, and keep nothing of it. `applied_to`: see `AofSurvey.applied`.
 
-    Raises `ProtocolFault`, with file and byte, for what is no sound append-only file, and
+    Raises `ProtocolFault`, with file and byte, for what is not a valid append-only file, and
     `EngineError` for what cannot be done with it, or cannot be read.
     """
 
@@ -158,7 +158,7 @@ class _Surveyor:
                 continue
             if number == 0 and portion.startswith(_MAGIC):
                 if part is not self._files.parts[0]:
-                    raise unsound(part, "it is no increment, but begins with a snapshot")
+                    raise unsound(part, "it is not an increment: it begins with a snapshot")
                 snapshot = self._snapshot = SnapshotReader(
                     stream_above=_SURVEY_HOLDS, value_limit=self._value_limit
                 )
@@ -272,7 +272,7 @@ class _Surveyor:
             raise unsound(part, f"{what}, and it is not the last file")
         if not self._settings.aof_load_truncated:
             raise ProtocolFault(
-                f"{part.path} is no whole append-only file: {what}",
+                f"{part.path} is not a complete append-only file: {what}",
                 remedy=f"Its last {left:,} bytes are left out without --aof-load-truncated no.",
                 fault="source",
             )

@@ -188,7 +188,7 @@ class RdbFile:
         except ProtocolError as exc:
             self._explain_newer()
             raise ProtocolFault(
-                f"{self.name} is no sound snapshot: {exc}",
+                f"{self.name} is not a valid snapshot: {exc}",
                 remedy="Its server can say more (redis-check-rdb); have it write the file anew.",
                 fault="source",
             ) from exc

@@ -273,7 +273,7 @@ class FenceUpkeep:
         sealed = self._checkpoint.mark.sealed
         by_hand = f". If none has: {write_block.remedy(sealed)}" if sealed else ""
         self._context.on_event(
-            "the source goes on refusing writes, for another migration may have cut over from it "
+            "the source still refuses writes, because another migration may have cut over from it "
             f"since{by_hand}"
         )
 

@@ -327,6 +327,6 @@ def foreign(other: TargetPosition, target: str) -> Foreign:
     return Foreign(
         text,
         remedy="Complete or abort that one first (it may be of another state or group). If it is "
-        "meant to lose the target, start with --take-over: it is shut out then, and the target "
-        "gets a full sync.",
+        "meant to lose the target, start with --take-over: it can no longer write there then, and "
+        "the target gets a full sync.",
     )

@@ -419,7 +419,7 @@ class Admin:
         if not (isinstance(reply, bytes) and reply.startswith(b"CONTINUE")):
             await self._drop()
             raise ServerError(
-                f"{self.name} does not go on from its own offset {offset:,} (PSYNC)",
+                f"{self.name} does not continue from its own offset {offset:,} (PSYNC)",
                 code="ERR",
                 fault=self.fault,
             )

@@ -461,7 +461,7 @@ def test_nothing_is_written_where_something_is_wrong(
     path.write_bytes(good * 3 + b"*x\r\n" + good)
     assert f"at byte {3 * len(good)}" in refused()
     path.write_bytes(good + good[:-1])
-    assert "is no whole append-only file" in refused(aof_load_truncated=False)
+    assert "is not a complete append-only file" in refused(aof_load_truncated=False)
     assert "has no timestamps" in refused(until_time=100)
     assert "--db" in refused(databases=(0,))
     target.client().set("own", 1)
@@ -517,7 +517,7 @@ def test_a_damaged_exec_is_no_end_that_was_cut_off(
             migrate(state_url, f"aof:{folder}", target.url)
         done = copied(f"aof:{folder}", target)
         assert done.report.status == "failed"
-        assert f"{path} is no sound append-only file" in done.report.errors[0]
+        assert f"{path} is not a valid append-only file" in done.report.errors[0]
         assert f"begins at byte {len(kept)} does not end" in done.report.errors[0]
         assert why in done.report.errors[0]
         assert target.client().dbsize() == 0

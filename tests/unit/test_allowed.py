@@ -111,8 +111,8 @@ def test_sockets_by_where_their_paths_lead(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "write"),
     [
-        ("redis://x", "a URL is no rule. Write x:6379."),
-        ("redis://u:secret@x:7000/0", "a URL is no rule. Write x:7000."),
+        ("redis://x", "a URL is not a rule. Write x:6379."),
+        ("redis://u:secret@x:7000/0", "a URL is not a rule. Write x:7000."),
         ("rediss://[fd00::1]", r"Write \[fd00::1\]:6379"),
         ("u:secret@x", "names no user"),
         ("unix://u:secret@/run/x.sock", "it names no absolute path"),
@@ -123,7 +123,7 @@ def test_sockets_by_where_their_paths_lead(tmp_path: Path) -> None:
         ("unix:/run/", r"Write unix:/run/\*"),
         ("unix:/", r"Write unix:/\*"),
         ("unix:/run/*/../x.sock", "behind a wildcard"),
-        ("unix:/run/**/x.sock", "no wildcard here"),
+        ("unix:/run/**/x.sock", "not a wildcard here"),
         ("/run/x.sock", "socket is unix:PATH"),
         ("a,b", "--allow-endpoint once for each"),
         ("10.0.0.0/8,10.1.0.0/16", "--allow-endpoint once for each"),

@@ -236,7 +236,7 @@ def test_a_cut_tail_is_left_out_or_refused(tmp_path: Path, end: int):
     assert found.end == len(kept)
     assert found.commands == 1
     assert f"the last {end} bytes of appendonly.aof" in found.cut
-    with pytest.raises(ProtocolFault, match="is no whole append-only file") as caught:
+    with pytest.raises(ProtocolFault, match="is not a complete append-only file") as caught:
         surveyed(path, aof_load_truncated=False)
     assert caught.value.fault == "source"
 
@@ -271,7 +271,7 @@ def test_unknown_names_in_a_transaction_that_does_not_end(tmp_path: Path):
         assert (found.tail.names if found.tail else ()) == expected
     assert found.tail is not None
     (fault,) = (found.tail.unknown(name) for name in (b"EX\xffC",))
-    assert f"{path} is no sound append-only file" in fault.message
+    assert f"{path} is not a valid append-only file" in fault.message
     assert f"begins at byte {len(kept)} does not end" in fault.message
     assert "a command EX\\xffC" in fault.message
     # By another name of the source's it is known; a whole transaction is none that is asked for.
@@ -459,7 +459,7 @@ def test_a_manifest():
     ],
 )
 def test_what_is_no_manifest(text: bytes):
-    with pytest.raises(ProtocolFault, match="is no manifest of an append-only file"):
+    with pytest.raises(ProtocolFault, match="is not the manifest of an append-only file"):
         read_manifest(text, "m")
 
 
@@ -487,7 +487,7 @@ def test_what_is_not_there_is_said(tmp_path: Path):
 
 def test_a_snapshot_in_an_increment_is_refused(tmp_path: Path):
     folder = folder_of(tmp_path, ("base", b""), ("incr", b"REDIS0011\xff" + bytes(8)))
-    with pytest.raises(ProtocolFault, match="is no increment, but begins with a snapshot"):
+    with pytest.raises(ProtocolFault, match="is not an increment: it begins with a snapshot"):
         surveyed(folder)
 
 

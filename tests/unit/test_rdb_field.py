@@ -403,7 +403,7 @@ def test_what_came_later_has_its_name(tmp_path: Path, data: bytes, words: str) -
         surveyed(tmp_path, data)
     assert words in str(caught.value)
     assert "--source-type scan" in str(caught.value)
-    assert "no sound snapshot" not in str(caught.value)
+    assert "not a valid snapshot" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_what_came_later_has_its_name(tmp_path: Path, data: bytes, words: str) -
 )
 def test_damage_is_damage(tmp_path: Path, number: int, magic: bytes) -> None:
     what = "opcode" if number >= 242 else "type of value"
-    with pytest.raises(ProtocolFault, match=f"is no sound snapshot: {what} {number}") as caught:
+    with pytest.raises(ProtocolFault, match=f"is not a valid snapshot: {what} {number}") as caught:
         surveyed(tmp_path, whole(key(number, b"x", bytes(30)), magic))
     assert "scan" not in str(caught.value)
 

@@ -72,8 +72,8 @@ def check_commands(
         yield warned(
             "stream-commands",
             "; ".join(doubts),
-            "A server that loads the file runs the same commands, with the same doubt. The report "
-            "names what differs.",
+            "A server that loads the file runs the same commands, and may differ in the same way. "
+            "The report names what differs.",
         )
 
 
