@@ -204,12 +204,14 @@ class Snapshot:
         if not mark.held_before and not self._ends.route.shared_target:
             async with self._ends.admin("target") as end:
                 copied = max(copied, (await end.info()).keys)
-        if self._source.info.keys >= copied // 2:
+        left = self._source.info.keys
+        if left < copied // 2:
+            # Asked at the dial it may have been loading its data still, and had a part of it.
+            async with self._ends.admin("source") as end:
+                left = max(left, (await end.info()).keys)
+        if left >= copied // 2:
             return
-        words = (
-            f"the source has {self._source.info.keys:,} keys left, and the target has {copied:,} "
-            "of those before"
-        )
+        words = f"the source has {left:,} keys left, and the target has {copied:,} of those before"
         if not mark.loss_accepted:
             raise SourceLost(words, remedy=LOSS_REMEDY)
         self._context.on_event(f"{words}: this was accepted, and the target becomes what it is now")

@@ -87,6 +87,29 @@ def test_the_target_loses_its_data(ends: tuple[Server, Server]) -> None:
     assert_tidy(target)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_source_takes_long_to_load(name: str, server_factory: ServerFactory) -> None:
+    """What it has loaded by the time of the dial is not all that it has left."""
+    source, target = server_factory(known(name), "--appendonly", "yes"), server_factory(known(name))
+    pipe = source.client().pipeline(transaction=False)
+    for n in range(5000):  # a command each: it looks at its connections behind a thousand
+        pipe.set(f"key:{n}", n)
+    pipe.execute()
+    store = MemoryCheckpoint()
+    with migrating(source, target, checkpoints=store) as run:
+        run.following()
+        run.stop()
+    source.options = (*source.options, "--key-load-delay", "300")
+    source.stop()
+    with migrating(source, target, checkpoints=store, retry_for=60.0) as run:
+        source.restart()
+        run.following()
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
 def test_the_source_comes_back_empty(ends: tuple[Server, Server]) -> None:
     """Restarted without its data it must not empty the target as well."""
     source, target = ends
