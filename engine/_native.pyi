@@ -270,6 +270,7 @@ class RestoreEncoder:
         refused_low: int = 1,
         refused_high: int = 0,
         mset: bool = False,
+        of_one_slot: bool = False,
         guard: ModuleGuard | None = None,
     ) -> Self: ...
     @property

@@ -63,7 +63,26 @@ cdef class NamePage:
         cdef bytes name = b"$%d\r\n%s\r\n" % (len(command), command)
         if together:
             return b"*%d\r\n%s%s" % (self.count + 1, name, self.bulks)
-        return b"".join([b"*2\r\n%s%s" % (name, raw) for raw in self.raw_names()])
+        return self.apart(b"*2\r\n" + name)
+
+    cdef bytes apart(self, bytes head):
+        """`head` before each name."""
+        cdef size_t head_size = PyBytes_GET_SIZE(head), end = PyBytes_GET_SIZE(self.bulks)
+        cdef const uint8_t *before = <const uint8_t *>PyBytes_AS_STRING(head)
+        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(self.bulks)
+        cdef bytes result = PyBytes_FromStringAndSize(NULL, self.count * head_size + end)
+        cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(result)
+        cdef size_t at = 0, begin
+        cdef int64_t n
+        with nogil:
+            while at < end:
+                begin = at
+                n = read_length(data, &at, end, c'$')
+                at += n + 2
+                memcpy(out, before, head_size)
+                memcpy(out + head_size, data + begin, at - begin)
+                out += head_size + at - begin
+        return result
 
     def names(self):
         """The names, a bytes object each."""

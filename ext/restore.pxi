@@ -63,9 +63,11 @@ cdef class RestoreEncoder:
         guard: whose verdicts on module types hold; None: they are like other values.
         mset: send runs of plain strings as MSET; ValueError without `replace`. May be switched off
             between two batches.
+        of_one_slot: the target is a cluster's node, which takes keys of one slot in a command.
     """
     cdef bint replace
     cdef readonly bint mset
+    cdef bint of_one_slot
     cdef uint16_t highest_version
     cdef uint16_t refused_low
     cdef uint16_t refused_high
@@ -80,12 +82,13 @@ cdef class RestoreEncoder:
 
     def __cinit__(
         self, *, bint replace=True, uint16_t highest_version=0xffff, uint16_t refused_low=1,
-        uint16_t refused_high=0, bint mset=False, ModuleGuard guard=None,
+        uint16_t refused_high=0, bint mset=False, bint of_one_slot=False, ModuleGuard guard=None,
     ):
         if mset and not replace:
             raise ValueError("MSET replaces what is there")
         self.replace = replace
         self.mset = mset
+        self.of_one_slot = of_one_slot
         self.highest_version = highest_version
         self.refused_low = refused_low
         self.refused_high = refused_high
@@ -220,6 +223,7 @@ cdef class RestoreEncoder:
         cdef const uint8_t *data
         cdef size_t most = min(arena.count - first, <size_t>MSET_KEYS)
         cdef size_t n = 0, i, size = 0
+        cdef uint16_t slot = 0
         while n < most:
             record = &arena.records[first + n]
             if record.expire_at >= 0 or record.access >= 0:
@@ -227,6 +231,12 @@ cdef class RestoreEncoder:
             data = arena.data + record.offset + record.key_size
             if n and size + record.value_size > MSET_BYTES:
                 break
+            if n and self.of_one_slot:
+                if n == 1:
+                    slot = slot_of(arena.data + arena.records[first].offset,
+                                   arena.records[first].key_size)
+                if slot_of(arena.data + record.offset, record.key_size) != slot:
+                    break
             if not plain_string(data, record.value_size, record.unsealed, &strings[n]):
                 break
             size += record.value_size

@@ -111,7 +111,7 @@ def comparisons_of(
 
     counts = joined([(source, target) for source, target, _ in lanes])
     return [
-        LiveComparison(source, target, settings, held_before, route, together)
+        LiveComparison(source, target, settings, held_before, route, together, len(lanes))
         for (source, target, route), together in zip(lanes, counts, strict=True)
     ]
 

@@ -1,4 +1,8 @@
-"""What was sent and is not acknowledged, in order, bounded by bytes."""
+"""What was sent and is not acknowledged, in order, bounded by bytes.
+
+Lanes that share a process share the bound as well, for each keeps its window full while its source
+is the quicker end: so each has its part of it, down to `LEAST_BYTES`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections.abc import Iterator
 
 from engine._native import RecordBatch
 
+LEAST_BYTES = 5 << 19
+"""Of one lane: room for a batch or two besides that which the target has just answered."""
 # (stored, BUSYKEY, [(index, message)]) as the core counts them.
 Result = tuple[int, int, list[tuple[int, str]]]
 
@@ -25,7 +31,7 @@ class Window:
     """FIFO of entries. `limit` in bytes; one batch is taken however long it is."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit = self._whole = limit
         self._entries: deque[Entry] = deque()
         self._answered = 0
         self.nbytes = 0
@@ -50,6 +56,10 @@ class Window:
     def has_room(self, nbytes: int) -> bool:
         """Whether a batch of `nbytes` may be added."""
         return not self._entries or self.nbytes + nbytes <= self._limit
+
+    def share(self, lanes: int) -> None:
+        """So many lanes have the bound together."""
+        self._limit = min(max(self._whole // lanes, LEAST_BYTES), self._whole)
 
     def add(self, batch: RecordBatch) -> None:
         """Append what was just sent."""

@@ -106,6 +106,10 @@ class RestoreWriter:
         self.round_trip = 0.0
         """Seconds to the target and back, as at the last dialling."""
 
+    def beside(self, lanes: int) -> None:
+        """So many lanes share the process, this one among them."""
+        self._window.share(lanes)
+
     def leave_telemetry(self, leave: bool) -> None:
         """Whether the streams in which FalkorDB notes queries are not sent from now on."""
         if leave == self._telemetry:
@@ -146,12 +150,13 @@ class RestoreWriter:
         known = commands_known(COMMANDS, unless_refused(listed))
         self.types = ModuleTypes(self.info, known)
         replace = self._settings.if_exists == "replace"
-        mset = replace and self.info.mode == "standalone" and _takes_mset(mset_reply)
+        mset = replace and _takes_mset(mset_reply)
         self._take_over(connection)
         highest, low, high = self.info.capabilities.footer_bounds
         self._encoder = RestoreEncoder(
             replace=replace,
             mset=mset,
+            of_one_slot=self.info.mode == "cluster",
             highest_version=highest,
             refused_low=low,
             refused_high=high,

@@ -100,6 +100,8 @@ _LOOK_SECONDS = 0.05
 # The same while all is well: a look costs as much as a hundred commands, and an operator's word
 # ends the wait.
 _CALM_LOOK_SECONDS = 0.25
+# Lanes that share a process share these looks, up to so many.
+_CALM_LANES_MOST = 4
 # From one question to the next how long a value the target takes, while keys are refused.
 _LIMIT_SECONDS = 2.0
 # What either end says when it is there, and not now.
@@ -225,6 +227,7 @@ class Lane:
             self._writer,
             self._ttl_guard,
         )
+        self._calm_seconds = _CALM_LOOK_SECONDS
         self.offer: Offer | None = None
         """While the lane could be cut over."""
         self.on_look: Callable[[], None] = lambda: None
@@ -260,7 +263,9 @@ class Lane:
 
     def beside(self, lanes: int) -> None:
         """So many lanes share the process, this one among them."""
+        self._calm_seconds = _CALM_LOOK_SECONDS * min(lanes, _CALM_LANES_MOST)
         self._source.lanes = lanes
+        self._writer.beside(lanes)
 
     async def _slots_objection(self) -> str:
         """Why the slots of the source's shard are not those that were planned; empty: they are."""
@@ -797,7 +802,7 @@ class Lane:
             while True:
                 await asyncio.wait(
                     {*tasks, offer.wanted},
-                    timeout=_CALM_LOOK_SECONDS if self._sync_monitor.calm else _LOOK_SECONDS,
+                    timeout=self._calm_seconds if self._sync_monitor.calm else _LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in tasks:

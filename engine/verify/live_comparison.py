@@ -57,8 +57,10 @@ from engine.wire.info_command import replication_in
 
 Reach = Callable[[int], Awaitable[None]]
 
-# Keys of each database that are compared before the fence, and of all together behind it.
+# Keys of each database that are compared before the fence, and of all together behind it. Lanes of
+# one migration have the first of them together, but each so many at least.
 _SAMPLE = 200
+_SAMPLE_OF_LANE = 40
 _AT_FENCE = 400
 # A key that is written to is compared so often, before it is left to the comparison at the fence.
 _TRIES = 3
@@ -101,13 +103,15 @@ class LiveComparison:
         held_before: Callable[[], bool],
         route: Route = ONLY,
         together: LaneCounts | None = None,
+        lanes: int = 1,
     ) -> None:
         """`route`: which of the keys are compared, and what kind of servers the ends are;
-        `together`: the lanes whose ends are counted as one."""
+        `together`: the lanes whose ends are counted as one; `lanes`: how many the migration has."""
         self._endpoints = source, target
         self._route, self._slots = route, KeysOfSlots(route.slots)
         self._together = together or LaneCounts()
         self._lane = self._together.join(source, target)
+        self._sample = max(_SAMPLE // lanes, _SAMPLE_OF_LANE)
         # What both ends have told when they were looked at last.
         self._told: Told | None = None
         self._settings = settings
@@ -327,11 +331,11 @@ class LiveComparison:
         for end, info in list(zip(self._beside, self._infos, strict=True))[: 2 if both else 1]:
             for entry in info.keyspace:
                 # From random places, unless the sample is all that there is.
-                spread = not info.fork and entry.keys > _SAMPLE
+                spread = not info.fork and entry.keys > self._sample
                 end.choose(entry.db)
                 among = None if self._slots.all else self._slots.among
                 keys = await some_keys(
-                    end, _EVERYTHING, _SAMPLE, seed + entry.db, spread, among=among
+                    end, _EVERYTHING, self._sample, seed + entry.db, spread, among=among
                 )
                 keys = [key for key in keys if not key.startswith(OWN_PREFIX)]
                 keys = await self._shared(end, keys)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.reference.crc import crc64
+from tests.reference.crc import crc64, key_slot
 
 # The lowest RDB version that knows each type of value, by type.
 LOWEST_VERSION = dict(
@@ -122,10 +122,13 @@ def plain_string(data: bytes) -> bytes | None:
     return rest if length == len(rest) else None
 
 
-def with_mset(keys: list[Key], access: str | None, others: list[bytes]) -> tuple[bytes, list[int]]:
+def with_mset(
+    keys: list[Key], access: str | None, others: list[bytes], *, of_one_slot: bool = False
+) -> tuple[bytes, list[int]]:
     """The commands for one batch where MSET is used, and how many keys each of them stores.
 
-    `others` are the RESTOREs, by key, for what MSET is not used for.
+    `others` are the RESTOREs, by key, for what MSET is not used for. `of_one_slot`: the keys of an
+    MSET are.
     """
     commands, stored = [], []
     run: list[bytes] = []
@@ -148,6 +151,8 @@ def with_mset(keys: list[Key], access: str | None, others: list[bytes]) -> tuple
             stored.append(1)
             continue
         if len(run) == 2 * 64 or (run and held + len(key.payload) > 1 << 16):
+            end_run()
+        if of_one_slot and run and key_slot(run[0]) != key_slot(key.name):
             end_run()
         run += [key.name, text]
         held += len(key.payload)

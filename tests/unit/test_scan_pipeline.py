@@ -82,7 +82,10 @@ values = st.one_of(
 key_lists = st.lists(
     st.builds(
         Key,
-        name=st.binary(max_size=40),
+        name=st.one_of(
+            st.binary(max_size=40),
+            st.builds(bytes.__add__, st.sampled_from([b"{a}", b"{b}"]), st.binary(max_size=3)),
+        ),
         ttl=st.sampled_from([-1, -1, 0, 1, 1_900_000_000_000, 2**62]),
         payload=st.one_of(
             st.none(),
@@ -102,7 +105,7 @@ key_lists = st.lists(
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5),
     page=st.integers(1, 5),
     access=st.sampled_from([None, "idletime", "freq"]),
-    how=st.sampled_from(["fail", "replace", "mset"]),
+    how=st.sampled_from(["fail", "replace", "mset", "mset of one slot"]),
     stream_above=st.sampled_from([12, 40, 1 << 20]),
     batch_bytes=st.sampled_from([1, 100, 1 << 20]),
     bounds=st.sampled_from([(0xFFFF, 1, 0), (9, 1, 0), (11, 1, 0), (80, 12, 79)]),
@@ -120,7 +123,8 @@ def test_requests_and_restores_agree_with_the_reference(
     )
     encoder = RestoreEncoder(
         replace=how != "fail",
-        mset=how == "mset",
+        mset=how.startswith("mset"),
+        of_one_slot=how == "mset of one slot",
         highest_version=bounds[0],
         refused_low=bounds[1],
         refused_high=bounds[2],
@@ -141,8 +145,9 @@ def test_requests_and_restores_agree_with_the_reference(
             )
             for key in mine
         ]
-        if how == "mset" and not item.streamed:
-            expected += reference.with_mset(mine, access, restores)[0]
+        if encoder.mset and not item.streamed:
+            one = how == "mset of one slot"
+            expected += reference.with_mset(mine, access, restores, of_one_slot=one)[0]
         else:
             expected += b"".join(restores)
     assert sent(encoder, items) == expected
