@@ -15,28 +15,42 @@ one portion and one round afterwards.
   is the kernel's affair: a receive buffer has room for 64 KiB at first, and grows with a reader
   that keeps up. Were 64 KiB taken every 4 ms, 16 MB a second would be the most.
 - While an offset is waited for (the cut-over's last bytes) there is none.
-- Lanes that share a process share its rounds as well: three that rest as long as one of them would
-  alone make three times as many. So each rests so many times longer, up to `_LANES_MOST` times,
-  while what comes meanwhile is little.
+- To wake up costs as much as a round or two, and the first round behind it more than the next one.
+  So lanes that share a process wake up together: a rest that would be the longest ends with the
+  next beat of the loop's clock, which is the same for all of them. The beat is twice as long as the
+  longest rest of a lane that is alone, and four times for more than `_FEW` lanes, while what comes
+  meanwhile is little.
 """
 
 from __future__ import annotations
 
 MOST_SECONDS = 0.004
 """The longest rest of a lane that is alone."""
-_LANES_MOST = 4
+# So many lanes have the shorter beat.
+_FEW = 6
 _SECONDS_A_BYTE = 10e-6
 # What comes in the longest rest at 100,000 small commands a second is a little less.
 _MUCH_BYTES = 65_000
 
 
-def rest_after(nbytes: int, *, filled: bool, hurried: bool, lanes: int = 1) -> float:
+def rest_after(
+    nbytes: int, *, filled: bool, hurried: bool, lanes: int = 1, now: float = 0.0
+) -> float:
     """Seconds of rest after a read of `nbytes` bytes; 0: none.
 
     `filled`: the read took all the room there was. `hurried`: an offset is waited for. `lanes`: how
-    many share the process.
+    many share the process, and the loop's clock, which says `now`.
     """
     if filled or hurried or nbytes >= _MUCH_BYTES:
         return 0.0
-    times = min(lanes, _LANES_MOST) if nbytes < _MUCH_BYTES // 2 else 1
-    return min(nbytes * _SECONDS_A_BYTE, MOST_SECONDS * times)
+    bought = nbytes * _SECONDS_A_BYTE
+    if lanes == 1:
+        return min(bought, MOST_SECONDS)
+    times = 1
+    if nbytes < _MUCH_BYTES // 2:
+        times = 2 if lanes <= _FEW else 4
+    if bought < MOST_SECONDS * times:
+        return bought
+    # In whole milliseconds, as uvloop's timers are.
+    beat = round(MOST_SECONDS * times * 1000)
+    return (beat - round(now * 1000) % beat) / 1000

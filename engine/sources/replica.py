@@ -589,7 +589,13 @@ class ReplicaSource:
         if whole:
             hurried = self._hurried > 0
             read, filled = connection.last_read, connection.filled
-            seconds = rest_after(read, filled=filled, hurried=hurried, lanes=self.lanes)
+            seconds = rest_after(
+                read,
+                filled=filled,
+                hurried=hurried,
+                lanes=self.lanes,
+                now=connection.received_at,
+            )
         else:
             seconds = _REST_SECONDS if connection.last_read < _REST_BELOW else 0.0
         if seconds:

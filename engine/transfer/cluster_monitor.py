@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import operator
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,8 @@ class ClusterMonitor:
         # Since when each slot is being moved; those of which it was told that this is long.
         self._moving: dict[int, float] = {}
         self._long = SlotSet()
+        # What the nodes had said when all was found to be well; empty: it was not.
+        self._well: list[Topology] = []
         # Since when slots lie elsewhere than planned, and none is being moved.
         self._moved_at: float | None = None
         self._wake = asyncio.Event()
@@ -95,6 +98,7 @@ class ClusterMonitor:
         """One more lane; `moved` is called with its end's primary at each look. `own_slot` is that
         of its own keys there, without which it cannot go on; -1: it has none."""
         assert end.cluster is not None
+        self._well = []
         self._ends.append(_Attended(end, end.cluster, context, moved, own_slot))
 
     @property
@@ -190,6 +194,15 @@ class ClusterMonitor:
             why = next(each.message for each in heard if isinstance(each, EngineError))
             self._doubt(f"no node of the {self._side}'s cluster answers ({why.removesuffix('.')})")
             return
+        under_way = {slot for node in nodes for slot in node.under_way}
+        if self._told is not None and not under_way and _same(told, self._well):
+            # Nothing has changed, by far the most often.
+            cluster.note(any_end, self._told)
+            for each in self._ends:
+                if each.there is not None:
+                    each.moved(self._side, each.there)
+            return
+        self._well = []
         merged = merge(told)
         if 2 * len(told) <= len(nodes) and self._earlier(merged):
             self._doubt(
@@ -204,10 +217,12 @@ class ClusterMonitor:
                 f"the {self._side}'s slots, or its primaries, are not as they were when the first "
                 "snapshot began"
             )
-        under_way = {slot for node in nodes for slot in node.under_way}
         for each in self._ends:
             self._judge(each, merged)
         self._judge_slots(merged, SlotSet.of(under_way))
+        settled = self._moved_at is None and not self._displaced
+        if settled and not self._wrong and all(each.there is not None for each in self._ends):
+            self._well = told
 
     @property
     def _heads(self) -> list[Node]:
@@ -235,6 +250,7 @@ class ClusterMonitor:
         return False
 
     def _doubt(self, why: str) -> None:
+        self._well = []
         self._moved_at, self._displaced, self._why = None, False, why
         for each in self._ends:
             each.context.trouble_of(f"the {self._side}'s cluster")(
@@ -355,3 +371,8 @@ class ClusterMonitor:
 
 def _configuration(told: Topology) -> dict[str, tuple[int, SlotSet]]:
     return {each.primary.id: (each.primary.epoch, each.slots) for each in told.shards}
+
+
+def _same(told: Sequence[Topology], before: Sequence[Topology]) -> bool:
+    """Whether the same nodes have said the same: then they are the very same objects."""
+    return len(told) == len(before) and all(map(operator.is_, told, before))

@@ -23,7 +23,7 @@ from engine.transfer.stats import TransferStats
 from engine.transfer.switch_hook import OnSwitch
 
 # Between two totals of several lanes of which nothing but figures has changed.
-_APART_SECONDS = 0.1
+_APART_SECONDS = 0.4
 
 
 class Overview:

@@ -49,11 +49,21 @@ Ask = Callable[[Endpoint, Sequence[tuple[str, ...]]], Awaitable[list[Any]]]
 
 @dataclass(slots=True)
 class _Memory:
-    """What was heard last of a cluster, and when; and by shard the node that was its primary."""
+    """What was heard last of a cluster, and when; and by shard the node that was its primary, and
+    the one that is, as far as that was looked for."""
 
     told: Topology | None = None
     at: float = float("-inf")
     primaries: dict[ClusterShard, Node] = field(default_factory=dict)
+    found: dict[ClusterShard, Node | None] = field(default_factory=dict)
+
+    def primary_of(self, shard: ClusterShard) -> Node | None:
+        """By what was heard last; None: nothing was, or it tells of none."""
+        if self.told is None:
+            return None
+        if shard not in self.found:
+            self.found[shard] = shard.found(self.told)
+        return self.found[shard]
 
 
 # By seeds. Two at most for each migration of the process.
@@ -72,8 +82,8 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
     heard = _heard.setdefault(shard.seeds, _Memory())
     if not shard.ids:
         return await _any(endpoint, shard, ask, fault, timeout * _SHARE)
-    if heard.told is not None and time.monotonic() - heard.at < _HOLDS_SECONDS:
-        there = _there(endpoint, heard.told)
+    if time.monotonic() - heard.at < _HOLDS_SECONDS:
+        there = _there(endpoint, heard)
         if there is not None:
             return there
     # The rest of the time is the primary's.
@@ -96,7 +106,7 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
             fault=fault,
         )
     note(endpoint, merged)
-    there = _there(endpoint, merged)
+    there = _there(endpoint, heard)
     if there is None:
         raise LinkError(
             f"{fault} {endpoint.address}: the cluster announces no address of the primary "
@@ -161,9 +171,11 @@ def note(endpoint: Endpoint, told: Topology) -> None:
     shard = endpoint.cluster
     assert shard is not None
     heard = _heard.setdefault(shard.seeds, _Memory())
-    heard.told, heard.at = told, time.monotonic()
+    if told is not heard.told:
+        heard.told, heard.found = told, {}
+    heard.at = time.monotonic()
     for each in (*heard.primaries, shard):
-        if each.ids and (found := each.found(told)) is not None:
+        if each.ids and (found := heard.primary_of(each)) is not None:
             heard.primaries[each] = found
 
 
@@ -171,9 +183,9 @@ def named_last(endpoint: Endpoint) -> Endpoint | None:
     """The primary that was named last; None: the cluster was not asked yet."""
     assert endpoint.cluster is not None
     heard = _heard.get(endpoint.cluster.seeds)
-    if heard is None or heard.told is None or not endpoint.cluster.ids:
+    if heard is None or not endpoint.cluster.ids:
         return None
-    return _there(endpoint, heard.told)
+    return _there(endpoint, heard)
 
 
 def forget(endpoint: Endpoint) -> None:
@@ -223,10 +235,10 @@ def places_of(endpoint: Endpoint, told: Topology | None, most: int) -> list[Endp
     return nodes[:most]
 
 
-def _there(endpoint: Endpoint, told: Topology) -> Endpoint | None:
+def _there(endpoint: Endpoint, heard: _Memory) -> Endpoint | None:
     shard = endpoint.cluster
     assert shard is not None
-    found = shard.found(told)
+    found = heard.primary_of(shard)
     place = None if found is None else shard.place_of(found)
     if place is None:
         return None

@@ -23,11 +23,17 @@ SET_BYTES = 140
 ROUND_SECONDS = 0.0004
 
 
-@given(st.integers(0, 1 << 30), st.booleans(), st.booleans(), st.integers(1, 100))
+@given(
+    st.integers(0, 1 << 30),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 100),
+    st.floats(0, 1e6),
+)
 def test_a_rest_is_bounded_and_left_out_where_it_would_harm(
-    nbytes: int, filled: bool, hurried: bool, lanes: int
+    nbytes: int, filled: bool, hurried: bool, lanes: int, now: float
 ) -> None:
-    rest = rest_after(nbytes, filled=filled, hurried=hurried, lanes=lanes)
+    rest = rest_after(nbytes, filled=filled, hurried=hurried, lanes=lanes, now=now)
     assert 0 <= rest <= MOST_SECONDS * min(lanes, 4)
     # What comes in the longest rest has room in a receive buffer that has not grown yet.
     if nbytes >= 32_768:
@@ -35,6 +41,19 @@ def test_a_rest_is_bounded_and_left_out_where_it_would_harm(
     # A receive buffer that has not grown yet holds less than 64 KiB.
     if filled or hurried or nbytes >= 65_483:
         assert rest == 0
+
+
+@given(st.integers(2, 100), st.integers(0, 10**9), st.integers(0, 15))
+def test_lanes_that_share_a_process_wake_up_together(lanes: int, now: int, later: int) -> None:
+    """The rests of two that read a moment apart end with a beat, most often the same one."""
+    beats = 8 if lanes <= 6 else 16
+    ends = []
+    for at in (now, now + later):
+        rest = rest_after(3000, filled=False, hurried=False, lanes=lanes, now=at / 1000)
+        assert rest >= 0.001
+        ends.append(round(at + 1000 * rest))
+    assert [end % beats for end in ends] == [0, 0]
+    assert (ends[0] == ends[1]) == (now // beats == (now + later) // beats)
 
 
 def reads(rate: float, seconds: float) -> list[float]:
