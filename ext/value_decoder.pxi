@@ -569,17 +569,18 @@ cdef class ValueDecoder:
         if self.reader.blob.capacity > TEXT_KEPT:
             bytes_free(&self.reader.blob)
 
-    cdef tuple looked(self):
+    cdef tuple looked(self, size_t key_size, bint ttl):
         cdef ElementSink *sink = &self.sink
         return (_KIND_NAMES[sink.kind], sink.count, sink.bytes, sink.longest, sink.ttls,
-                sink.group_count, sink.packed, sink.loose)
+                sink.group_count, memory_of(sink, key_size, ttl))
 
-    def look(self, bytes payload not None):
+    def look(self, bytes payload not None, size_t key_size=0, bint ttl=False):
         """What a value is, without its elements: (type, elements, their bytes, those of the longest,
-        fields with expire times, groups, bytes of packed collections, elements beside these)."""
+        fields with expire times, groups, about how much memory the key takes in a server). The key
+        has `key_size` bytes, and an expire time if `ttl` says so."""
         self.decode(
             <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), VALUE_LOOK)
-        return self.looked()
+        return self.looked(key_size, ttl)
 
     def look_at(self, RecordBatch batch not None, Py_ssize_t index):
         """The same of a record of a batch."""
@@ -587,7 +588,7 @@ cdef class ValueDecoder:
         if batch.streamed:
             raise ValueError("the value of a streamed record is not here")
         self.decode(batch.arena.data + record.offset + record.key_size, record.value_size, VALUE_LOOK)
-        return self.looked()
+        return self.looked(record.key_size, record.expire_at >= 0)
 
     def digest(self, bytes payload not None):
         """Four digests of 16 bytes: the value, the expire times of its fields, a stream's groups, and

@@ -108,8 +108,7 @@ async def _report(reader: KeyReader, most: int, output: str) -> None:
     from engine.inspect.key_report import Report
 
     report = Report(most)
-    async for seen in reader.keys():
-        report.add(seen)
+    await report.read(reader)
     if output == "json":
         for seen, encoding in report.biggest:
             print(json.dumps(_as_object(seen, reader, encoding, value=False)))

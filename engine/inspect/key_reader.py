@@ -21,7 +21,6 @@ from engine._native import (
 )
 from engine.errors import UsageError
 from engine.inspect.key_pattern import compiled
-from engine.inspect.memory_estimate import estimated
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
@@ -30,7 +29,7 @@ from engine.sources.scan import ScanSource
 from engine.wire.connection import answered
 from engine.wire.dial import dial_and_ask
 
-_Look = tuple[str, int, int, int, int, int, int, int]
+_Look = tuple[str, int, int, int, int, int, int]
 HELD_BYTES = 32 << 20
 """A longer value is not held, unless its key was named."""
 _NO_LIMIT = 1 << 62
@@ -102,11 +101,40 @@ class KeyReader:
             if found is not None:
                 yield found
             return
+        async with contextlib.aclosing(self.batches()) as batches:
+            async for each in batches:
+                if isinstance(each, Seen):
+                    yield each
+                else:
+                    for index in range(len(each)):
+                        if self._wanted(each.db, each.key(index)):
+                            yield self.record(each, index)
+
+    async def batches(self) -> AsyncGenerator[RecordBatch | Seen, None]:
+        """The same, but whole batches as they come, wanted or not; and keys whose value is not in
+        any, those alone that are wanted."""
         path = self._source.rdb_path
         items = self._of_server() if path is None else self._of_file(path)
         async with contextlib.aclosing(items):
-            async for each in self._seen(items):
+            async for each in self._without_pieces(items):
                 yield each
+
+    def record(self, batch: RecordBatch, index: int) -> Seen:
+        """A record of a batch."""
+        look: _Look | str
+        try:
+            look = self.decoder.look_at(batch, index)
+        except ProtocolError as exc:
+            look = str(exc)
+        size = batch.value_size(index) - _FOOTER
+        return _found(
+            batch.db, batch.key(index), look, size, batch.value_type(index),
+            batch.expire_at(index), batch=batch, index=index,
+        )  # fmt: skip
+
+    def takes(self, db: int) -> bool:
+        """Whether keys of a database are wanted."""
+        return self._db is None or db == self._db
 
     # --- Where they come from ---
 
@@ -160,14 +188,16 @@ class KeyReader:
         expire_at = None if ttl < 0 else round(time.time() * 1000) + ttl
         look: _Look | str
         try:
-            look = self.decoder.look(payload)
+            look = self.decoder.look(payload, len(key), expire_at is not None)
         except ProtocolError as exc:
             look = str(exc)
         return _found(db, key, look, len(payload) - _FOOTER, payload[0], expire_at, value=payload)
 
     # --- What they are ---
 
-    async def _seen(self, items: AsyncIterator[Item]) -> AsyncGenerator[Seen, None]:
+    async def _without_pieces(
+        self, items: AsyncIterator[Item]
+    ) -> AsyncGenerator[RecordBatch | Seen, None]:
         # Of a streamed record its value is still to come, and so many bytes of it; what comes
         # before its record is that of a spilled one.
         long: RecordBatch | None = None
@@ -186,35 +216,22 @@ class KeyReader:
             elif item.streamed and not item.spilled:
                 long, left = item, item.value_size(0)
             else:
-                for found in self._long(item, first) if item.streamed else self._batch(item):
-                    yield found
+                if item.streamed:
+                    for found in self._long(item, first):
+                        yield found
+                else:
+                    yield item
+                for key, reason in item.errors:
+                    if self._wanted(item.db, key):
+                        yield _found(item.db, key, reason, 0, None, None)
                 first = b""
 
     def _wanted(self, db: int, key: bytes) -> bool:
-        if self._db is not None and db != self._db:
+        if not self.takes(db):
             return False
         if self._key is not None:
             return key == self._key
         return self._match is None or self._match.fullmatch(key) is not None
-
-    def _batch(self, batch: RecordBatch) -> Iterator[Seen]:
-        look: _Look | str
-        for index in range(len(batch)):
-            key = batch.key(index)
-            if not self._wanted(batch.db, key):
-                continue
-            try:
-                look = self.decoder.look_at(batch, index)
-            except ProtocolError as exc:
-                look = str(exc)
-            size = batch.value_size(index) - _FOOTER
-            yield _found(
-                batch.db, key, look, size, batch.value_type(index), batch.expire_at(index),
-                batch=batch, index=index,
-            )  # fmt: skip
-        for key, reason in batch.errors:
-            if self._wanted(batch.db, key):
-                yield _found(batch.db, key, reason, 0, None, None)
 
     def _long(self, batch: RecordBatch, first: bytes) -> Iterator[Seen]:
         key = batch.key(0)
@@ -241,8 +258,7 @@ def _found(
     if isinstance(look, str):
         kind = "?" if number is None else value_kind(number) or "?"
         return Seen(db, key, kind, 0, 0, 0, 0, 0, size, size, expire_at, look, value, batch, index)
-    kind, elements, data, longest, ttls, groups, packed, loose = look
-    memory = estimated(kind, len(key), expire_at is not None, elements, data, packed, loose)
+    kind, elements, data, longest, ttls, groups, memory = look
     return Seen(
         db, key, kind, elements, data, longest, ttls, groups, size, memory, expire_at,
         "", value, batch, index,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from engine.inspect.key_reader import Seen
+from engine._native import ValueTotals
+from engine.inspect.key_reader import KeyReader, Seen
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Of the keys of one type."""
 
@@ -18,52 +20,61 @@ class Totals:
     memory: int = 0
     with_ttl: int = 0
 
-    def add(self, seen: Seen) -> None:
-        """Count a key."""
-        self.keys += 1
-        self.elements += seen.elements
-        self.size += seen.size
-        self.memory += seen.memory
-        self.with_ttl += seen.expire_at is not None
 
-
-@dataclass(slots=True)
 class Report:
     """Of every key that was seen; `most` of them are kept, those that take the most memory."""
 
-    most: int
-    types: dict[str, Totals] = field(default_factory=dict)
-    not_decoded: int = 0
-    _biggest: list[tuple[int, int, Seen, str]] = field(default_factory=list)
-    _count: int = 0
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._totals = ValueTotals()
+        self._biggest: list[tuple[int, int, Seen, str]] = []
+        self._count = 0
 
-    def add(self, seen: Seen) -> None:
-        """Count a key."""
-        totals = self.types.get(seen.kind)
-        if totals is None:
-            totals = self.types[seen.kind] = Totals()
-        totals.add(seen)
-        self.not_decoded += bool(seen.objection)
+    async def read(self, reader: KeyReader) -> None:
+        """Count every key of it. Raises `EngineError`."""
+        async with contextlib.aclosing(reader.batches()) as batches:
+            async for each in batches:
+                if isinstance(each, Seen):
+                    self._totals.count(each.kind, each.size, each.expire_at is not None)
+                    if each.memory > self._least:
+                        self._keep(each)
+                elif reader.takes(each.db):
+                    for index in self._totals.add(each, self._least):
+                        self._keep(reader.record(each, index))
+
+    @property
+    def _least(self) -> int:
+        """A key that takes no more memory than this is none of the biggest."""
+        if not self._most:
+            return 1 << 62
+        return self._biggest[0][0] if len(self._biggest) >= self._most else -1
+
+    def _keep(self, seen: Seen) -> None:
+        if seen.memory <= self._least:
+            return
         self._count += 1
-        full = len(self._biggest) >= self.most
-        if self.most and not (full and seen.memory <= self._biggest[0][0]):
-            # Without its batch, which would stay in memory with all its other keys.
-            kept = (seen.memory, -self._count, replace(seen, batch=None), seen.encoding)
-            (heapq.heappushpop if full else heapq.heappush)(self._biggest, kept)
+        # Without its batch, which would stay in memory with all its other keys.
+        kept = (seen.memory, -self._count, replace(seen, batch=None), seen.encoding)
+        full = len(self._biggest) >= self._most
+        (heapq.heappushpop if full else heapq.heappush)(self._biggest, kept)
+
+    @property
+    def types(self) -> dict[str, Totals]:
+        """By type."""
+        return {kind: Totals(*found) for kind, found in self._totals.types.items()}
+
+    @property
+    def total(self) -> Totals:
+        """Of all types together."""
+        rows = self._totals.types.values()
+        return Totals(*(sum(column) for column in zip(*rows, strict=True)))
+
+    @property
+    def not_decoded(self) -> int:
+        """Keys whose value was not decoded."""
+        return self._totals.not_decoded
 
     @property
     def biggest(self) -> list[tuple[Seen, str]]:
         """The biggest keys with their encodings, the biggest first."""
         return [(seen, encoding) for _, _, seen, encoding in sorted(self._biggest, reverse=True)]
-
-    @property
-    def total(self) -> Totals:
-        """Of all types together."""
-        found = Totals()
-        for each in self.types.values():
-            found.keys += each.keys
-            found.elements += each.elements
-            found.size += each.size
-            found.memory += each.memory
-            found.with_ttl += each.with_ttl
-        return found

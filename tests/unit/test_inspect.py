@@ -115,8 +115,7 @@ def test_long_values_are_counted_and_shown_by_name(
 def test_a_report_keeps_the_biggest(tmp_path: Path) -> None:
     body = b"".join(key(0, b"key %d" % n, string(b"v" * n)) for n in range(0, 3000, 7))
     report = Report(3)
-    for each in seen(file_of(tmp_path, body)):
-        report.add(each)
+    asyncio.run(report.read(KeyReader(Endpoint.parse(file_of(tmp_path, body)))))
     assert [each.key for each, _ in report.biggest] == [b"key 2996", b"key 2989", b"key 2982"]
     assert all(encoding == "string" for _, encoding in report.biggest)
     assert (report.total.keys, report.total.with_ttl) == (429, 0)
