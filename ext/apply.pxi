@@ -14,14 +14,25 @@
 #
 # Or, where the position is a record (ext/record_form.pxi), without a transaction:
 #
-#   command …                 those of the batch, each for itself, all in the record's database
+#   command …                 those of the batch, each for itself, in the record's database
 #   GET key                   what the record was before
 #   SET key value XX          the record; not where there is none any more
+#
+# There a command of another database is a transaction for itself, for where a SELECT of its own is
+# refused (BUSY, say) and the command is not, it would run in the database before it:
+#
+#   UNWATCH                   once: the record's SET has changed what was watched
+#   MULTI
+#   SELECT d
+#   command
+#   SELECT p
+#   EXEC
 #
 # What a batch has across slots (`CommandBatch.across`) is left out in either form.
 #
 # A slot is the place of a command between MULTI and EXEC, counted from 0, ours included; with a
-# record, the place of one of the batch's commands.
+# record, the place of any command before GET. One of another database has four, whichever of them is
+# refused: it did not run.
 #
 # A target spends as much on a command's turn (queueing it, calling it, its two replies) as on a short
 # SET itself. So SETs without options that follow each other may go as one MSET, which stores the same
@@ -35,6 +46,9 @@ cdef enum:
     # A SELECT, at the most; a DEL beside its key.
     SELECT_BYTES = 48
     DELETE_BYTES = 48
+    # What stands around a command of another database, in front of a record.
+    APART_BYTES = 2 * SELECT_BYTES + 32
+    APART_SLOTS = 5
     # The longest value of a position; GET's reply is kept up to that.
     POSITION_BYTES_MOST = 4096
     # Of an error's text, how much is kept.
@@ -85,6 +99,7 @@ cdef class Transaction:
     cdef TransactionPart *parts
     cdef size_t part_count
     cdef size_t part_bytes
+    cdef bint unwatched                # UNWATCH is among them
     cdef CommandBatch batch            # it has the files
 
     def __dealloc__(self):
@@ -235,27 +250,18 @@ cdef class TransactionEncoder:
         cdef size_t extra_bytes = 0, capacity
         cdef const uint8_t *skipped = NULL
         cdef bytes skip_map = None
-        cdef int now = db, highest
+        cdef int now = db
         if not 0 <= db < self.databases:
             raise ValueError(f"db must be 0 to {self.databases - 1}, found {db}")
         if len(position) > POSITION_BYTES_MOST:
             raise ValueError(f"a position has at most {POSITION_BYTES_MOST} bytes")
         extras = tuple(extras)
         for extra_db, command in extras:
-            if not isinstance(extra_db, int) or not 0 <= extra_db < self.databases:
-                raise ValueError(
-                    f"an extra's database must be 0 to {self.databases - 1}, found {extra_db!r}")
-            if not PyBytes_CheckExact(command):
-                raise TypeError(f"an extra's command must be bytes, found {type(command).__name__}")
-            check_one_command(command)
-            extra_bytes += len(command)
+            extra_bytes += self.check_extra(extra_db, command)
         if skip:
             skip_map = self.map_of(skip, count)
             skipped = <const uint8_t *>PyBytes_AS_STRING(skip_map)
-        highest = self.highest_database(batch, skipped)
-        if highest >= self.databases:
-            raise ValueError(
-                f"a command runs in database {highest}, and the target has {self.databases}")
+        self.check_databases(batch, skipped)
         capacity = (
             self.commands_size(batch, db) + extra_bytes + len(extras) * SELECT_BYTES
             + self.key_size * 3 + <size_t>len(position) + TRANSACTION_OVERHEAD)
@@ -299,11 +305,11 @@ cdef class TransactionEncoder:
         """The commands of `batch` one by one, and `position` behind them, if there is one still.
 
         The connection must be in the position's database. `skip` and `extras` as in `encode`.
-        Raises ValueError for what runs in another database, for SWAPDB, for an extra that is not
-        exactly one command, and for a position above 4096 bytes.
+        Raises ValueError for a database that the target has not, for SWAPDB, for an extra that is
+        not exactly one command, and for a position above 4096 bytes.
         """
         cdef Transaction result = Transaction.__new__(Transaction)
-        cdef size_t count = batch.packed.count, i
+        cdef size_t count = batch.packed.count, apart = 0, i
         cdef const uint8_t *skipped = NULL
         cdef bytes skip_map = None
         cdef size_t extra_bytes = 0
@@ -313,28 +319,24 @@ cdef class TransactionEncoder:
             raise ValueError(f"a position has at most {POSITION_BYTES_MOST} bytes")
         extras = tuple(extras)
         for extra_db, command in extras:
-            if extra_db != self.position_db:
-                raise ValueError("a record has no command of another database than its own")
-            if not PyBytes_CheckExact(command):
-                raise TypeError(f"an extra's command must be bytes, found {type(command).__name__}")
-            check_one_command(command)
-            extra_bytes += len(command)
+            extra_bytes += self.check_extra(extra_db, command)
+            apart += extra_db != self.position_db
         if skip:
             skip_map = self.map_of(skip, count)
             skipped = <const uint8_t *>PyBytes_AS_STRING(skip_map)
+        self.check_databases(batch, skipped)
         for i in range(count):
             if batch.packed.commands[i].across or (skipped != NULL and skipped[i]):
                 continue
-            if batch.packed.commands[i].db != self.position_db:
-                raise ValueError("a record has no command of another database than its own")
+            apart += batch.packed.commands[i].db != self.position_db
             if stream_name(&batch.packed.commands[i]) == NAME_SWAPDB:
                 raise ValueError("a record has no SWAPDB")
         result.record = True
         result.data = <uint8_t *>PyMem_RawMalloc(
-            self.commands_size(batch, self.position_db) + extra_bytes + self.key_size * 2
-            + <size_t>len(position) + TRANSACTION_OVERHEAD)
+            self.commands_size(batch, self.position_db) + extra_bytes + apart * APART_BYTES
+            + self.key_size * 2 + <size_t>len(position) + TRANSACTION_OVERHEAD)
         result.slots = <int32_t *>PyMem_RawMalloc(
-            (count + <size_t>len(extras) + 1) * sizeof(int32_t))
+            (count + <size_t>len(extras) + apart * APART_SLOTS + 1) * sizeof(int32_t))
         if result.data == NULL or result.slots == NULL or count > INT32_MAX:
             raise MemoryError()
         result.batch = batch
@@ -344,7 +346,10 @@ cdef class TransactionEncoder:
         if now < 0:
             raise MemoryError()
         for number, (extra_db, command) in enumerate(extras):
-            self.put_extra(result, extra_db, command, number, now)
+            if extra_db == self.position_db:
+                self.put_extra(result, extra_db, command, number, now)
+            else:
+                self.put_extra_apart(result, extra_db, command, -1 - <int32_t>number)
         out = self.put_key(put_literal(result.data + result.size, "*2\r\n$3\r\nGET\r\n", 13))
         out = self.put_key(put_literal(out, "*4\r\n$3\r\nSET\r\n", 13))
         out = put_bulk(
@@ -356,6 +361,23 @@ cdef class TransactionEncoder:
         else:
             result.batch = None
         return result
+
+    cdef size_t check_extra(self, db, command) except? 0:
+        """The bytes of an extra. ValueError and TypeError for what is none."""
+        if not isinstance(db, int) or not 0 <= db < self.databases:
+            raise ValueError(
+                f"an extra's database must be 0 to {self.databases - 1}, found {db!r}")
+        if not PyBytes_CheckExact(command):
+            raise TypeError(f"an extra's command must be bytes, found {type(command).__name__}")
+        check_one_command(command)
+        return PyBytes_GET_SIZE(command)
+
+    cdef int check_databases(self, CommandBatch batch, const uint8_t *skipped) except -1:
+        cdef int highest = self.highest_database(batch, skipped)
+        if highest >= self.databases:
+            raise ValueError(
+                f"a command runs in database {highest}, and the target has {self.databases}")
+        return 0
 
     cdef bytes map_of(self, frozenset skip, size_t count):
         """A byte for each command: 1 where it is to be left out."""
@@ -438,6 +460,18 @@ cdef class TransactionEncoder:
                 i += 1
                 continue
             bytes = command_bytes(packed, command)
+            if to.record and command.db != self.position_db:
+                out = self.put_run(to, out, packed, run, run_size)
+                if out == NULL:
+                    return -1
+                run, run_size = NULL, 0
+                out = self.begin_apart(to, out, command.db, <int32_t>i)
+                out = self.put_run(to, out, packed, bytes, command.size)
+                if out == NULL:
+                    return -1
+                out = self.end_apart(to, out, <int32_t>i)
+                i += 1
+                continue
             several = self.mergeable(packed, skipped, i) if to.merged != NULL else 0
             if several > 1:
                 out = self.put_run(to, out, packed, run, run_size)
@@ -469,6 +503,34 @@ cdef class TransactionEncoder:
             return -1
         to.size = out - to.data
         return now
+
+    cdef inline uint8_t *begin_apart(
+        self, Transaction to, uint8_t *out, int db, int32_t place
+    ) noexcept nogil:
+        """Before the command at `place`, of another database than the record's."""
+        if not to.unwatched:
+            to.unwatched = True
+            out = put_literal(out, "*1\r\n$7\r\nUNWATCH\r\n", 17)
+            to.slots[to.queued] = SLOT_OURS
+            to.queued += 1
+        out = put_select(put_literal(out, "*1\r\n$5\r\nMULTI\r\n", 15), db)
+        to.slots[to.queued] = SLOT_OURS
+        to.slots[to.queued + 1] = to.slots[to.queued + 2] = place
+        to.queued += 3
+        return out
+
+    cdef inline uint8_t *end_apart(
+        self, Transaction to, uint8_t *out, int32_t place
+    ) noexcept nogil:
+        to.slots[to.queued] = to.slots[to.queued + 1] = place
+        to.queued += 2
+        return put_literal(put_select(out, self.position_db), "*1\r\n$4\r\nEXEC\r\n", 14)
+
+    cdef void put_extra_apart(self, Transaction to, int db, bytes command, int32_t place):
+        cdef uint8_t *out = self.begin_apart(to, to.data + to.size, db, place)
+        cdef size_t n = PyBytes_GET_SIZE(command)
+        memcpy(out, PyBytes_AS_STRING(command), n)
+        to.size = self.end_apart(to, out + n, place) - to.data
 
     cdef inline uint8_t *put_run(
         self, Transaction to, uint8_t *out, const Packed *packed, const uint8_t *run, size_t size

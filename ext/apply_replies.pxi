@@ -25,6 +25,9 @@
 #   TX_RECORD      +OK                                    the result, "recorded"
 #                  nil or an error                        the result, "unrecorded"
 #
+# Of a command that is a transaction for itself there EXEC's reply is told by the +QUEUED before it:
+# SELECT's reply and its own are the first in that array, and nil is an error.
+#
 # Where MULTI itself is refused the target runs what follows one by one: that is what TX_LOOSE
 # reads. It takes a user without the right to MULTI or one who has to log in first. "partial" takes
 # Redis before 6.0.6, which forgot about commands that it had refused as LOADING.
@@ -68,6 +71,7 @@ cdef enum TransactionStop:
     TX_PROTOCOL
     TX_REFUSED
     TX_FAILED
+    TX_FAILED_INSIDE
     TX_FOUND_BEFORE
     TX_DONE
     TX_STAGE_ERROR
@@ -133,7 +137,8 @@ cdef class TransactionResult:
             `guard_error` tells why.
         refused: (slot, message) of errors at queueing.
         failed: (slot, message) of errors in EXEC's reply, or, not begun, of those commands that
-            did not run; the others did.
+            did not run; the others did. With a record there may be several for a command of another
+            database, of which the first tells why.
         error: EXEC's own error, or MULTI's; None if there was none.
         guard_error: what WATCH or GET, or the SET of a record, answered in place of +OK and a
             value: the connection is not to be used for another transaction. None if there was
@@ -188,6 +193,8 @@ cdef class TransactionReader:
     cdef uint64_t awaited
     cdef uint64_t attribute_awaited    # of the attribute before it
     cdef bint value_begun
+    cdef bint was_queued               # the one before it was +QUEUED
+    cdef uint32_t exec_items           # of EXEC's reply to a command of its own; 0: it is none
 
     # The item that is being read.
     cdef uint8_t kind
@@ -217,6 +224,8 @@ cdef class TransactionReader:
         self.stage = TX_MULTI
         self.slot = 0
         self.refused_count = 0
+        self.was_queued = False
+        self.exec_items = 0
         self.await_value()
         self.result = TransactionResult.__new__(TransactionResult)
         self.status = STATUS_ABORTED
@@ -272,6 +281,8 @@ cdef class TransactionReader:
             elif stop == TX_FAILED:
                 self.result.failed.append((self.failed_slot(), self.message()))
                 self.slot += 1
+            elif stop == TX_FAILED_INSIDE:
+                self.result.failed.append((self.slot, self.message()))
             elif stop == TX_STAGE_ERROR:
                 self.note_stage_error()
             elif stop == TX_FOUND_BEFORE:
@@ -472,7 +483,7 @@ cdef class TransactionReader:
         """An item of a value that is thrown away."""
         cdef uint64_t more = 0             # values that it announces
         cdef uint64_t itself = 1           # an attribute stands for none
-        cdef bint failed
+        cdef bint failed, inside = False
         if self.kind == c'*' or self.kind == c'~':
             more = self.number
         elif self.kind == c'%':
@@ -487,16 +498,28 @@ cdef class TransactionReader:
             self.attribute_awaited -= itself
             return TX_GO_ON
         failed = is_error and not self.value_begun
+        if self.value_begun:
+            if 0 < self.exec_items < 3:
+                self.exec_items += 1
+                inside = is_error
+            elif self.exec_items:
+                self.exec_items = 4
+        elif self.records[self.head]:
+            self.exec_items = self.was_queued and self.kind == c'*'
+            if self.was_queued and self.kind == c'_':
+                self.text_size = 0
+                failed = True
+            self.was_queued = self.is_text("QUEUED", 6)
         self.value_begun = True
         self.awaited += more
         self.awaited -= itself
         if self.awaited:
-            return TX_GO_ON
+            return TX_FAILED_INSIDE if inside else TX_GO_ON
         self.await_value()
         if self.stage == TX_LOOSE_EXEC:
             self.stage = TX_WATCH
             return TX_GO_ON
-        if failed:
+        if failed or inside:
             return TX_FAILED
         self.slot += 1
         return TX_GO_ON

@@ -274,7 +274,7 @@ cdef class CommandBatch:
         """Those of `keys`, as (database, key), that are in `slots`: all where there are none."""
         if self.slots is None:
             return list(keys)
-        return [(db, key) for db, key in keys if self.slots.takes(key, db)]
+        return [(db, key) for db, key in keys if self.slots.takes(key)]
 
     @property
     def unknown(self):
@@ -373,8 +373,7 @@ cdef class CommandBatch:
         self, const StreamCommand *command, const KeyWalk *walk
     ) noexcept nogil:
         """Whether the key that was found is in `slots`: of what is sent each is."""
-        return not command.across or (
-            walk.key_db < self.slots.databases and self.slots.has_key(walk.key, walk.size))
+        return not command.across or self.slots.has_key(walk.key, walk.size)
 
     cdef bint begin(self, KeyWalk *walk, Py_ssize_t index) except -1:
         cdef const StreamCommand *command = self.at(index)

@@ -58,7 +58,6 @@ cdef enum RefusedWhy:
     REFUSED_EMPTY
     REFUSED_SLOT
     REFUSED_ELSEWHERE
-    REFUSED_BEYOND
 
 cdef enum:
     MARK_BYTES = 40
@@ -163,9 +162,8 @@ cdef class SnapshotReader:
         drop_imports: keys of slots whose import was under way are passed over and counted in
             `importing`: they are the other node's, and the node that saved them hid them. A replica
             gets the rest of the import, and needs them.
-        slots: keys that are not in these, or in a database that their filter says the target has
-            not, are passed over and counted in `elsewhere`; those in the slots, but in such a
-            database, in `other_databases` as well. All else is as without it.
+        slots: keys that are not in these are passed over and counted in `elsewhere`. All else is as
+            without it.
         footers: whether values get footers that can be sent; False: their last ten bytes mean
             nothing, for a caller that only looks at them.
 
@@ -191,7 +189,6 @@ cdef class SnapshotReader:
     cdef readonly uint64_t empty
     cdef readonly uint64_t importing
     cdef readonly uint64_t elsewhere
-    cdef readonly uint64_t other_databases
     cdef SlotFilter slots
     cdef bint filters
     cdef bint drop_imports
@@ -367,10 +364,6 @@ cdef class SnapshotReader:
             lines.append(
                 f"{self.importing:,} keys of slots that were on their way in: they are on the "
                 "node that the slots come from")
-        if self.other_databases:
-            lines.append(
-                f"{self.other_databases:,} keys of databases that the target has not: a cluster has the "
-                "database 0 alone")
         return lines
 
     @property
@@ -996,9 +989,9 @@ cdef class SnapshotReader:
     cdef inline SnapshotStop begin_record(self) noexcept nogil:
         """The key is there: it goes into the arena, and the type of its value behind it."""
         cdef size_t n = self.text.size
-        if self.filters and not (
-                self.db < self.slots.databases and self.slots.has_key(self.text.data, n)):
-            return self.leave_elsewhere()
+        if self.filters and not self.slots.has_key(self.text.data, n):
+            text_release(&self.text)
+            return self.pass_over(REFUSED_ELSEWHERE)
         if 0 <= self.expire_at < self.drop_before:
             text_release(&self.text)
             return self.pass_over(REFUSED_EXPIRED)
@@ -1028,12 +1021,6 @@ cdef class SnapshotReader:
     cdef inline bint imports_slot_of(self, const uint8_t *key, size_t n) noexcept nogil:
         cdef uint16_t slot = slot_of(key, n)
         return self.import_slots[slot >> 3] >> (slot & 7) & 1
-
-    cdef SnapshotStop leave_elsewhere(self) noexcept nogil:
-        """Pass over a key that is not for the reader's slots."""
-        cdef bint ours = self.slots.has_key(self.text.data, self.text.size)
-        text_release(&self.text)
-        return self.pass_over(REFUSED_BEYOND if ours else REFUSED_ELSEWHERE)
 
     cdef SnapshotStop pass_over(self, RefusedWhy why) noexcept nogil:
         """Walk over the value that comes, however long it is."""
@@ -1245,10 +1232,9 @@ cdef class SnapshotReader:
             self.import_bytes.size += n
         self.value_size += n
         input.start += n
-        if ended and self.refused >= REFUSED_ELSEWHERE:
+        if ended and self.refused == REFUSED_ELSEWHERE:
             # Most keys, on a lane of several.
             self.elsewhere += 1
-            self.other_databases += self.refused == REFUSED_BEYOND
             self.value_ended()
             return SNAP_GO_ON
         return SNAP_DROPPED if ended else SNAP_NEED_DATA

@@ -29,7 +29,8 @@
 # keys again is no remedy (FLUSHALL, scripts, PUBLISH) never go in this form, and neither
 # does what was in a transaction of the source's: they go as a transaction with the position, on any
 # target that is no cluster. SELECT does not either: where it is refused (BUSY, say) and the next
-# command is not, that one would run in another database. So a record's commands all run in its own.
+# command is not, that one would run in another database. So a record's commands all run in its own;
+# to a cluster's node one of another database is a transaction for itself (`ext/apply.pxi`).
 #
 # - *A cut link.* The target has run any number of the commands, and perhaps the record. Found there
 #   again: the batch's own record, so that all has run, and what failed is not known; or the one
@@ -99,7 +100,7 @@ cdef class RecordForm:
     """Which batches go with a record in place of a transaction, and how far their records reach.
 
     Args:
-        db: the position's database, in which all commands with a record run.
+        db: the position's database.
         only: nothing goes in another form: the target is a cluster's node.
 
     Attributes:
@@ -140,23 +141,14 @@ cdef class RecordForm:
         if not self.allowed:
             return False
         if self.only:
-            return self.fits(batch) and batch.end_offset <= self.begun
+            return (batch.packed.raw.file == NULL and batch.packed.rewritten.file == NULL
+                    and batch.end_offset <= self.begun)
         if (batch.all_flags() & NEEDS_TRANSACTION or not batch.all_alone(self.db)
                 or batch.packed.raw.file != NULL or batch.packed.rewritten.file != NULL):
             self.alike = 0
             return False
         self.alike += 1
         return self.alike > ALIKE_LEAST and batch.end_offset <= self.begun
-
-    cdef bint fits(self, CommandBatch batch) noexcept nogil:
-        """Whether it runs in one database and lies in memory."""
-        cdef size_t i
-        if batch.packed.raw.file != NULL or batch.packed.rewritten.file != NULL:
-            return False
-        for i in range(batch.packed.count):
-            if batch.packed.commands[i].db != self.db and not batch.packed.commands[i].across:
-                return False
-        return True
 
     def covers(self, uint64_t offset):
         """Whether the target has answered that commands up to there may be sent."""

@@ -8,21 +8,16 @@ cdef class SlotFilter:
         ranges: (first, last) of slots from 0 to 16383, in any order. ValueError for others.
         keyless: commands that name no key, and that the target needs once, are this reader's as
             well (PUBLISH).
-        databases: how many the target has; what is in others goes nowhere.
     """
     cdef uint8_t bits[SLOT_SET_BYTES]
     cdef readonly tuple ranges
     cdef readonly bint keyless
-    cdef readonly int databases
     cdef size_t count
 
-    def __cinit__(self, ranges, *, bint keyless, int databases=1):
+    def __cinit__(self, ranges, *, bint keyless):
         cdef int first, last, slot
-        if databases < 1:
-            raise ValueError(f"a server has at least one database, found {databases}")
         self.ranges = tuple((first, last) for first, last in ranges)
         self.keyless = keyless
-        self.databases = databases
         for first, last in self.ranges:
             if not 0 <= first <= last < SLOT_COUNT:
                 raise ValueError(f"not a range of slots: ({first}, {last})")
@@ -40,10 +35,9 @@ cdef class SlotFilter:
     def __repr__(self):
         return f"<SlotFilter of {self.count} slots>"
 
-    def takes(self, key not None, int db=0):
-        """Whether the key, any contiguous buffer, is in one of the slots, and in a database that
-        the target has."""
-        return db < self.databases and key_slot(key) in self
+    def takes(self, key not None):
+        """Whether the key, any contiguous buffer, is in one of the slots."""
+        return key_slot(key) in self
 
     cdef inline bint has_slot(self, int slot) noexcept nogil:
         return self.bits[slot >> 3] >> (slot & 7) & 1

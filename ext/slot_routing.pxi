@@ -7,7 +7,9 @@
 #                                              else is not sent, and what it writes in the lane's
 #                                              slots is for the main flow to read again (across)
 #   unknown keys, slots that are moved         across
-#   no keys                                    to each lane, or to the one that takes such (`keyless`)
+#   no keys                                    to each lane, or to the one that takes such
+#                                              (`keyless`), in the database 0, as the target may
+#                                              have no other
 #
 # Over lanes whose slots make up all of them each key's change goes to one lane exactly, or is read
 # again there. What is left out stays in the offsets, as a PING does.
@@ -62,30 +64,28 @@ cdef Routing route_walked(
     cdef KeyWalk walk
     cdef WalkStep step
     cdef int slot, first = -1
-    cdef bint one = True, placed = True, writes = False, here
+    cdef bint one = True, writes = False
     if not begin_walk(&walk, row, command, db):
         return ROUTE_ACROSS
     step = next_key(&walk)
     while step == WALK_KEY:
         slot = slot_of(walk.key, walk.size)
-        here = walk.key_db < slots.databases
-        placed = placed and here
         if first < 0:
             first = slot
         one = one and slot == first
-        writes = writes or (here and walk.role & ROLE_WRITTEN and slots.has_slot(slot))
+        writes = writes or (walk.role & ROLE_WRITTEN and slots.has_slot(slot))
         step = next_key(&walk)
     if step == WALK_UNKNOWN or first < 0:
         return ROUTE_ACROSS
-    if one and placed and slots.has_slot(first):
+    if one and slots.has_slot(first):
         # SORT BY or GET of a pattern reads whatever it matches.
         return ROUTE_ACROSS if walk.unnamed else ROUTE_HERE
     if row.flags & FLAG_SCRIPT:
         # It may write keys that it does not name.
         return ROUTE_ACROSS
-    if one and not slots.has_slot(first):
+    if one:
         return ROUTE_ELSEWHERE
-    if row.flags & FLAG_PARTS and placed:
+    if row.flags & FLAG_PARTS:
         return ROUTE_PARTS
     return ROUTE_ACROSS if writes else ROUTE_ELSEWHERE
 
@@ -93,23 +93,18 @@ cdef Routing route_walked(
 cdef Routing route_keyless(
     SlotFilter slots, const CommandRow *row, StreamCommand *command, const uint8_t *bytes
 ) noexcept nogil:
-    """Where a command goes that names no key; its database is one that the target has then."""
+    """Where a command goes that names no key. Of FLUSHDB and what modules have the database counts."""
     cdef uint64_t count
     cdef size_t size
     cdef int64_t one, other
     cdef const uint8_t *p = first_argument(bytes, &count)
-    cdef bint placed = command.db < slots.databases
     p = argument_behind(p, 1)
     if row.stream_name == NAME_SWAPDB:
         # Two numbers, or the stream would have ended here.
         database_number(p, &one)
         database_number(argument_behind(p, 1), &other)
-        if one == other or (one >= slots.databases and other >= slots.databases):
-            return ROUTE_ELSEWHERE
-        return ROUTE_ACROSS
-    if row.stream_name == NAME_FLUSHDB and not placed:
-        return ROUTE_ELSEWHERE
-    if not placed:
+        return ROUTE_ELSEWHERE if one == other else ROUTE_ACROSS
+    if row.stream_name != NAME_FLUSHDB and not row.flags & FLAG_MODULE:
         command.db = 0
     if row.stream_name == NAME_PUBLISH:
         return ROUTE_HERE if slots.keyless else ROUTE_ELSEWHERE

@@ -141,8 +141,7 @@ cdef class StreamReader:
         parsed_offset: offset behind the last whole command.
         batched_offset: `end_offset` of the last closed batch.
         commands: how many commands were put into batches, the open one included.
-        elsewhere: how many were left out because they are not for `slots`; other_databases:
-            because their keys are in such a slot, but in a database that the target has not.
+        elsewhere: how many were left out because they are not for `slots`.
         acks_wanted: how many REPLCONF GETACK came.
         multi_offset: where the MULTI begins that was opened last.
         timestamps, first_timestamp, last_timestamp: how many annotations said a time, and which
@@ -156,7 +155,6 @@ cdef class StreamReader:
     cdef readonly bint in_multi
     cdef readonly uint64_t commands
     cdef readonly uint64_t elsewhere
-    cdef readonly uint64_t other_databases
     cdef readonly uint64_t acks_wanted
     cdef readonly SlotFilter slots
     cdef bint filters
@@ -851,12 +849,7 @@ cdef class StreamReader:
                 and self.open.raw.data[command.start + 1] == c'2'
                 and self.open.raw.data[command.start + 2] == 13):
             key = argument_body(argument, &size)
-            if not self.slots.has_key(key, size):
-                return ROUTE_ELSEWHERE
-            if command.db < self.slots.databases:
-                return ROUTE_HERE
-            self.other_databases += 1
-            return ROUTE_ELSEWHERE
+            return ROUTE_HERE if self.slots.has_key(key, size) else ROUTE_ELSEWHERE
         if row.flags & (FLAG_UNKNOWN | FLAG_SLOT_MOVES):
             return ROUTE_ACROSS
         if row.flags & FLAG_KEYLESS:

@@ -16,7 +16,7 @@ from benches.support.waiting import wait_for
 from engine._native import key_slot
 
 SLOTS = 16384
-_CLIENTS: weakref.WeakKeyDictionary[Server, redis.Redis] = weakref.WeakKeyDictionary()
+_CLIENTS: weakref.WeakKeyDictionary[Server, dict[int, redis.Redis]] = weakref.WeakKeyDictionary()
 Failover = Literal["", "FORCE", "TAKEOVER"]
 _WHOLE_SECONDS = 60.0
 _KEYS_A_MOVE = 100
@@ -335,12 +335,12 @@ class Resharding:
         self.moved.append(slot)
 
 
-def _client(node: Server) -> redis.Redis:
+def _client(node: Server, db: int = 0) -> redis.Redis:
     """One client for all questions about a node: thousands are asked while slots move."""
-    found = _CLIENTS.get(node)
-    if found is None:
-        found = _CLIENTS[node] = node.client()
-    return found
+    found = _CLIENTS.setdefault(node, {})
+    if db not in found:
+        found[db] = node.client(db)
+    return found[db]
 
 
 def _set_slot(node: Server, slot: int, *what: str) -> None:
@@ -359,14 +359,22 @@ def _set_slot(node: Server, slot: int, *what: str) -> None:
 
 def _migrate(slot: int, here: Server, there: Server) -> Iterator[int]:
     """Move the slot's keys, some at a time; yields how many, and 0 behind the last."""
-    client = _client(here)
     secret = () if there.password is None else ("AUTH", there.password)
-    while keys := client.execute_command("CLUSTER GETKEYSINSLOT", slot, _KEYS_A_MOVE):
-        client.execute_command(
-            "MIGRATE", there.host, there.port, "", 0, 5000, *secret, "KEYS", *keys
-        )
-        yield len(keys)
+    for db in [0, *_other_databases(here)]:
+        client = _client(here, db)
+        while keys := client.execute_command("CLUSTER GETKEYSINSLOT", slot, _KEYS_A_MOVE):
+            client.execute_command(
+                "MIGRATE", there.host, there.port, "", db, 5000, *secret, "KEYS", *keys
+            )
+            yield len(keys)
     yield 0
+
+
+def _other_databases(node: Server) -> list[int]:
+    """Those beside 0 in which a node has keys (Valkey 9)."""
+    if node.binary.flavour == "redis":
+        return []
+    return [int(name[2:]) for name in _client(node).info("keyspace") if name != "db0"]
 
 
 def _jobs(node: Server) -> dict[bytes, str]:

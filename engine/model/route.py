@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from engine._native import SlotFilter
 from engine.model.slots import ALL_SLOTS, SlotSet
 
-_ALL_DATABASES = 2**31 - 1
-
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -53,11 +51,7 @@ class Route:
         several."""
         if not (self.from_cluster or self.to_cluster) and self.slots == ALL_SLOTS:
             return None
-        return SlotFilter(
-            self.slots.ranges,
-            keyless=self.leads,
-            databases=1 if self.to_cluster else _ALL_DATABASES,
-        )
+        return SlotFilter(self.slots.ranges, keyless=self.leads)
 
 
 ONLY = Route()

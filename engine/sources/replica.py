@@ -93,7 +93,6 @@ class ReplicaSource:
         """`route`: which of the source's keys are wanted."""
         self._handshake = ReplicaHandshake(endpoint, settings)
         self._slots = route.filter
-        self._told_of_databases = False
         self._settings = settings
         self.bulk_limit = 512 << 20
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
@@ -465,13 +464,6 @@ class ReplicaSource:
         next."""
         if self._spool is not None and self._spool.failed is not None:
             raise self._spool.failed
-        stream = self._demux.stream if self._demux is not None else None
-        if stream is not None and stream.other_databases and not self._told_of_databases:
-            self._told_of_databases = True
-            self.on_event(
-                "the source's clients write to other databases than 0: these writes are not "
-                "migrated, as a cluster has that one alone"
-            )
 
     def receive_time_of(self, offset: int) -> float | None:
         """When the byte at `offset` came, by `time.monotonic`; None: not yet, or long applied."""

@@ -42,7 +42,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +80,8 @@ _PIECE_BYTES = 1 << 20
 # second over a line of 150 ms. All of that is read from the source again where the link is lost.
 UNDER_WAY_MOST = 512
 UNDER_WAY_BYTES = 16 << 20
+# How EXEC's error begins where it has one of its own.
+_DISCARDED = "EXECABORT Transaction discarded because of: "
 _log = logs.logger(__name__)
 
 
@@ -282,14 +284,15 @@ class Applier:
             transaction, before, begun = sent.transaction, sent.before, sent.begun
         else:
             extras = [*extras, *notes]
-            await self.link.ensure_databases(batch, extras)
+            # (What is dialled for that may be a target that came back from before.)
+            before = self.link.position
+            await self.link.ensure_databases(databases_of(batch, extras, skip))
             if self._form.allowed and len(batch):
                 position = self._form.value(batch, position, 0)
                 begun = self._form.asked
             transaction = self._encoder.encode(
                 batch, position, db=POSITION_DB, skip=frozenset(skip), extras=extras
             )
-            before = self.link.position
         # The process that the transaction was sent to last.
         process = self.identity if sent is not None else None
         self.ended = False
@@ -363,8 +366,8 @@ class Applier:
                 found = await self.link.watch(connection)
                 if found == left:
                     info = await ask_info(connection)
-                    dbs = [each.db for each in info.keyspace] if db is None else [db]
-                    for each in dbs:
+                    # (One without keys it may not even have.)
+                    for each in (each.db for each in info.keyspace if db in (None, each.db)):
                         found = await self._empty(connection, each, slots)
                         if found != left:
                             break
@@ -446,6 +449,7 @@ class Applier:
         for _, text in result.failed:
             if (refusal := refused_all(text, self._endpoint)) is not None:
                 raise refusal
+            text = text.removeprefix(_DISCARDED)
             code = text.partition(" ")[0]
             if code in TRY_AGAIN and code not in OF_SLOT:
                 return ServerError(text, code=code, fault="target")
@@ -875,9 +879,12 @@ class Applier:
 def _indices(
     transaction: Transaction, errors: Sequence[tuple[int, str]]
 ) -> tuple[tuple[int, str], ...]:
-    found = []
+    found: list[tuple[int, str]] = []
     for slot, message in errors:
         index = transaction.index_of(slot)
+        if transaction.record and index is not None and found and found[-1][0] == index:
+            # It is a transaction for itself: the first error says why.
+            continue
         if index is None:
             # SELECT, or the position's own SET: never on a target that answered them before.
             raise TransferFailed(
@@ -886,6 +893,18 @@ def _indices(
             )
         found += [(each, message) for each in range(index, index + transaction.merged_at(slot))]
     return tuple(found)
+
+
+def databases_of(
+    batch: CommandBatch, extras: Sequence[tuple[int, bytes]], skip: Collection[int]
+) -> set[int]:
+    """Those that the target has to have for that."""
+    used: Iterable[int] = batch.databases
+    if skip:
+        left_out = {*skip, *batch.across}
+        used = (batch.db(index) for index in range(len(batch)) if index not in left_out)
+    swapped = (db for pair in batch.swaps for db in pair)
+    return {*used, *(db for db, _ in extras), *swapped}
 
 
 def _outside(result: TransactionResult) -> TransferFailed:

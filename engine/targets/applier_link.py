@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from engine import logs
-from engine._native import CommandBatch, RecordForm
+from engine._native import RecordForm
 from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.doubt import Doubt
@@ -260,18 +260,13 @@ class ApplierLink:
         self.connection.release()
         return self.connection
 
-    async def ensure_databases(
-        self, batch: CommandBatch, extras: Sequence[tuple[int, bytes]]
-    ) -> None:
+    async def ensure_databases(self, wanted: Set[int]) -> None:
         """A SELECT that fails inside a transaction would put what follows into another database,
-        so a database is chosen once outside of one before it is used."""
-        wanted = set(batch.databases) | {db for db, _ in extras}
-        for pair in batch.swaps:
-            wanted.update(pair)
-        new = wanted - self.databases
-        if not new:
-            return
-        while True:
+        so a database is chosen once outside of one before it is used.
+
+        It may dial: then `position` is what was found there.
+        """
+        while new := wanted - self.databases:
             connection = await self.control()
             try:
                 for db in sorted(new):
@@ -287,7 +282,6 @@ class ApplierLink:
                 continue
             self.databases |= new
             self._attach(connection)
-            return
 
     async def pause(self, error: LinkError | ServerError) -> None:
         """Wait before another try; raise when it has been failing for too long, or would anyway."""

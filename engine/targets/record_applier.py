@@ -8,14 +8,17 @@ is lost or doubled by that, and what has to be on the target before what.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
+from typing import Any
 
 from engine._native import CommandBatch, Sent, Transaction
-from engine.errors import LinkError, ServerError, TransferFailed
+from engine.errors import EngineError, LinkError, ProtocolFault, ServerError, TransferFailed
+from engine.model.online_checkpoint import POSITION_DB
 from engine.model.slots import SlotSet
-from engine.targets.applier import Applied, Applier, PositionMoved
+from engine.targets.applier import Applied, Applier, PositionMoved, databases_of
 from engine.targets.slot_keys import Ask, remove_keys
-from engine.wire.connection import Connection
+from engine.wire.connection import Connection, answered
+from engine.wire.info_command import ask_info
 
 
 class RecordApplier(Applier):
@@ -41,11 +44,13 @@ class RecordApplier(Applier):
         if sent is not None:
             return await self._recorded(sent)
         self.ended = False
+        wanted = databases_of(batch, extras, skip)
+        await self._has(wanted)
         if notes or not self._form.covers(batch.end_offset):
             await self._go_ahead(notes, batch.end_offset)
         value = self._form.value(batch, position, 0)
         transaction = self._encoder.encode_record(batch, value, skip=frozenset(skip), extras=extras)
-        return await self._recorded(await self._sent(batch, transaction, value))
+        return await self._recorded(await self._sent(batch, transaction, value, wanted))
 
     async def empty(self, slots: SlotSet, offset: int, db: int | None = None) -> None:
         """As `Applier.empty`. The connection ends when another engine has the target.
@@ -53,7 +58,6 @@ class RecordApplier(Applier):
         A record of the same position goes behind it, over the same connection: a target that comes
         back with the keys does not have that one.
         """
-        del db  # a cluster has one
         if not self._form.covers(offset):
             await self._go_ahead((), offset)
         while True:
@@ -61,7 +65,11 @@ class RecordApplier(Applier):
             links = self.reconnects
             connection.release()
             try:
-                await remove_keys(_asking(connection), slots, node=True)
+                # (One without keys it may not even have.)
+                for each in (await ask_info(connection)).keyspace:
+                    if db in (None, each.db):
+                        self._form.watched = self._form.watched and each.db == POSITION_DB
+                        await remove_keys(_asking(connection, each.db), slots, node=True)
             except (LinkError, ServerError) as exc:
                 await self.link.pause(exc)
                 continue
@@ -106,9 +114,27 @@ class RecordApplier(Applier):
         assert self.link.connection is not None
         return self.link.connection
 
-    async def _sent(self, batch: CommandBatch, transaction: Transaction, value: bytes) -> Sent:
+    async def _has(self, databases: Set[int]) -> Connection:
+        """As `_dialled`, to a target that has these databases."""
+        connection = await self._dialled()
+        while not databases <= self.link.databases:
+            left = self.link.position
+            await self.link.ensure_databases(databases)
+            if self.link.position != left:
+                raise PositionMoved(self.link.position)
+            connection = await self._dialled()
+        return connection
+
+    async def _sent(
+        self,
+        batch: CommandBatch,
+        transaction: Transaction,
+        value: bytes,
+        databases: Set[int] = frozenset(),
+    ) -> Sent:
         """Send it, with nothing under way before it; the answer."""
-        connection, pump = await self._dialled(), self._pump
+        connection = await self._has(databases)
+        pump = self._pump
         answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
 
         def answered(sent: Sent) -> None:
@@ -133,5 +159,19 @@ class RecordApplier(Applier):
         return await answer
 
 
-def _asking(connection: Connection) -> Ask:
-    return lambda commands: connection.together(*commands)
+def _asking(connection: Connection, db: int) -> Ask:
+    """Asks in this database. The connection is in the position's, also where a SELECT is refused:
+    keys of another database are not to be removed there."""
+
+    async def ask(commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
+        if db == POSITION_DB:
+            return await connection.together(*commands)
+        chosen = ("SELECT", db), *commands, ("SELECT", POSITION_DB)
+        replies = await connection.together(("UNWATCH",), ("MULTI",), *chosen, ("EXEC",))
+        refused = [each for each in replies[:-1] if isinstance(each, EngineError)]
+        done = answered(refused[0] if refused else replies[-1])
+        if not isinstance(done, list) or len(done) != len(chosen):
+            raise ProtocolFault("EXEC answered with something else than replies", fault="target")
+        return done[1:-1]
+
+    return ask

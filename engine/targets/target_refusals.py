@@ -39,6 +39,7 @@ def no_database(db: int, refusal: ServerError) -> TransferStopped:
     """What to raise where the target refuses to SELECT a database that the source uses."""
     return TransferStopped(
         f"the target has no database {db}: {refusal.message}",
-        remedy="Raise `databases` in the target's configuration (needs a restart), and resume.",
+        remedy="Raise `databases` in the target's configuration (from Valkey 9.0 on "
+        "`cluster-databases` of a cluster's nodes; it needs a restart), and resume.",
         fault="target",
     )

@@ -630,7 +630,7 @@ class Follower:
         alone: those that are in one of them are read again."""
         if batch.swaps_across:
             raise ReadAgain(
-                "the source's clients swapped databases (SWAPDB), and a cluster has one alone: "
+                "the source's clients swapped databases (SWAPDB), which no cluster does: "
                 "everything is copied again"
             )
         if batch.slot_moves:

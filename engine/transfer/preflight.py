@@ -326,10 +326,8 @@ async def _check_both(
                 "existing-keys",
             )
         )
-        if route.from_cluster or route.to_cluster:
-            room = begin(_now(cluster.check_databases(from_info, moved)))
-        else:
-            room = ask(lambda _, two: check_room(two, moved), "databases")
+        node = route.to_cluster
+        room = ask(lambda _, two: check_room(two, moved, node=node), "databases")
         in_target.insert(0, room)
         if settings.databases is not None:
             about = ask(lambda one, _: check_chosen(one, from_info, moved), "chosen-databases")

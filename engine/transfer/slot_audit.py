@@ -120,13 +120,15 @@ class SlotAudit:
             sides.append(("target", route.to_cluster))
         for side, clustered in sides:
             async with self._ends.admin(side) as end:
-                pages = keys_in(end.pipeline, slots, node=clustered)
-                async with contextlib.aclosing(pages):
-                    async for page in pages:
-                        names = without_own(page)
-                        found += len(names)
-                        follower.read_again(((0, name) for name in names), audited=True)
-                        await follower.has_room(_WAITING_MOST)
+                for db in [each.db for each in (await end.info()).keyspace]:
+                    await end.select(db)
+                    pages = keys_in(end.pipeline, slots, node=clustered)
+                    async with contextlib.aclosing(pages):
+                        async for page in pages:
+                            names = without_own(page)
+                            found += len(names)
+                            follower.read_again([(db, name) for name in names], audited=True)
+                            await follower.has_room(_WAITING_MOST)
         await follower.settle()
         if had_keys:
             await self._tell_of_others(slots)

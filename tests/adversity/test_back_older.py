@@ -14,6 +14,7 @@ from engine.model.progress import ENDS
 from engine.transfer.snapshot import Snapshot
 from tests.support.library import migrating
 from tests.support.own_keys import assert_tidy
+from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory, known, refuses_writes
 
 SECONDS = 60.0
@@ -131,3 +132,22 @@ def test_older_behind_the_snapshot(
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.full_syncs == 2
     assert target.client().exists(*keys) == len(keys)
+
+
+def test_a_database_that_is_used_first_behind_that(scenario: NewScenario) -> None:
+    """What is dialled to choose it may hold less than what was left there."""
+    s = scenario("valkey-9.1", "valkey-9.1")
+    s.load(keys=100)
+    with s.running(retry_for=60.0) as run:
+        run.following()
+        run.in_sync()
+        s.target.client().save()
+        s.source.client().mset({f"later:{n}": n for n in range(50)})
+        run.in_sync()
+        s.target.kill()
+        s.source.client(db=5).set("first", 1)
+        s.target.restart()
+        run.wait_for(lambda: any("another position" in each for each in run.events), "it was seen")
+        run.cut_over()
+    assert not any("differed from the source" in each for each in run.events), run.events
+    s.assert_migrated()

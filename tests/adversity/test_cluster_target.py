@@ -48,15 +48,23 @@ OWN = "own"
 class Mixed(WritingThread):
     """A portion of commands each 10 ms over a few hundred keys, some in one slot, some not."""
 
-    def __init__(self, server: Server, seed: str, *, flushes: float = 0.0) -> None:
+    def __init__(
+        self,
+        server: Server,
+        seed: str,
+        *,
+        flushes: float = 0.0,
+        databases: Sequence[int] = (0,),
+    ) -> None:
         super().__init__(server, "mixed commands")
         self.rng = random.Random(seed)
         self.flushes = flushes
+        self.databases = databases
 
     def _run(self) -> None:
         link = Link(self._address)
         while not self._stopping.wait(0.01):
-            words: list[tuple[bytes, ...]] = []
+            words: list[tuple[bytes, ...]] = [(b"SELECT", b"%d" % self.rng.choice(self.databases))]
             for _ in range(self.rng.randrange(1, 20)):
                 words += self._words()
             if self.rng.random() < self.flushes:
@@ -156,14 +164,20 @@ KINDS = ["cut", "up", "down", "refuses", "restart", "source"]
 def test_through_every_trouble(
     server_factory: ServerFactory, names: tuple[str, str], far: bool
 ) -> None:
-    """Nothing is lost or doubled, and one full sync is enough."""
+    """Nothing is lost or doubled, and one full sync is enough. Valkey 9 has several databases."""
     seed = f"{SEED} {names} {far}"
+    several = names[1] == "valkey-9"
+    databases = (0, 0, 5, 11) if several else (0,)
+    options = (*APPEND_ONLY, *(("--cluster-databases", "12") if several else ()))
     source = server_factory(known(names[0]), *BACKLOG)
-    with Cluster.start(known(names[1]), *APPEND_ONLY, primaries=1, make=server_factory) as cluster:
+    with Cluster.start(known(names[1]), *options, primaries=1, make=server_factory) as cluster:
         (node,) = cluster.nodes
         trial = Trial(source, node, seed)
         try:
-            with Counters(source, db=0) as counters, Mixed(source, seed) as traffic:
+            with (
+                Counters(source, db=databases[-1]) as counters,
+                Mixed(source, seed, databases=databases) as traffic,
+            ):
                 for turn in range(3):
                     with trial.engine() as run:
                         run.following()

@@ -211,23 +211,16 @@ def parts_of(args: list[bytes], notation: str, slots: set[int]) -> list[list[byt
     ]
 
 
-def route(
-    args: list[bytes], db: int, slots: set[int], keyless: bool, databases: int = 1
-) -> list[Routed]:
+def route(args: list[bytes], db: int, slots: set[int], keyless: bool) -> list[Routed]:
     """What one command becomes on the lane that has `slots`."""
     row, name = row_of(args), args[0].lower()
     if row is None:
         return [Routed(args, db, across=True)]
     notation, flags = row
-    placed = db < databases
     if "slot-moves" not in flags and "keyless" in flags:
         if name == b"swapdb":
-            one, other = int(args[1]), int(args[2])
-            away = one == other or min(one, other) >= databases
-            return [] if away else [Routed(args, db, across=True)]
-        if name == b"flushdb" and not placed:
-            return []
-        sent = Routed(args, db if placed else 0)
+            return [] if int(args[1]) == int(args[2]) else [Routed(args, db, across=True)]
+        sent = Routed(args, db if name == b"flushdb" or "module" in flags else 0)
         if name == b"publish":
             return [sent] if keyless else []
         if name == b"spublish":
@@ -239,7 +232,7 @@ def route(
         named = keys_of(args, notation, db)
     except Unknown:
         return [Routed(args, db, across=True)]
-    ours = [each for each in named if each.db < databases and key_slot(each.key) in slots]
+    ours = [each for each in named if key_slot(each.key) in slots]
     dirty = tuple((each.db, each.key) for each in ours if each.written)
     across = [Routed(args, db, True, dirty)]
     if "slot-moves" in flags or not named:
@@ -252,7 +245,7 @@ def route(
         return across
     if len(here) == 1 and not here & slots:
         return []
-    if "parts" in flags and all(each.db < databases for each in named):
+    if "parts" in flags:
         parts = parts_of(args, notation, slots)
         return across if parts is None else [Routed(part, db) for part in parts]
     return across if dirty else []

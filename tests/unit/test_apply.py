@@ -580,6 +580,40 @@ RECORDS = {
             "guard_error": "LOADING a",
         },
     ),
+    "of another database": (
+        OK + OK + QUEUED * 3 + b"*3\r\n" + OK + b":1\r\n" + OK + b":1\r\n" + BEFORE + OK,
+        7,
+        {"status": "recorded", "position": b"pos"},
+    ),
+    "one of another database fails": (
+        OK * 2 + QUEUED * 3 + b"*3\r\n" + OK + b"-ERR x\r\n" + OK + b":1\r\n" + BEFORE + OK,
+        7,
+        {"status": "recorded", "failed": [(5, "ERR x")], "position": b"pos"},
+    ),
+    "an error within the reply of one of another database is none": (
+        OK * 2 + QUEUED * 3 + b"*3\r\n" + OK + b"*1\r\n-ERR x\r\n" + OK + BEFORE + OK,
+        6,
+        {"status": "recorded", "position": b"pos"},
+    ),
+    "one of another database is not queued": (
+        OK + QUEUED + b"-MOVED 1\r\n" + QUEUED + b"-EXECABORT x\r\n" + BEFORE + OK,
+        5,
+        {
+            "status": "recorded",
+            "failed": [(2, "MOVED 1"), (4, "EXECABORT x")],
+            "position": b"pos",
+        },
+    ),
+    "one of another database is not run": (
+        OK + QUEUED * 3 + b"*-1\r\n" + OK + QUEUED * 3 + b"_\r\n" + BEFORE + OK,
+        10,
+        {"status": "recorded", "failed": [(4, ""), (9, "")], "position": b"pos"},
+    ),
+    "its database is refused": (
+        OK + QUEUED * 3 + b"*3\r\n-ERR db\r\n:1\r\n" + OK + BEFORE + OK,
+        5,
+        {"status": "recorded", "failed": [(4, "ERR db")], "position": b"pos"},
+    ),
     "values of every kind": (
         b"*2\r\n*0\r\n-ERR inside\r\n|1\r\n+a\r\n:1\r\n%1\r\n+a\r\n,1.5\r\n!5\r\nERR x\r\n#t\r\n"
         + BEFORE
@@ -685,14 +719,49 @@ def test_a_record_lies_behind_its_commands(
     assert bytes(encoded.body) == bytes(encoded)
 
 
+@settings(max_examples=200)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from([0, 0, 3, 12]), st.sampled_from([INCR, PLAIN])), max_size=12
+    ),
+    skip=st.frozensets(st.integers(0, 11)),
+    extras=st.lists(st.tuples(st.sampled_from([0, 7]), st.just(INCR)), max_size=3),
+)
+def test_before_a_record_a_command_of_another_database_is_a_transaction(
+    rows: list[tuple[int, bytes]], skip: frozenset[int], extras: list[tuple[int, bytes]]
+) -> None:
+    skip = frozenset(each for each in skip if each < len(rows))
+    encoded = TransactionEncoder(KEY).encode_record(
+        batch_of(*rows), POSITION, skip=skip, extras=extras
+    )
+    sent, places = b"", list[int | None]()
+    kept = [(at, *row) for at, row in enumerate(rows) if at not in skip]
+    kept += [(-1 - at, *extra) for at, extra in enumerate(extras)]
+    for place, db, data in kept:
+        if db == 0:
+            sent += data
+            places.append(place)
+            continue
+        if b"UNWATCH" not in sent:
+            sent += command(b"UNWATCH")
+            places.append(None)
+        sent += command(b"MULTI") + command(b"SELECT", b"%d" % db) + data
+        sent += command(b"SELECT", b"0") + command(b"EXEC")
+        places += [None, place, place, place, place]
+    sent += command(b"GET", KEY) + command(b"SET", KEY, POSITION, b"XX")
+    assert bytes(encoded) == sent
+    assert slots_of(encoded) == places
+
+
 def test_what_no_record_can_have() -> None:
     encoder = TransactionEncoder(KEY)
-    with pytest.raises(ValueError, match="another database"):
-        encoder.encode_record(batch_of((0, INCR), (2, INCR)), POSITION)
     with pytest.raises(ValueError, match="SWAPDB"):
         encoder.encode_record(batch_of((0, command(b"SWAPDB", b"1", b"2"))), POSITION)
-    with pytest.raises(ValueError, match="another database"):
-        encoder.encode_record(batch_of((0, INCR)), POSITION, extras=[(1, INCR)])
+    small = TransactionEncoder(KEY, databases=2)
+    with pytest.raises(ValueError, match="runs in database 2, and the target has 2"):
+        small.encode_record(batch_of((0, INCR), (2, INCR)), POSITION)
+    with pytest.raises(ValueError, match="database must be 0 to 1"):
+        small.encode_record(batch_of((0, INCR)), POSITION, extras=[(2, INCR)])
     with pytest.raises(ValueError, match="exactly one encoded command"):
         encoder.encode_record(batch_of((0, INCR)), POSITION, extras=[(0, INCR + INCR)])
     # Those that are left out may be any.

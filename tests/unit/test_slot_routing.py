@@ -41,8 +41,8 @@ NOW = 1_700_000_000_000
 Lanes = list[SlotSet]
 
 
-def filter_of(slots: SlotSet, *, keyless: bool = False, databases: int = 1) -> SlotFilter:
-    return SlotFilter(slots.ranges, keyless=keyless, databases=databases)
+def filter_of(slots: SlotSet, *, keyless: bool = False) -> SlotFilter:
+    return SlotFilter(slots.ranges, keyless=keyless)
 
 
 def batches_of(
@@ -155,15 +155,15 @@ def random_stream(rng: random.Random, many: int) -> tuple[bytes, list[tuple[list
 
 
 @settings(max_examples=150)
-@given(st.integers(0, 2**32), st.sampled_from([1, 3]))
-def test_each_lane_gets_what_the_reference_says(seed: int, databases: int) -> None:
+@given(st.integers(0, 2**32))
+def test_each_lane_gets_what_the_reference_says(seed: int) -> None:
     rng = random.Random(seed)
     data, sent = random_stream(rng, 12)
     for at, lane in enumerate(lanes_of(rng, rng.randint(1, 4))):
         wanted = []
         for args, db in sent:
-            wanted += reference.route(args, db, set(lane), at == 0, databases)
-        slots = filter_of(lane, keyless=at == 0, databases=databases)
+            wanted += reference.route(args, db, set(lane), at == 0)
+        slots = filter_of(lane, keyless=at == 0)
         sizes = rng.choice([None, [1], [7, 3]])
         found = read(batches_of(data, slots, sizes, batch_commands=rng.choice([1, 5, 8192])))
         # (Of what has unknown keys the source is asked.)
@@ -186,7 +186,7 @@ def test_each_change_goes_to_one_lane(seed: int) -> None:
                     assert index in batch.across
                     unknown += 1
                     continue
-                assert all(key_slot(key) in lane and db == 0 for db, key in found)
+                assert all(key_slot(key) in lane for _, key in found)
                 changes += found
                 if index not in batch.across:
                     assert named is not None
@@ -202,7 +202,7 @@ def test_each_change_goes_to_one_lane(seed: int) -> None:
         except reference.Unknown:
             lost += 1
             continue
-        wanted += [(each.db, each.key) for each in named_of if each.written and each.db == 0]
+        wanted += [(each.db, each.key) for each in named_of if each.written]
     assert sorted(changes) == sorted(wanted)
     assert unknown == lost * len(lanes)
 
@@ -327,19 +327,19 @@ def test_a_batch_splits_where_the_stream_does() -> None:
 
 def test_what_is_across_is_never_sent() -> None:
     lane = filter_of(SlotSet.of([key_slot(b"a")]))
-    data = command(b"SELECT", b"2") + command(b"MOVE", b"a", b"0") + command(b"SELECT", b"0")
+    data = command(b"SELECT", b"2") + command(b"RENAME", b"a", b"b") + command(b"SELECT", b"0")
     data += command(b"SET", b"a", b"1") + command(b"RENAME", b"a", b"b")
     data += command(b"SINTERSTORE", b"b", b"a") + command(b"NOSUCH", b"a") + command(b"INCR", b"a")
     (batch,) = batches_of(data, lane)
     assert batch.across == [0, 2, 3]
-    assert [batch.changes(index) for index in batch.across] == [[(0, b"a")], [(0, b"a")], None]
+    assert [batch.changes(index) for index in batch.across] == [[(2, b"a")], [(0, b"a")], None]
     assert batch.databases == {0}
     assert batch.stand_alone(0)
     encoder = TransactionEncoder(b"position", databases=1)
     for transaction in (encoder.encode(batch, b"p", db=0), encoder.encode_record(batch, b"p")):
         sent = bytes(memoryview(transaction))
         assert sent.count(b"\r\na\r\n") == 2
-        for name in (b"RENAME", b"NOSUCH", b"MOVE", b"SINTERSTORE"):
+        for name in (b"RENAME", b"NOSUCH", b"SINTERSTORE"):
             assert name not in sent
         indices = [transaction.index_of(slot) for slot in range(transaction.queued)]
         assert [at for at in indices if at is not None] == [1, 4]
@@ -355,7 +355,7 @@ def test_dirtiness_spreads_to_keys_of_the_lane_alone() -> None:
     assert batch.across == [0, 1, 3]
     assert batch.changed() == ([(0, b"a"), (0, b"c"), (0, b"{c}d")], [])
     assert batch.derived([(0, b"a")]) == ([(0, b"c"), (0, b"{c}d")], [])
-    assert batch.within([(0, b"a"), (1, b"a"), (0, b"b")]) == [(0, b"a")]
+    assert batch.within([(0, b"a"), (1, b"a"), (0, b"b")]) == [(0, b"a"), (1, b"a")]
 
 
 def test_slots_that_are_moved_are_told_of() -> None:
@@ -377,11 +377,11 @@ def test_what_is_left_out_is_counted() -> None:
     data = command(b"SET", b"a", b"1") + command(b"SET", b"b", b"1") + command(b"SELECT", b"1")
     data += command(b"SET", b"a", b"1") + command(b"SET", b"b", b"1")
     reader.feed(data)
-    assert (reader.commands, reader.elsewhere, reader.other_databases) == (1, 3, 1)
+    assert (reader.commands, reader.elsewhere) == (2, 2)
     assert reader.slots is not None
     reader.flush()
     (batch,) = reader.take()
-    assert (len(batch), batch.end_offset, batch.db_after) == (1, len(data), 1)
+    assert (len(batch), batch.end_offset, batch.db_after) == (2, len(data), 1)
 
 
 def test_a_renamed_command_goes_in_parts_under_its_new_name() -> None:
@@ -479,21 +479,18 @@ def test_damaged_bytes(seed: int) -> None:
 
 
 def test_a_filter_holds_its_slots() -> None:
-    slots = SlotFilter([(5, 9), (0, 0), (8, 20)], keyless=True, databases=2)
+    slots = SlotFilter([(5, 9), (0, 0), (8, 20)], keyless=True)
     assert len(slots) == 17
     assert [slot for slot in range(-2, 20000) if slot in slots] == [0, *range(5, 21)]
-    assert (slots.keyless, slots.databases) == (True, 2)
+    assert slots.keyless
     assert slots.ranges == ((5, 9), (0, 0), (8, 20))
     inside = SlotFilter([(key_slot(b"a"), key_slot(b"a"))], keyless=False)
     assert inside.takes(b"a")
     assert inside.takes(b"{a}x")
     assert not inside.takes(b"b")
-    assert not inside.takes(b"a", 1)
     for wrong in ([(1, 0)], [(-1, 3)], [(0, 16384)]):
         with pytest.raises(ValueError, match="not a range of slots"):
             SlotFilter(wrong, keyless=False)
-    with pytest.raises(ValueError, match="at least one database"):
-        SlotFilter([], keyless=False, databases=0)
     with pytest.raises(TypeError):
         StreamReader(0, slots=OrderedDigest(b"k" * 16))  # type: ignore[arg-type]
 
@@ -515,8 +512,7 @@ def test_a_route_says_what_is_filtered() -> None:
     assert Route(from_cluster=True).filter is not None
     there = Route(slots=half, to_cluster=True, leads=False).filter
     assert there is not None
-    assert (there.ranges, there.keyless, there.databases) == (half.ranges, False, 1)
+    assert (there.ranges, there.keyless) == (half.ranges, False)
     back = Route(slots=half, from_cluster=True).filter
     assert back is not None
     assert back.keyless
-    assert back.databases > 16

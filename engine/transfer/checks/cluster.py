@@ -17,10 +17,9 @@ from engine.model.online_checkpoint import LEFT_KEY, OWN_PREFIX, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.sentinel_group import node_address
-from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.topology import Node, Topology
-from engine.transfer.checks.check_result import Check, Side, failed, listed, passed, warned
+from engine.transfer.checks.check_result import Check, Side, failed, passed, warned
 from engine.transfer.target_claim import foreign
 from engine.wire.control_connection import Admin, Arg
 
@@ -197,20 +196,6 @@ def check_apart(both: Mapping[Side, Topology]) -> Check | None:
         "different-servers",
         "the source and the target are one cluster: they have nodes in common",
         "Name another cluster as the target.",
-    )
-
-
-def check_databases(source: ServerInfo, moved: Sequence[int]) -> Check:
-    """A cluster has database 0 alone."""
-    name = "databases"
-    beyond = {each.db: each.keys for each in source.keyspace if each.db and each.db in moved}
-    if not beyond:
-        return passed(name, "to be moved: 0, which is all that a cluster has")
-    figure = f"{sum(beyond.values()):,} keys in databases {listed(list(beyond))}"
-    return failed(
-        name,
-        f"{figure}, and where an end is a cluster database 0 alone is moved",
-        "Move these keys into database 0 first, or into a server with cluster mode disabled.",
     )
 
 

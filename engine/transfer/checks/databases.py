@@ -45,19 +45,22 @@ async def check_chosen(source: Admin, info: ServerInfo, moved: list[int]) -> Che
     return passed(name, "; ".join(f"database {db}: {filled[db]:,} keys" for db in moved))
 
 
-async def check_room(target: Admin, moved: list[int]) -> Check:
-    """Whether the target has a database for each one that is moved."""
+async def check_room(target: Admin, moved: list[int], *, node: bool = False) -> Check:
+    """Whether the target has a database for each one that is moved. `node`: it is a cluster's."""
     name = "databases"
+    option = "cluster-databases" if node else "databases"
     # SELECT is what the transfer will do; CONFIG may be denied, and only adds the figure.
-    absent, (reply,) = await _refused(target, moved, ("CONFIG", "GET", "databases"))
+    absent, (reply,) = await _refused(target, moved, ("CONFIG", "GET", option))
     has = f"{int(reply[1])}" if isinstance(reply, list) and len(reply) == 2 else "enough"
     if absent:
-        has = f"only {has}" if has.isdigit() else "fewer"
+        has = f"only {has}" if has.isdigit() else "0 alone" if node else "fewer"
+        remedy = "(it needs a restart), or choose with --db."
+        if node:
+            remedy = "(from Valkey 9.0 on; it needs a restart), or move these keys into database 0."
         return failed(
             name,
             f"to be moved: {listed(moved)}; the target has {has}, not {listed(absent)}",
-            "Raise `databases` in the target's configuration (it needs a restart), or choose with"
-            " --db.",
+            f"Raise `{option}` in the target's configuration {remedy}",
         )
     return passed(name, f"to be moved: {listed(moved)}; the target has {has}")
 

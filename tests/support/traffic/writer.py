@@ -31,7 +31,7 @@ TAGS = tuple(b"t%d" % n for n in range(12))
 """
 
 NOT_ON_CLUSTERS = (
-    *("move", "swapdb"),  # refused there
+    "swapdb",  # refused there, as is MOVE where there is one database
     # Of several shards each would hold what its own clients loaded last.
     *("function|load", "function|delete", "function|flush", "function|restore"),
 )
@@ -74,6 +74,8 @@ class Traffic(WritingThread):
         super().__init__(server, "traffic")
         if self._nodes.clustered:
             without = (*without, *NOT_ON_CLUSTERS)
+            if len(databases or ()) < 2:
+                without = (*without, "move")
         if tags is None:
             tags = TAGS if self._nodes.clustered else ()
         if databases is None:
@@ -93,6 +95,8 @@ class Traffic(WritingThread):
             "tags": tags,
             "apart": apart,
         }
+        # Which database each node's connection is in the sequence does not know.
+        self._selects = self._nodes.clustered and len(databases) > 1
         self._limit = limit
         self._links: dict[tuple[Address, int], Link] = {}
         self._stale = False
@@ -197,7 +201,7 @@ class Traffic(WritingThread):
                 self._nodes.learn()
             for unit in units:
                 link = self._link(self._nodes.of(b"{%b}" % unit.tag), unit.lane)
-                if link.fresh:
+                if link.fresh or self._selects:
                     link.fresh = False
                     link.queue("select", (b"SELECT", b"%d" % unit.db))
                 for name, words in unit.commands:

@@ -1,0 +1,187 @@
+"""Clusters with several databases (Valkey 9, `cluster-databases`): what is in one of them goes into
+the same one at the other end, and what has no place there ends a migration in words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import pytest
+import redis
+
+from benches.support.clusters import SLOTS, Cluster, slot_of
+from benches.support.servers import Server
+from benches.support.waiting import wait_for
+from tests.support.comparison import assert_settled
+from tests.support.scenario import NewScenario
+from tests.support.traffic import Traffic
+from tests.support.traffic.writer import TAGS
+
+SEVERAL = ("--cluster-databases", "16")
+DATABASES = (0, 3, 9)
+# Without FLUSHALL: what is compared is to be more than a few keys.
+WITHOUT = ("flushall", "flushdb", "swapdb")
+
+
+def fill(end: Server | Cluster, keys: int = 300) -> None:
+    """Keys in each of the databases."""
+    for node in end.primaries if isinstance(end, Cluster) else [end]:
+        slots = set(end.slots_of(node)) if isinstance(end, Cluster) else set(range(SLOTS))
+        for db in DATABASES:
+            pipe = node.client(db).pipeline(transaction=False)
+            for n in range(keys):
+                if slot_of(f"key:{n}") in slots:
+                    pipe.set(f"key:{n}", f"{db}:{n}")
+            pipe.execute()
+
+
+def traffic(end: Server | Cluster, **options: Any) -> Traffic:
+    how: dict[str, Any] = {"databases": DATABASES, "tags": TAGS, "without": WITHOUT, "rate": 1000.0}
+    how["apart"] = 0.0 if isinstance(end, Cluster) else 0.3
+    return Traffic(end, "databases", **how | options)
+
+
+def keys_by_database(end: Server | Cluster) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for node in end.primaries if isinstance(end, Cluster) else [end]:
+        for name, entry in node.client().info("keyspace").items():
+            db = int(name.removeprefix("db"))
+            found[db] = found.get(db, 0) + entry["keys"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [(0, 3), (3, 0), (2, 3)], ids=lambda n: f"x{n}" if n else "server"
+)
+def test_everything_is_carried_under_traffic(
+    source: int, target: int, scenario: NewScenario
+) -> None:
+    """Every write command, MOVE and COPY from one database into another among them."""
+    s = scenario(
+        "valkey-9.1",
+        "valkey-9.1",
+        source_shards=source,
+        target_shards=target,
+        source_options=SEVERAL if source else (),
+        target_options=SEVERAL if target else (),
+    )
+    there, here = s.whole("source"), s.whole("target")
+    fill(there)
+    traffic(there, limit=2000, rate=None).start().join()
+    with traffic(there) as writes, s.clients(clients=2) as clients, s.running() as run:
+        run.following()
+        before = writes.commands
+        run.wait_for(lambda: writes.commands > before + 1500, "traffic")
+        clients.goes_on()
+        writes.stop()
+        clients.stop()
+        assert writes.succeeded["move"] > 5, writes.describe()
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert set(keys_by_database(here)) == set(DATABASES)
+    s.assert_migrated()
+
+
+def test_databases_that_are_emptied_and_swapped(scenario: NewScenario) -> None:
+    """FLUSHDB empties its database, on each node; one that the cluster has not is empty anyway.
+    SWAPDB, which no cluster takes, has everything copied again."""
+    s = scenario(
+        "redis-7.0",
+        "valkey-9.1",
+        target_shards=2,
+        source_options=("--databases", "256"),
+        target_options=SEVERAL,
+    )
+    fill(s.source)
+    with s.running() as run:
+        run.following()
+        s.source.client(3).flushdb()
+        s.source.client(3).set("behind", "it")
+        s.source.client(200).flushdb()
+        run.in_sync()
+        assert_settled(s.source, s.whole("target"), 5)
+        s.source.client().swapdb(0, 9)
+        s.source.client().set("behind", "it")
+        assert_settled(s.source, s.whole("target"), 20)
+        s.source.client().flushall()
+        s.source.client(9).set("behind", "it")
+        run.cut_over()
+    assert any("(SWAPDB)" in event for event in run.events), run.events
+    assert keys_by_database(s.whole("target")) == {9: 1}
+    s.assert_migrated()
+
+
+def test_a_flush_of_a_database_that_the_target_has_not(scenario: NewScenario) -> None:
+    """It removes nothing from another one."""
+    s = scenario(
+        "valkey-9.1",
+        "redis-7.0",
+        source_shards=2,
+        source_options=SEVERAL,
+        target_options=("--databases", "12"),
+    )
+    s.load(keys=300)
+    with s.running() as run:
+        run.following()
+        s.source.client(15).flushdb()
+        with s.clusters["source"].client() as client:
+            client.set("behind", "it")
+        run.cut_over()
+    assert not any("differed from the source" in event for event in run.events), run.events
+    s.assert_migrated()
+
+
+@pytest.mark.parametrize("release", ["redis-7.0", "valkey-9.1"])
+def test_a_database_that_is_used_late(release: str, scenario: NewScenario) -> None:
+    """A cluster that has it not ends the migration in words: nothing is left out."""
+    s = scenario("redis-7.0", release, target_shards=1)
+    s.load(keys=300)
+    with s.running() as run:
+        run.following()
+        s.source.client(1).set("late", "1")
+        run.wait_for(lambda: run.ended, "an end")
+    assert run.report.status == "stopped"
+    (error,) = run.report.errors
+    assert "the target has no database 1: " in error
+    assert "cluster-databases" in error
+
+
+def test_a_node_that_is_busy(scenario: NewScenario) -> None:
+    """Where a SELECT is refused, what is behind it runs in no other database."""
+    s = scenario("redis-7.0", "valkey-9.1", target_shards=1, target_options=SEVERAL)
+    there, node = s.source, s.target
+    node.client().config_set("busy-reply-threshold", 10)
+    for db in (0, 9):
+        there.client(db).set("n", 100)
+    with s.running(retry_for=60.0) as run:
+        run.following()
+        for _ in range(5):
+            run.in_sync()
+            busy = threading.Thread(target=spin, args=(node,))
+            busy.start()
+            wait_for(lambda: is_busy(node), "a node that is busy")
+            for _ in range(20):
+                there.client(9).incr("n")
+                there.client(9).append("text", "x")
+            node.client().execute_command("SCRIPT KILL")
+            busy.join()
+        run.cut_over()
+    assert (node.client().get("n"), node.client(9).get("n")) == (b"100", b"200")
+    s.assert_migrated()
+
+
+def spin(node: Server) -> None:
+    with contextlib.suppress(redis.ResponseError):
+        node.client().eval("while true do end", 0)
+
+
+def is_busy(node: Server) -> bool:
+    try:
+        node.client().get("n")
+    except redis.exceptions.BusyLoadingError:
+        raise
+    except redis.ResponseError as error:
+        return str(error).startswith("BUSY")
+    return False
