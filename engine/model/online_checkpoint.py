@@ -51,8 +51,9 @@ class OnlineCheckpoint:
     `taken_over`: the token of another migration that had the target. `compare_all`: why every key
     is to be compared before the cut-over; empty: not so. `answered`: of an append-only file, up to
     this byte the target's answers were read. `begun_at`: when the last full sync did, or when all
-    near expire times of the target were extended since, in seconds since the epoch. `search_names`:
-    those of the source's search aliases and dictionaries, printable (`model.report`). `lost`: what
+    near expire times of the target were extended since, in seconds since the epoch; a target
+    that comes back with an offset up to `extended_at` may lack that. `search_names`: those of the
+    source's search aliases and dictionaries, printable (`model.report`). `lost`: what
     the target lacks that is no key (`MigrationContext.lost`). `audit`: the slots of which every key
     is to be read again (`transfer.slot_audit`); `audited`: those of which it was since the last
     full sync, which a target that comes back with an offset up to `audited_at` may lack. The
@@ -73,6 +74,7 @@ class OnlineCheckpoint:
     released: bool = False
     lifted: bool = False
     begun_at: float = 0.0
+    extended_at: int = -1
     loss_accepted: bool = False
     taken_over: str = ""
     tuned: str = ""

@@ -101,6 +101,7 @@ class Snapshot:
             audited="",
             full_syncs=checkpoint.mark.full_syncs + 1,
             begun_at=time.time(),
+            extended_at=-1,
         )
 
     async def copy(self, *, importing: bool) -> None:

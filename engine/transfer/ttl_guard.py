@@ -120,8 +120,13 @@ class TtlGuard:
         self.extended.names.add_records(batch, int(time.time() * 1000) + EXTEND_MS // 2)
 
     def attend(self, follower: Follower) -> None:
-        """`follower` is going to run."""
+        """`follower` is going to run, from what the target has. One that came back from before
+        they were extended last has those of then: they are extended anew, and what is named until
+        that is done is read again (`exposed`)."""
         self.follower = follower
+        mark = self._checkpoint.mark
+        if mark.lifted and follower.position.offset <= mark.extended_at:
+            self._checkpoint.note(released=True)
         if not self._source.info.capabilities.script_effects_alone:
             # Its stream may hold scripts, which rename and copy keys without naming them there.
             self.extended.names.give_up()
@@ -215,7 +220,9 @@ class TtlGuard:
                     break
                 self.extended.watch()
         self._quiet_at = self._safe_until = 0.0
-        await self._checkpoint.save(released=False, begun_at=began)
+        await self._checkpoint.save(
+            released=False, begun_at=began, extended_at=follower.position.offset
+        )
 
     async def _end_extender(self) -> None:
         extender, self._extender = self._extender, None

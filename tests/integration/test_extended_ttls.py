@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -43,6 +44,43 @@ def brief(client: redis.Redis, turn: int) -> None:
     """Set keys that live for 3 s."""
     client.set(f"brief:{turn % 500}", turn, px=3000)
     client.rename(f"brief:{turn % 500}", f"renamed:{turn % 7}")
+
+
+def test_a_target_that_comes_back_from_before_they_were_extended(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are extended once more: what is near by then may end there while it is behind."""
+    source, target = ends
+    client = source.client()
+    # Not near at first.
+    client.set("key", "1", px=2 * HOUR_MS)
+    extend_all = ExtendedTtls.extend_all
+
+    async def later(extended: ExtendedTtls, horizon: float, *more: Any) -> None:
+        await extend_all(extended, horizon + HOUR_MS / 1000, *more)
+
+    def is_extended() -> bool:
+        return int(target.client().pttl("key")) > EXTEND_MS // 2
+
+    monkeypatch.setattr(ExtendedTtls, "extend_all", later)
+    with migrating(source, target, extend_horizon=1.5 * HOUR_MS / 1000) as run:
+        run.in_sync()
+        (lane,) = run.work._way.lanes  # type: ignore[union-attr]
+        assert not is_extended()
+        target.client().save()
+        # It is time to look for those that are near by now.
+        run.call(lambda: lane._checkpoint.note(begun_at=time.time() - HOUR_MS / 1000))
+        run.wait_for(is_extended, "it is extended")
+        client.set("later", "1")
+        run.in_sync()
+        target.kill()
+        target.restart()
+        assert not is_extended()
+        client.set("behind", "1")
+        run.wait_for(is_extended, "it is extended again")
+        run.cut_over()
+    assert not is_extended()
+    assert_tidy(target)
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "later"])
