@@ -65,6 +65,27 @@ def test_values_that_were_read_again(scenario: NewScenario, then: str) -> None:
     s.assert_migrated()
 
 
+def test_a_value_that_a_comparison_has_had_read_again(scenario: NewScenario) -> None:
+    """Nothing else knows that it differed: behind that every key is compared."""
+    s = scenario("redis-7.0", "redis-7.0", source_options=QUIET, target_options=TARGET)
+    s.load()
+    source, target = s.source.client(), s.target.client()
+    with s.migration() as run:
+        run.in_sync()
+        (lane,) = run.work._way.lanes
+        target.set("key:1", "another")
+        run.call(lambda: lane._follower.read_again([(0, b"key:1")]))
+        run.wait_for(lambda: target.get("key:1") == b"1", "it is read again")
+        run.in_sync()
+        back_to_before(s.target, b"$7\r\nRESTORE")
+        assert target.get("key:1") == b"another"
+        source.set("later", "1")
+        told = "what was read again because it differed: every key is compared before the cut-over"
+        run.wait_for(lambda: any(told in event for event in run.events), "it is told")
+        run.cut_over()
+    s.assert_migrated()
+
+
 def test_keys_that_were_removed(server_factory: ServerFactory) -> None:
     """FLUSHALL of one lane's source, on a target that has keys of other lanes: they are removed one
     by one, before the position moves."""
