@@ -139,15 +139,22 @@ class SlotAudit:
         route, count = self._ends.route, 0
         some: list[bytes] = []
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:
-            pages = keys_in(target.pipeline, slots, node=route.to_cluster)
-            async with contextlib.aclosing(pages):
-                async for page in pages:
-                    names = without_own(page)
-                    asked = [("EXISTS", name) for name in names]
-                    has = await source.pipeline(asked, raise_on_error=True)
-                    others = [name for name, there in zip(names, has, strict=True) if not there]
-                    count += len(others)
-                    some += others[: _NAMED - len(some)]
+            filled = {each.db for each in (await source.info()).keyspace}
+            for db in [each.db for each in (await target.info()).keyspace]:
+                await target.select(db)
+                if db in filled:
+                    await source.select(db)
+                pages = keys_in(target.pipeline, slots, node=route.to_cluster)
+                async with contextlib.aclosing(pages):
+                    async for page in pages:
+                        others = without_own(page)
+                        # (One without keys the source may not even have.)
+                        if db in filled:
+                            asked = [("EXISTS", name) for name in others]
+                            has = await source.pipeline(asked, raise_on_error=True)
+                            others = [name for name, it in zip(others, has, strict=True) if not it]
+                        count += len(others)
+                        some += others[: _NAMED - len(some)]
         if count:
             shown = ", ".join(f"'{printable_key(name)}'" for name in some)
             self._context.on_event(

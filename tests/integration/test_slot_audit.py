@@ -69,16 +69,20 @@ def spoil(target: Server, slots: SlotSet) -> int:
 def test_every_key_of_the_slots_is_as_at_the_source(
     ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was changed on the target is put right, what is there alone is removed; the gate is
-    closed meanwhile, and open behind it."""
+    """What was changed on the target is put right, what is there alone is removed, in each of the
+    databases; the gate is closed meanwhile, and open behind it."""
     monkeypatch.setattr(slot_audit, "_WAITING_MOST", 100)
     source, target = ends
+    source.client(2).set("in other", "1")
     store = MemoryCheckpoint()
     with migrating(source, target, checkpoints=store) as run:
         run.following()
         assert spoil(target, SLOTS) > 1000
+        target.client(2).set("in other", "spoilt")
+        target.client(4).set("in other", "alone")
         audited(run, SLOTS)
         run.wait_for(lambda: mark_of(store).audit == "", "the audit out of the checkpoint")
+        assert (target.client(2).get("in other"), target.client(4).dbsize()) == (b"1", 0)
         assert any("every key of the slots" in each.reason for each in run.history)
         run.cut_over()
     assert run.report.status == "done"
@@ -92,11 +96,12 @@ def test_what_a_target_with_keys_of_its_own_has_alone_is_told(ends: tuple[Server
     with migrating(source, target) as run:
         run.following()
         target.client().set("{its own}:deleted", "1")
+        target.client(7).set("{its own}:deleted", "1")
         slots = SlotSet.of([slot_of("its own")])
         audited(run, slots)
         told = [event for event in run.events if "on the target and not at the source" in event]
         assert len(told) == 1
-        assert f"2 keys of the slots {slots.words} are" in told[0]
+        assert f"3 keys of the slots {slots.words} are" in told[0]
         assert "'its own'" in told[0]
         run.stop()
     assert target.client().exists("its own", "{its own}:deleted") == 2
