@@ -33,6 +33,7 @@ async def remove_keys(ask: Ask, slots: SlotSet, *, node: bool) -> int:
 
     What is written there meanwhile may stay. Raises as `ask`, and the server's error.
     """
+    await see_expired(ask)
     removed = 0
     async with contextlib.aclosing(keys_in(ask, slots, node=node)) as pages:
         async for keys in pages:
@@ -43,11 +44,18 @@ async def remove_keys(ask: Ask, slots: SlotSet, *, node: bool) -> int:
 
 async def has_keys(ask: Ask, slots: SlotSet, *, node: bool) -> bool:
     """Whether the server has a key in `slots` that is not the engine's own. As `remove_keys`."""
+    await see_expired(ask)
     async with contextlib.aclosing(keys_in(ask, slots, node=node)) as pages:
         async for keys in pages:
             if without_own(keys):
                 return True
     return False
+
+
+async def see_expired(ask: Ask) -> None:
+    """Have SCAN name keys whose time has come, which a target in import mode keeps, and names to
+    its import source alone. An error says that it is in no such mode."""
+    await ask([("CLIENT", "IMPORT-SOURCE", "ON")])
 
 
 def without_own(keys: Iterable[bytes]) -> list[bytes]:

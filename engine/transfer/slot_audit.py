@@ -32,7 +32,7 @@ from engine import logs
 from engine.errors import LinkError, ServerError
 from engine.model.report import printable_key
 from engine.model.slots import SlotSet
-from engine.targets.slot_keys import keys_in, without_own
+from engine.targets.slot_keys import keys_in, see_expired, without_own
 from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.follow import Follower
@@ -120,6 +120,8 @@ class SlotAudit:
             sides.append(("target", route.to_cluster))
         for side, clustered in sides:
             async with self._ends.admin(side) as end:
+                if side == "target":
+                    await see_expired(end.pipeline)
                 for db in [each.db for each in (await end.info()).keyspace]:
                     await end.select(db)
                     pages = keys_in(end.pipeline, slots, node=clustered)

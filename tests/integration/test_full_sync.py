@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
@@ -64,6 +65,42 @@ def test_the_backlog_is_gone(ends: tuple[Server, Server], deleted: int) -> None:
     assert not any("going on from" in each for each in run.events)
     assert_settled(source, target, 2)
     assert_tidy(target)
+
+
+def test_expired_keys_are_emptied_as_well(server_factory: ServerFactory) -> None:
+    """A target in import mode keeps what has expired until the source's DEL, which does not come
+    behind another full sync: what the source makes anew of that name begins with nothing."""
+    source = server_factory(known("redis-7.0"), "--repl-backlog-size", "16kb")
+    client = source.client()
+    client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    client.mset({f"key:{n}": n for n in range(50)})
+    with (
+        Cluster.start(known("valkey-8.1"), primaries=1, make=server_factory) as target,
+        Proxy(source.host, source.port) as proxy,
+        migrating(proxy, target) as run,
+    ):
+        run.following()
+        client.rpush("list", "old")
+        client.pexpire("list", 300)
+        client.set("seen", 1)
+        node = target.nodes[0].client()
+        run.wait_for(lambda: node.exists("seen"), "what was written behind it")
+        proxy.refuse()
+        proxy.cut_now()
+        # The source ends it when it is asked for it.
+        run.wait_for(lambda: not client.exists("list"), "the end of its time")
+        client.mset({f"new:{n}": b"x" * 100_000 for n in range(50)})
+        proxy.refuse(False)
+        run.wait_for(lambda: run.progress.full_syncs == 2, "another full sync")
+        run.following()
+        client.rpush("list", "new")
+        # Not what the comparison of the cut-over puts right.
+        run.wait_for(lambda: node.lrange("list", 0, -1) == [b"new"], "the new list", 20)
+        assert node.pttl("list") == -1
+        run.cut_over(source)
+        assert_settled(source, target, 2)
+        assert_tidy(target)
+    assert run.report.status == "done", (run.report.errors, run.events)
 
 
 def test_the_target_loses_its_data(ends: tuple[Server, Server]) -> None:
