@@ -7,18 +7,19 @@ reads values of one type counts only where the source has keys of that type, as 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks import required_commands
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.databases import moved_databases
 from engine.transfer.checks.permission_keys import UNKNOWN, SampleKeys, sample_keys
 from engine.transfer.checks.permissions import Denial, Why, ask_rights
-from engine.wire.control_connection import Admin, admin
+from engine.wire.control_connection import Admin, admin, all_of
 
 _TYPE_READ = {
     "GET": b"string",
@@ -36,19 +37,27 @@ _PAGES = 20
 _COUNT = 1000
 
 
-async def objection(source: Endpoint, target: Endpoint, settings: TransferSettings) -> str:
+async def objection(
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    told: Mapping[Side, ServerInfo] | None = None,
+) -> str:
     """Why both ends cannot be compared with these users, and the remedy; empty: they can, as far as
-    is known. `source` may be a file. Raises `LinkError`, `AuthError`, `ServerError`."""
+    is known. `source` may be a file. `told`: what both ends have said of themselves a moment ago.
+    Raises `LinkError`, `AuthError`, `ServerError`."""
     sides: list[tuple[Side, Endpoint]] = [("source", source), ("target", target)]
     asked = [(side, at) for side, at in sides if at.file_path is None]
     keys = UNKNOWN
     timeout = settings.connect_timeout
     async with AsyncExitStack() as stack:
-        ends = [
-            (side, await stack.enter_async_context(admin(at, timeout=timeout, fault=side)))
-            for side, at in asked
-        ]
-        infos = await asyncio.gather(*(end.info() for _, end in ends))
+        dialling = [admin(at, timeout=timeout, fault=side) for side, at in asked]
+        dialled = await all_of(stack, dialling)
+        ends = [(side, end) for (side, _), end in zip(asked, dialled, strict=True)]
+        if told is None:
+            infos = await asyncio.gather(*(end.info() for end in dialled))
+        else:
+            infos = [told[side] for side, _ in asked]
         for (side, end), info in zip(ends, infos, strict=True):
             if side == "source":
                 keys = await sample_keys(end, moved_databases(info, settings), settings)

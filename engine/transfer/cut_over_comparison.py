@@ -37,6 +37,7 @@ from engine.model.verification import (
 )
 from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.transfer.checks.check_result import Side
 from engine.transfer.comparison_permissions import AGAIN_SECONDS, objection
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.cut_over_check import (
@@ -298,21 +299,21 @@ class CutOverComparison:
         finally:
             await self._comparison.close()
 
-    def ask_rights(self) -> None:
+    def ask_rights(self, told: Mapping[Side, ServerInfo] | None = None) -> None:
         """Ask whether the users may compare both ends, beside all else; the context is told
-        (`MigrationContext.uncomparable`)."""
+        (`MigrationContext.uncomparable`). `told`: what the ends have said of themselves."""
         now = asyncio.get_running_loop().time()
         if self._context.uncomparable == "" or self._busy or now < self._ask_at:
             return
         if self._asking is None or self._asking.done():
             self._ask_at = now + AGAIN_SECONDS
-            self._asking = asyncio.create_task(self._ask_rights())
+            self._asking = asyncio.create_task(self._ask_rights(told))
 
-    async def _ask_rights(self) -> None:
+    async def _ask_rights(self, told: Mapping[Side, ServerInfo] | None) -> None:
         context, ends = self._context, self._ends
         try:
             async with asyncio.timeout(_LOST_LIMIT):
-                why = await objection(ends.source, ends.target, ends.settings)
+                why = await objection(ends.source, ends.target, ends.settings, told)
         except (EngineError, TimeoutError):
             # What it takes is found out by the comparison itself then.
             why = ""

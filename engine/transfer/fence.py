@@ -67,6 +67,8 @@ class Fence(Protocol):
     """Whether the source, once it refuses writes, does not refuse those of scripts."""
     script_pause: bool
     """Whether its clients are paused once scripts are seen there (`transfer.hold_source`)."""
+    role_since: Replication | None
+    """The server's role once clients were let go, as `finish` was told; None: it was not asked."""
 
     @property
     def lasts(self) -> bool:
@@ -159,6 +161,7 @@ class NoFence:
     lost_writes = ""
     lets_scripts = False
     script_pause = False
+    role_since: Replication | None = None
     lasts = True
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
@@ -276,6 +279,7 @@ class PauseFence:
         self.calls: Calls | None = None
         self.calls_since: Calls | None = None
         self.lost_writes = ""
+        self.role_since: Replication | None = None
         self.lets_scripts = not self._scripts_refused and settings.source_after == "refuse"
         self._holdable = hold_source.needed(info) and settings.source_after == "refuse"
         self.script_pause = False
@@ -501,7 +505,9 @@ class PauseFence:
                 await hold_source.lengthen(end, self._pause_seconds)
             else:
                 # A PING is answered once the pause is over.
-                await end.call(*(("CLIENT", "UNPAUSE") if self._unpause else ("PING",)))
+                word = ("CLIENT", "UNPAUSE") if self._unpause else ("PING",)
+                _, role = await end.ask(word, ("INFO", "replication"))
+                self.role_since = replication_in(end, role)
             await asyncio.sleep(_READ_SECONDS)
         try:
             await disconnect(end, self._keep_users)

@@ -378,7 +378,7 @@ class FenceUpkeep:
         """What was lost where the source has failed over by the time at which the target is open:
         nothing can hold off the writers of a server that was promoted meanwhile."""
         try:
-            await self.not_moved(fence)
+            await self.not_moved(fence, fence.role_since)
         except TransferFailed as exc:
             return (
                 f"the source failed over while the target was promoted ({exc.message}): what its "

@@ -557,7 +557,18 @@ class Lane:
             self.take_up()
         self._roles.take_up()
         self._writer.name = self._ownership.claim.client_name
-        await context.insist(self._writer.open, "target")
+        begins = not self._mark.begun
+        # How far the target is is not known yet: all is asked in one go.
+        applier = self._new_applier(importing=False, far=True)
+        left = TargetLeftovers(self._ends)
+        # Whether the target lets us do what will be needed. Beside the writer's own questions,
+        # whose errors are those that count.
+        ahead = asyncio.ensure_future(_answered(begins, applier, left))
+        try:
+            await context.insist(self._writer.open, "target")
+            is_answered = await ahead
+        finally:
+            await cancelled(ahead)
         self._refuse_one_shard("target", self._writer.info)
         self._source.bulk_limit = self._writer.bulk_limit
         self._ask_again = self._mark.begun
@@ -573,13 +584,12 @@ class Lane:
             # What was evicted since the checkpoint was written; before anything can be completed.
             await context.insist(self._target_watch.look, "target")
         await self._upkeep.take_away()
-        if not self._mark.begun:
-            # Whether the target lets us do what will be needed.
-            applier = self._applier = self._new_applier(importing=False)
-            left = TargetLeftovers(self._ends)
-            await together(
-                [context.insist(applier.open, "target"), context.insist(left.find, "target")]
-            )
+        if begins:
+            self._applier = applier
+            if not is_answered:
+                await together(
+                    [context.insist(applier.open, "target"), context.insist(left.find, "target")]
+                )
             await applier.close()
             inherit(applier.found, self._ownership.claim, self._ends, self._checkpoint)
             if not self._mark.taken_over and not self._ends.route.shared_target:
@@ -650,7 +660,7 @@ class Lane:
         context.total_keys = round(self._source.total_keys * self._ends.route.share)
         if isinstance(sync, PartialSync):
             # Known by the time at which it is followed, as behind a snapshot.
-            self._check.ask_rights()
+            self._check.ask_rights({"source": self._source.info, "target": self._writer.info})
             await self._checkpoint.save(partial_syncs=self._mark.partial_syncs + 1)
             return
         await self._snapshot.prepare(sync, position)
@@ -678,7 +688,7 @@ class Lane:
     async def _finish_snapshot(self) -> None:
         """What has to be there before the position: an engine that goes on from that must know."""
         # Needed when it is followed: by then it is known.
-        self._check.ask_rights()
+        self._check.ask_rights({"source": self._source.info, "target": self._writer.info})
         await self._snapshot.confirm()
         await self._tuning.untune()
         await self._snapshot.carry_code()
@@ -973,7 +983,7 @@ class Lane:
     def _own(self) -> OwnKeys:
         return self._ends.own_keys(self._mark.token)
 
-    def _new_applier(self, *, importing: bool) -> Applier:
+    def _new_applier(self, *, importing: bool, far: bool = False) -> Applier:
         kind = RecordApplier if self._ends.route.to_cluster else Applier
         applier = self._figures.applier = kind(
             self._ends.target,
@@ -984,7 +994,7 @@ class Lane:
             on_doubt=self._sync_monitor.note,
             on_trouble=self._context.trouble_of("the target"),
             name=self._ownership.claim.client_name,
-            far=is_far(self._writer.round_trip),
+            far=far or is_far(self._writer.round_trip),
         )
         return applier
 
@@ -999,6 +1009,17 @@ def _check_history(target_position: TargetPosition | None, sync: PartialSync) ->
             "the source goes on with another replication id, and the target may have commands that "
             "came behind its position from the source before it: everything is copied again"
         )
+
+
+async def _answered(wanted: bool, applier: Applier, left: TargetLeftovers) -> bool:
+    """Whether the target has answered what both ask, if that is `wanted`."""
+    if not wanted:
+        return False
+    try:
+        await together([applier.open(), left.find()])
+        return True
+    except EngineError:
+        return False
 
 
 def _passes(error: LinkError | ServerError) -> bool:

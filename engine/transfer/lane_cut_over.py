@@ -38,6 +38,8 @@ from engine.transfer.target_replicas import TargetReplicas
 from engine.transfer.ttl_guard import TtlGuard
 
 _log = logs.logger(__name__)
+# For so long behind the fence the target is asked only what a step needs.
+_TARGET_RESTS_SECONDS = 2.0
 _Act = Callable[["LaneCutOver"], Awaitable[None]]
 
 
@@ -311,7 +313,7 @@ class LaneCutOver:
 
     async def _look_at_target(self) -> None:
         """Over the connection that is needed behind the fence: there is no time to dial then."""
-        await self._target_watch.look()
+        await self._target_watch.find_answering()
 
     # --- Behind it ---
 
@@ -334,6 +336,7 @@ class LaneCutOver:
         context, fence = self._context, self._fence
         if self._acts:
             await fence.approach()
+        self._target_watch.rest(_TARGET_RESTS_SECONDS)
         self._began = asyncio.get_running_loop().time()
         if self._acts:
             self._shared.fence_ends = self._began + fence.seconds

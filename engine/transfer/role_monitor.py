@@ -201,11 +201,17 @@ class RoleMonitor:
             target = await self._dialled(stack)
             while True:
                 self._changed.clear()
+                replication = self._source.replication
+                # Of a source that is a replica it is told whether the target is its primary.
+                behind = replication is None or replication.is_replica
+                if not behind:
+                    await self._look_up(heads)
                 if target is None:
                     target = await self._dialled(stack)
                 else:
                     await self._look_at_target(target)
-                await self._look_up(heads)
+                if behind:
+                    await self._look_up(heads)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await self._changed.wait()

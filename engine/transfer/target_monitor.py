@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -47,6 +48,7 @@ class TargetMonitor:
         self._heard_at: float | None = None
         self._asked_at: float | None = None
         self._silent = False
+        self._rests_until = -math.inf
 
     @property
     def heard_seconds(self) -> float | None:
@@ -84,6 +86,20 @@ class TargetMonitor:
         if found.count and not before.count:
             self._context.on_event(found.words)
 
+    async def find_answering(self) -> None:
+        """As `look`, unless a look is under way, which is waited for: the target answers by now."""
+        if self._line.locked():
+            async with self._line:
+                pass
+            if self._answered:
+                return
+        await self.look()
+
+    def rest(self, seconds: float) -> None:
+        """Look only when asked to for so many seconds: writers wait, and who looks then is not to
+        wait for the answer to a look before."""
+        self._rests_until = asyncio.get_running_loop().time() + seconds
+
     async def begin(self, info: ServerInfo | None = None) -> None:
         """Count from here on: the first write comes next. `info`: what the target has just said of
         itself. Raises as `look`."""
@@ -115,6 +131,8 @@ class TargetMonitor:
         try:
             while True:
                 await asyncio.sleep(LOOK_SECONDS)
+                if asyncio.get_running_loop().time() < self._rests_until:
+                    continue
                 if self._context.stats.evictions.base is not None:
                     await self._look_or_say()
         finally:

@@ -25,6 +25,7 @@ from engine.model.lane_plan import PlannedLane
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report, Status
+from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.transfer import lane_plan
@@ -156,6 +157,8 @@ class Transfer:
         # Of the only lane; of several it is what comes before they are known.
         self._context = self._overview.lane()
         self._way: Way | None = None
+        # What the ends said of themselves when lanes were planned, where neither is a cluster.
+        self._told: dict[Side, ServerInfo] = {}
         self._forced = False
         self._stopping = False
         self._cut_over = False
@@ -355,6 +358,8 @@ class Transfer:
             await self._context.insist(again, "target")
             return planned
         lanes = lane_plan.plan(source, target)
+        if not lanes:
+            self._told = {side: each.info for side, each in found.items()}
         if lanes and (objection := self._cluster_objection()):
             raise TransferFailed(
                 f"{objection}, and a migration from or to a cluster follows its source",
@@ -472,8 +477,10 @@ class Transfer:
                 admin(target or self._target_endpoint, timeout=limit, fault="target") as other,
             ):
                 ends: dict[Side, Admin] = {"source": one, "target": other}
-                replies = await asyncio.gather(one.info(), other.info())
-                infos = dict(zip(ends, replies, strict=True))
+                infos = self._told
+                if not infos:
+                    replies = await asyncio.gather(one.info(), other.info())
+                    infos = dict(zip(ends, replies, strict=True))
                 return await replica_objection(ends, infos, self._settings)
         except EngineError:
             return None

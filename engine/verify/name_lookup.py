@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, 
 from typing import Any, TypeVar
 
 from engine._native import NamePage, NamePageReader, SlotFilter
-from engine.errors import AuthError, EngineError, ServerError
+from engine.errors import EngineError
 from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
@@ -111,7 +111,7 @@ class _Lookup:
 
     async def run(self, ends: Sequence[int]) -> None:
         """Walk these ends."""
-        seconds = max(await _all([line.round_trip() for line in self._lines]))
+        seconds = max(line.round_trip for line in self._lines)
         await _all([self._walk(here, seconds) for here in ends])
 
     async def _walk(self, here: int, round_trip: float) -> None:
@@ -172,15 +172,10 @@ class _Line:
         self._connection.take_over(self._reader, self._on_ready, self._on_lost)
         self._connection.watch(lambda: bool(self._answers), timeout)
 
-    async def round_trip(self) -> float:
-        """Seconds from a question to its answer."""
-        loop = asyncio.get_running_loop()
-        asked_at = loop.time()
-        self._reader.expect_count()
-        command = self._connection.encode("EXISTS", OWN_PREFIX)
-        with contextlib.suppress(AuthError, ServerError):
-            await self._ask(command)
-        return loop.time() - asked_at
+    @property
+    def round_trip(self) -> float:
+        """Seconds from a question to its answer, as of when it was dialled."""
+        return self._connection.round_trip
 
     def ask_page(self, scan: Sequence[Any]) -> asyncio.Future[NamePage]:
         """The page of names that this command asks for. Raises `LinkError`, `AuthError`,
