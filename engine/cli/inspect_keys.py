@@ -118,7 +118,7 @@ async def _report(reader: KeyReader, most: int, output: str) -> None:
 
 
 def _as_object(seen: Seen, reader: KeyReader, encoding: str, *, value: bool) -> dict[str, Any]:
-    from engine.inspect.shown_value import shown, text
+    from engine.inspect.shown_value import text
 
     found: dict[str, Any] = {
         "db": seen.db,
@@ -135,9 +135,10 @@ def _as_object(seen: Seen, reader: KeyReader, encoding: str, *, value: bool) -> 
     if seen.objection:
         return found | {"not_decoded": seen.objection}
     if value:
-        payload = seen.payload
-        found["digest"] = [each.hex() for each in reader.decoder.digest(payload)]
-        found["value"] = shown(*reader.decoder.value(payload), payload)
+        found["digest"] = [each.hex() for each in reader.decoder.digest(seen.payload)]
+        found["value"], objection = reader.value(seen)
+        if objection:
+            found["not_shown"] = objection
     return found
 
 
@@ -159,7 +160,7 @@ def _totals(report: Report) -> dict[str, Any]:
 
 
 def _as_text(seen: Seen, reader: KeyReader) -> Iterator[str]:
-    from engine.inspect.shown_value import shown, text
+    from engine.inspect.shown_value import text
 
     facts = [seen.kind]
     if seen.encoding and seen.encoding != seen.kind:
@@ -178,8 +179,10 @@ def _as_text(seen: Seen, reader: KeyReader) -> Iterator[str]:
     if seen.objection:
         yield f"  not decoded: {clean(seen.objection)}"
         return
-    payload = seen.payload
-    value = shown(*reader.decoder.value(payload), payload)
+    value, objection = reader.value(seen)
+    if objection:
+        yield f"  not shown: {objection}"
+        return
     lines = list(_value_lines(value))
     for line in lines[:_ELEMENTS]:
         yield f"  {line}"

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from engine._native import (
     ProtocolError,
@@ -21,6 +22,7 @@ from engine._native import (
 )
 from engine.errors import UsageError
 from engine.inspect.key_pattern import compiled
+from engine.inspect.shown_value import shown
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
@@ -131,6 +133,15 @@ class KeyReader:
             batch.db, batch.key(index), look, size, batch.value_type(index),
             batch.expire_at(index), batch=batch, index=index,
         )  # fmt: skip
+
+    def value(self, seen: Seen) -> tuple[Any, str]:
+        """The value of a key as JSON has it, or (None) why it cannot be shown: a few bytes of a
+        stream may stand for very many."""
+        payload = seen.payload
+        try:
+            return shown(*self.decoder.value(payload), payload), ""
+        except ProtocolError as exc:
+            return None, str(exc)
 
     def takes(self, db: int) -> bool:
         """Whether keys of a database are wanted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from benches.support import encoded_values as encoded
 from benches.support.encoded_values import length, string
+from engine._native import ValueDecoder
 from engine.cli import app
 from engine.inspect import key_reader
 from engine.inspect.key_pattern import compiled
@@ -110,6 +112,19 @@ def test_long_values_are_counted_and_shown_by_name(
     assert found[b"short"].objection == ""
     (whole_list,) = seen(file_of(tmp_path, body), key=b"list")
     assert (whole_list.elements, whole_list.longest) == (12, 100_000)
+
+
+def test_a_value_that_is_too_long_to_be_shown_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(key_reader, "ValueDecoder", partial(ValueDecoder, most=1000))
+    source = file_of(tmp_path, in_file(b"key", encoded.lists([b"x" * 90] * 20)[0]))
+    assert app.run(["inspect", source, "--match", "*"]) == 0
+    assert "not shown: the value is longer than the 1,000 bytes" in capsys.readouterr().out
+    assert app.run(["inspect", source, "--key", "key", "--output", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["value"], found["elements"]) == (None, 20)
+    assert "longer than" in found["not_shown"]
 
 
 def test_a_report_keeps_the_biggest(tmp_path: Path) -> None:
