@@ -329,11 +329,6 @@ class Follower:
         return self._resync.nothing_dirty and not (self.trust.unsettled or self._found)
 
     @property
-    def stopping(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stopping
-
-    @property
     def position(self) -> StreamPosition:
         """Everything up to here is on the target."""
         pump = self._pump

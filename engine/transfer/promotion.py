@@ -21,8 +21,7 @@ What is true at every moment, whatever breaks at either end:
   mark takes it off again and goes on following, for the source may have taken writes since. No
   client was told of the target by then.
 - Where a migration has several lanes (`transfer.shared_promotion`) no promotion counts before all
-targets have
-  been promoted (`timed`, until `commit`), and all of them do as soon as one does.
+  targets have been promoted (`timed`, until `commit`), and all of them do as soon as one does.
 - `opened` is written down when the transaction's answer was seen, or its mark; never before.
 - The mark is removed behind that, and only the mark: where another position is found the target
   came back with older data after it was promoted. Those data are the stream's up to that position,
