@@ -71,13 +71,14 @@ def inspect(
     """
     from engine.fleet import run
     from engine.inspect.key_reader import KeyReader
+    from engine.model.credentials import Credentials
 
     here = endpoint("SOURCE", source)
     try:
         if big is not None and (key is not None or match is not None):
             raise UsageError("--big reports on all keys, and --key and --match choose some")
         reader = KeyReader(
-            here,
+            here if here.rdb_path is not None else Credentials.load().apply(here),
             key=None if key is None else key.encode("utf-8", "surrogateescape"),
             match=None if match is None else match.encode("utf-8", "surrogateescape"),
             db=db,

@@ -238,6 +238,24 @@ def test_inspect_shows_a_file_and_a_server(
     assert len(shown[0]) == client.dbsize()
 
 
+def test_inspect_takes_the_credentials_of_the_configuration(
+    server_factory: ServerFactory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = server_factory(password="secret")
+    server.client().set("key", "value")
+    source = f"{server.host}:{server.port}"
+    assert inspected(capsys, source, "--key", "key")[0] == 1
+    config = tmp_path / "config.toml"
+    config.write_text(f'[[credentials]]\nhost = "{source}"\npassword = "secret"\n')
+    config.chmod(0o600)
+    monkeypatch.setenv("STARTMIGRATION_CONFIG", str(config))
+    (found,) = lines(capsys, source, "--key", "key")
+    assert found["value"] == "value"
+
+
 def test_what_inspect_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["rdb:a", "--key", "a", "--big", "3"], ["aof:/somewhere"], ["http://host"]):
         assert inspected(capsys, *arguments)[0] == 2
