@@ -3,8 +3,10 @@
 Two measurements, each of both shapes in turn within one run:
 
 - copy: strings of 100 bytes, as a replica, to the end of `migrate`: keys a second, and the engine's
-  CPU a key (its start-up taken off, which an empty migration of the same shape tells).
-- follow: SETs of 100 bytes at a steady rate, over all shards together: the engine's CPU a command.
+  CPU a key (its start-up taken off, which empty migrations of the same shape tell). Where
+  redis-shake is on PATH its sync reader moves the same clusters, in turn.
+- follow: SETs of 100 bytes at a steady rate, over all shards together: the engine's CPU a command,
+  and the lag of one shard as a client sees it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,9 +27,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benches import procstat
+from benches.adapters import redis_shake
 from benches.adapters.base import last_json
 from benches.datasets import Loader, resp
-from benches.follow import Engine, Watch, write
+from benches.follow import Engine, Probe, Watch, write
 from benches.support.clusters import SLOTS, Cluster
 from benches.support.servers import Binary, Server, binaries
 
@@ -38,6 +42,8 @@ VALUE_BYTES = 100
 FOLLOWED_KEYS = 100_000
 GOALS = {"keys_per_second": 0.85, "us_a_key": 1.2, "us_a_command": 1.3}
 """Of the clusters' figure to the single pair's: at least, at most, at most."""
+TIMES_REDIS_SHAKE = 5.0
+"""The goal of keys a second, to those of redis-shake between the same clusters."""
 
 Ends = tuple[Server | Cluster, Server | Cluster]
 
@@ -109,15 +115,42 @@ def migrate(ends: Ends) -> dict[str, float]:
     }
 
 
+def shake(ends: Ends, keys: int) -> float:
+    """Keys a second of redis-shake's sync reader, from its start on."""
+    nodes = [nodes_of(end) for end in ends]
+    there = [node.client() for node, _ in nodes[1]]
+    for client in there:
+        client.flushall()
+    with tempfile.TemporaryDirectory() as folder:
+        config = redis_shake.write_config(
+            redis_shake.SYNC, nodes[0][0][0], nodes[1][0][0], Path(folder), clusters=True
+        )
+        done = procstat.run(
+            [redis_shake.PROGRAM, str(config)],
+            timeout=600,
+            cwd=Path.cwd(),
+            until=lambda: sum(client.dbsize() for client in there) == keys,
+        )
+    return keys / done.seconds
+
+
 def copy(binary: Binary, keys: int, runs: int) -> dict[int, dict[str, float]]:
     """By shape: medians of keys a second and of the engine's CPU a key."""
     found: dict[int, list[dict[str, float]]] = {shards: [] for shards in SHARDS}
     with ExitStack() as stack:
         ends = {shards: stack.enter_context(deployments(binary, shards)) for shards in SHARDS}
-        empty = {shards: migrate(ends[shards])["cpu_seconds"] for shards in SHARDS}
+        # The first ones compile the modules.
+        starts = [{shards: migrate(ends[shards]) for shards in SHARDS} for _ in range(runs + 1)]
+        empty = {
+            shards: statistics.median(each[shards]["cpu_seconds"] for each in starts[1:])
+            for shards in SHARDS
+        }
         for shards in SHARDS:
             load(ends[shards][0], keys)
+        rival = []
         for _ in range(runs):
+            if shutil.which(redis_shake.PROGRAM):
+                rival.append(shake(ends[SHARDS[1]], keys))
             for shards in SHARDS:
                 run = migrate(ends[shards])
                 if run["keys"] != keys:
@@ -126,7 +159,14 @@ def copy(binary: Binary, keys: int, runs: int) -> dict[int, dict[str, float]]:
                 run["us_a_key"] = 1e6 * (run["cpu_seconds"] - empty[shards]) / keys
                 found[shards].append(run)
                 print(json.dumps({"copy": shards, **run}), flush=True)
-    return {shards: _medians(runs_of) for shards, runs_of in found.items()}
+    medians = {shards: _medians(runs_of) for shards, runs_of in found.items()}
+    if rival:
+        ours, theirs = keys / medians[SHARDS[1]]["seconds"], statistics.median(rival)
+        print(
+            f"keys/s, start to end: {ours:,.0f}, redis-shake {theirs:,.0f}: {ours / theirs:.2f} "
+            f"(at least {TIMES_REDIS_SHAKE})"
+        )
+    return medians
 
 
 def follow(binary: Binary, rate: int, seconds: float, shards: int) -> dict[str, float]:
@@ -153,6 +193,8 @@ def follow(binary: Binary, rate: int, seconds: float, shards: int) -> dict[str, 
             writers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         watch = Watch(state)
         time.sleep(2.5)
+        (other, _), *_ = nodes_of(target)
+        probe = Probe(first, other, f"{{{names(places[0][1], 1000)[0]}}}:probe")
         commands = -watch.progress().commands
         cpu, began = procstat.cpu_seconds(worker), time.monotonic()
         lags: list[int] = []
@@ -162,6 +204,7 @@ def follow(binary: Binary, rate: int, seconds: float, shards: int) -> dict[str, 
         commands += watch.progress().commands
         cpu, took = procstat.cpu_seconds(worker) - cpu, time.monotonic() - began
         rss = procstat.peak_rss_bytes(worker) / (1 << 20)
+        seen = sorted(probe.stop())
         for writer in writers:
             writer.kill()
             writer.wait()
@@ -171,6 +214,8 @@ def follow(binary: Binary, rate: int, seconds: float, shards: int) -> dict[str, 
         "commands_per_second": commands / took,
         "us_a_command": 1e6 * cpu / max(commands, 1),
         "lag_bytes_max": float(max(lags)),
+        "lag_ms_p50": 1000 * statistics.median(seen),
+        "lag_ms_p99": 1000 * seen[int(len(seen) * 0.99)],
         "rss_mib": rss,
     }
 
@@ -204,6 +249,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.smoke:
         options.keys, options.runs, options.rate, options.seconds = 20_000, 1, 2_000, 3.0
+    # A module that is compiled anew in each process would be charged to the engine.
+    folder = tempfile.TemporaryDirectory()
+    os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     found = list(binaries())
     binary = next((each for each in found if each.name.startswith(PREFERRED)), found[0])
     copied = copy(binary, options.keys, options.runs)
@@ -218,6 +267,9 @@ def main() -> int:
     print(_told("keys/s", "keys_per_second", copied))
     print(_told("engine, us a key", "us_a_key", copied))
     print(_told(f"engine, us a command at {options.rate:,}/s", "us_a_command", medians))
+    for shards, each in medians.items():
+        p50, p99 = each["lag_ms_p50"], each["lag_ms_p99"]
+        print(f"lag, {shards or 'no'} shards: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
     return 0
 
 

@@ -76,8 +76,8 @@ def write(url: str, rate: int, seconds: float, names: Sequence[str] = ()) -> Non
 class Probe:
     """Measures the lag until it is stopped; `lags` in seconds."""
 
-    def __init__(self, source: Server, target: Server) -> None:
-        self._source, self._target = source.client(), target.client()
+    def __init__(self, source: Server, target: Server, key: str = PROBE) -> None:
+        self._source, self._target, self._key = source.client(), target.client(), key
         self._stop = threading.Event()
         self.lags: list[float] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -88,9 +88,9 @@ class Probe:
         while not self._stop.is_set():
             turn += 1
             mark = str(turn).encode()
-            self._source.set(PROBE, mark)
+            self._source.set(self._key, mark)
             written = time.perf_counter()
-            while self._target.get(PROBE) != mark and not self._stop.is_set():
+            while self._target.get(self._key) != mark and not self._stop.is_set():
                 time.sleep(0.0002)
             self.lags.append(time.perf_counter() - written)
             time.sleep(random.uniform(*PROBE_PAUSES))

@@ -20,7 +20,7 @@ PROGRAM = "redis-shake"
 _CONFIG = """\
 {reader}
 [redis_writer]
-cluster = false
+cluster = {cluster}
 address = "{target}"
 username = ""
 password = "{target_password}"
@@ -34,9 +34,9 @@ log_level = "warn"
 rdb_restore_command_behavior = "rewrite"
 """
 
-_SCAN = """\
+SCAN = """\
 [scan_reader]
-cluster = false
+cluster = {cluster}
 address = "{source}"
 username = ""
 password = "{source_password}"
@@ -45,9 +45,9 @@ ksn = false
 count = 1000
 """
 
-_SYNC = """\
+SYNC = """\
 [sync_reader]
-cluster = false
+cluster = {cluster}
 address = "{source}"
 username = ""
 password = "{source_password}"
@@ -57,15 +57,22 @@ sync_aof = true
 """
 
 
-def write_config(reader: str, source: Server, target: Server, folder: Path) -> Path:
-    """Write the tool's TOML file into `folder`, and return its path."""
+def write_config(
+    reader: str, source: Server, target: Server, folder: Path, *, clusters: bool = False
+) -> Path:
+    """Write the tool's TOML file into `folder`, and return its path. `clusters`: both servers are
+    nodes of a cluster, of which the tool finds the others."""
+    cluster = "true" if clusters else "false"
     filled = reader.format(
-        source=f"{source.host}:{source.port}", source_password=source.password or ""
+        source=f"{source.host}:{source.port}",
+        source_password=source.password or "",
+        cluster=cluster,
     )
     path = folder / "shake.toml"
     path.write_text(
         _CONFIG.format(
             reader=filled,
+            cluster=cluster,
             target=f"{target.host}:{target.port}",
             target_password=target.password or "",
             folder=folder,
@@ -88,14 +95,14 @@ class RedisShakeScan(_RedisShake):
     """SCAN and DUMP; ends by itself."""
 
     name = "redis_shake_scan"
-    reader = _SCAN
+    reader = SCAN
 
 
 class RedisShakeSync(_RedisShake):
     """PSYNC; goes on following, so it is stopped once all keys have arrived."""
 
     name = "redis_shake_sync"
-    reader = _SYNC
+    reader = SYNC
 
     def until(self, source: Server, target: Server) -> Callable[[], bool] | None:
         here, there = source.client(), target.client()
