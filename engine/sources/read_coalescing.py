@@ -17,16 +17,16 @@ one portion and one round afterwards.
 - While an offset is waited for (the cut-over's last bytes) there is none.
 - To wake up costs as much as a round or two, and the first round behind it more than the next one.
   So lanes that share a process wake up together: a rest that would be the longest ends with the
-  next beat of the loop's clock, which is the same for all of them. The beat is twice as long as the
-  longest rest of a lane that is alone, and four times for more than `_FEW` lanes, while what comes
-  meanwhile is little.
+  next beat of the loop's clock, which is the same for all of them. The beat of two lanes is twice
+  as long as the longest rest of a lane that is alone, that of a few 2.5 times, that of more than
+  `_FEW` lanes four times, while what comes meanwhile is little.
 """
 
 from __future__ import annotations
 
 MOST_SECONDS = 0.004
 """The longest rest of a lane that is alone."""
-# So many lanes have the shorter beat.
+# So many lanes have the shorter beats.
 _FEW = 6
 _SECONDS_A_BYTE = 10e-6
 # What comes in the longest rest at 100,000 small commands a second is a little less.
@@ -46,9 +46,9 @@ def rest_after(
     bought = nbytes * _SECONDS_A_BYTE
     if lanes == 1:
         return min(bought, MOST_SECONDS)
-    times = 1
+    times = 1.0
     if nbytes < _MUCH_BYTES // 2:
-        times = 2 if lanes <= _FEW else 4
+        times = min(lanes, 2.5) if lanes <= _FEW else 4.0
     if bought < MOST_SECONDS * times:
         return bought
     # In whole milliseconds, as uvloop's timers are.

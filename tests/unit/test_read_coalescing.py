@@ -46,7 +46,7 @@ def test_a_rest_is_bounded_and_left_out_where_it_would_harm(
 @given(st.integers(2, 100), st.integers(0, 10**9), st.integers(0, 15))
 def test_lanes_that_share_a_process_wake_up_together(lanes: int, now: int, later: int) -> None:
     """The rests of two that read a moment apart end with a beat, most often the same one."""
-    beats = 8 if lanes <= 6 else 16
+    beats = 8 if lanes == 2 else 10 if lanes <= 6 else 16
     ends = []
     for at in (now, now + later):
         rest = rest_after(3000, filled=False, hurried=False, lanes=lanes, now=at / 1000)
