@@ -34,6 +34,7 @@ from engine._native import (
     CMD_MEMBER_TTL,
     CMD_MODULE,
     CMD_PAYLOAD,
+    CMD_READS,
     CMD_READS_UNNAMED,
     CMD_SCRIPT,
     CMD_SLOT_MOVES,
@@ -44,6 +45,7 @@ from engine._native import (
     CommandBatch,
     Pump,
     Sent,
+    key_slot,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.doubt import Doubt
@@ -51,6 +53,7 @@ from engine.model.keys import DbKey
 from engine.model.modules import HEAD_BYTES, TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.server import same_process
+from engine.model.slots import SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
@@ -182,6 +185,9 @@ class Follower:
         """Awaited for FLUSHALL (None) or FLUSHDB at this offset, of this database, where the target
         does not get it, for it has keys of other lanes, or is a cluster's node; None: it is
         sent."""
+        self.audited = SlotSet()
+        """Slots of which every key is being read again: what a command makes of keys of theirs is
+        as doubtful as they are, also where it was read before."""
         self.shares_libraries = False
         """Whether the target has its libraries of functions from several sources."""
         # Up to here commands may have run before they are sent.
@@ -283,6 +289,12 @@ class Follower:
         self._found.update(dict.fromkeys(keys))
         self._source.interrupt()
 
+    async def end_audit(self) -> None:
+        """Every key of the slots `audited` was named to `read_again`: from here on the key resync
+        knows what is made of those that are still to be read."""
+        await self._until(lambda: not self._found)
+        self.audited = SlotSet()
+
     async def has_room(self, keys: int) -> None:
         """Wait until no more keys than that wait to be read again."""
         await self._until(lambda: len(self._found) + self._resync.waiting <= keys)
@@ -352,7 +364,8 @@ class Follower:
     def _plain(self) -> bool:
         """Whether batches may be pumped, if their commands allow it."""
         # What the target's process ended at once is passed by and by.
-        quiet = self._resync.at_rest and not self._crashing.ahead(self.position.offset)
+        quiet = self._resync.at_rest and not self.audited
+        quiet = quiet and not self._crashing.ahead(self.position.offset)
         return quiet and self.trust.plain and not self._extended.noting
 
     async def _quickly(self) -> _Left:
@@ -426,6 +439,7 @@ class Follower:
             while self._leaving is None and pump.room:
                 # What the target's process ended at lies behind, or the pump would not run.
                 plain = trust.plain and not self._extended.noting and resync.at_rest
+                plain = plain and not self.audited
                 asked = self._stopping or self._confirming or self._found
                 if asked or not plain or not source.usable or target.lost is not None:
                     self._leaving = _Left()
@@ -587,6 +601,8 @@ class Follower:
             resync.mark_dirty(await resync.keys_in(batch))
         if trust.field_ttls:
             self._mark_fields_dirty(batch)
+        if self.audited:
+            await self._distrust_audited(batch)
         await resync.spread(batch)
         self._extended.looked_at(batch, moved)
         if late:
@@ -638,6 +654,13 @@ class Follower:
             if flags & CMD_WRITES_UNNAMED and not flags & (CMD_SCRIPT | CMD_SLOT_MOVES):
                 name = batch.argument(index, 0).decode("ascii", "backslashreplace")
                 await self._unnamed(f"the command {name} changes keys that it does not name")
+
+    async def _distrust_audited(self, batch: CommandBatch) -> None:
+        """What commands make of keys that may not have been read yet is read again."""
+        for index in batch.indices(CMD_READS | CMD_READS_UNNAMED | CMD_SCRIPT):
+            unnamed = batch.flags(index) & CMD_READS_UNNAMED
+            if unnamed or any(key_slot(key) in self.audited for key in batch.keys(index) or ()):
+                self._resync.mark_dirty(await self._resync.keys_of(batch, index) or ())
 
     async def _distrust(self, batch: CommandBatch) -> None:
         """What a command of an unknown name does to its keys on the target is not known: they are

@@ -14,6 +14,8 @@ Invariants:
   begins their audit anew.
 - A target that comes back older than the audit's end has it done once more: what was stored may be
   gone again (`OnlineCheckpoint.audited`).
+- Until all of them are named, what a command makes of a key of theirs is read again as well
+  (`Follower.audited`): the key may be one that is wrong still, and what is made of it read before.
 - A key that appears while they are read is in the stream of the lane that has the slot by now. So
   names that one look at both ends finds are enough.
 - While there are any the gate is closed.
@@ -92,6 +94,8 @@ class SlotAudit:
             self._added.clear()
             self._show()
             if slots := self.slots:
+                # Before the first name is looked for.
+                follower.audited = slots
                 try:
                     keys = await self._read(slots, follower)
                 except (LinkError, ServerError) as exc:
@@ -131,6 +135,7 @@ class SlotAudit:
                             found += len(names)
                             follower.read_again([(db, name) for name in names], audited=True)
                             await follower.has_room(_WAITING_MOST)
+        await follower.end_audit()
         await follower.settle()
         if had_keys:
             await self._tell_of_others(slots)

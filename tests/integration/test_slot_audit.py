@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,47 @@ def test_every_key_of_the_slots_is_as_at_the_source(
         run.cut_over()
     assert run.report.status == "done"
     assert_equal(source.url, target.url)
+
+
+@pytest.mark.parametrize("command", ["copy", "eval"])
+def test_what_is_derived_meanwhile_of_a_key_that_was_not_read_yet(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A key that was read is wrong again where a command makes it of one that is wrong still."""
+    source, target = ends
+    first, later = b"{t}first", b"{t}later"
+    source.client().mset({first: "1", later: "2"})
+    # Of such a target the source alone is asked for names.
+    target.client().set("its own", "1")
+    goes_on = asyncio.Event()
+    looked = keys_in
+
+    async def slowly(*args: Any, **named: Any) -> AsyncIterator[list[bytes]]:
+        yield [first]
+        await goes_on.wait()
+        async for page in looked(*args, **named):
+            yield [name for name in page if name != first]
+
+    monkeypatch.setattr(slot_audit, "keys_in", slowly)
+    with migrating(source, target) as run:
+        run.following()
+        run.in_sync()
+        target.client().mset({first: "wrong", later: "wrong"})
+        (lane,) = run.work._way.lanes  # type: ignore[union-attr]
+        slots = SlotSet.of([slot_of("t")])
+        run.call(lambda: asyncio.ensure_future(lane.audit.add(slots)))
+        run.wait_for(lambda: target.client().get(first) == b"1", "the first key")
+        if command == "copy":
+            source.client().copy(later, first, replace=True)
+        else:
+            text = "return redis.call('COPY', KEYS[1], KEYS[2], 'REPLACE')"
+            source.client().eval(text, 2, later, first)
+        source.client().set("behind", "it")
+        run.wait_for(lambda: target.client().exists("behind"), "the command")
+        run.call(goes_on.set)
+        run.wait_for(lambda: any("was read again" in each for each in run.events), "the end")
+        assert target.client().mget(first, later) == [b"2", b"2"]
+        run.stop()
 
 
 def test_what_a_target_with_keys_of_its_own_has_alone_is_told(ends: tuple[Server, Server]) -> None:
