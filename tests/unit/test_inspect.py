@@ -55,7 +55,7 @@ def test_many_stars_take_no_long_time() -> None:
 def file_of(folder: Path, body: bytes) -> str:
     """A file with these keys, as a source."""
     path = folder / "dump.rdb"
-    path.write_bytes(whole(body, b"REDIS0015"))
+    path.write_bytes(whole(body, b"REDIS0015", crc=False))
     return f"rdb:{path}"
 
 
