@@ -59,7 +59,7 @@ async def unblock_source(
     from engine.transfer.unblock_source import unblock
 
     return await unblock(
-        settings.named("source", source),
+        settings.named("source", source).of_primary,
         sealed_at,
         before,
         settings,

@@ -352,7 +352,8 @@ def _closed_servers(claimed: disconnections.Claimed) -> list[Endpoint]:
     replicates from; of a cluster one for each shard. Raises `UsageError`."""
     credentials, report = Credentials.load(), claimed.transfer.report
     settings = claimed.transfer.settings
-    source = settings.named("source", credentials.apply(claimed.transfer.source))
+    named = settings.named("source", credentials.apply(claimed.transfer.source))
+    source = named.of_primary
     if report is None:
         return [source]
     addresses = [report.sealed_at, *(address for address, _ in report.sealed_too)]

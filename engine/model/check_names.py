@@ -45,6 +45,7 @@ CHECKS = frozenset(
         "source-after",
         "source-file",
         "source-keys",
+        "source-replica",
         "source-scripts",
         "spool",
         "stream-commands",

@@ -79,6 +79,11 @@ class Endpoint:
     aof_path: str | None = None
     sentinel: SentinelGroup | None = None
     cluster: ClusterShard | None = None
+    from_replica: bool = False
+    """Not this server is meant, or the primary of what is watched, but a healthy replica of it
+    (`wire.source_replica`); part of no URL."""
+    read_only: bool = field(default=False, repr=False, compare=False)
+    """A replica in a cluster, where keys are read behind READONLY alone."""
     command_names: Names = field(default=(), repr=False, compare=False)
     """Commands that have another name there (`model.renamed_commands`); part of no URL."""
 
@@ -204,12 +209,27 @@ class Endpoint:
     def at(self, host: str, port: int) -> Endpoint:
         """The data server at this address, reached as the primary that the Sentinels watch, or as
         the cluster's nodes."""
-        return replace(self, host=host, port=port, unix_path=None, sentinel=None, cluster=None)
+        return replace(
+            self,
+            host=host,
+            port=port,
+            unix_path=None,
+            sentinel=None,
+            cluster=None,
+            from_replica=False,
+            read_only=False,
+        )
+
+    @property
+    def of_primary(self) -> Endpoint:
+        """The same, and no replica of it."""
+        return replace(self, from_replica=False) if self.from_replica else self
 
     @property
     def looked_up(self) -> bool:
-        """Whether Sentinels, or a cluster's nodes, are asked where it is before each dial."""
-        return self.sentinel is not None or self.cluster is not None
+        """Whether servers are asked where it is before each dial: Sentinels, a cluster's nodes, or
+        the primary whose replica is meant."""
+        return self.from_replica or self.sentinel is not None or self.cluster is not None
 
     @property
     def sentinels(self) -> list[Endpoint]:

@@ -116,7 +116,7 @@ def endpoint_of(
     known = tuple(sorted({name for each in ends for name in each.ids}))
     seeds = _seeds(named, ends, addresses)
     shard = ClusterShard(seeds, end.ids, end.slots, addresses, known)
-    return replace(named.at(host, port), cluster=shard)
+    return replace(named.at(host, port), cluster=shard, from_replica=named.from_replica)
 
 
 def whole(named: Endpoint, ends: Sequence[PlannedEnd], addresses: AddressMap) -> Endpoint:
@@ -124,7 +124,8 @@ def whole(named: Endpoint, ends: Sequence[PlannedEnd], addresses: AddressMap) ->
     if not ends[0].ids:
         return named
     seeds = _seeds(named, ends, addresses)
-    return replace(named.at(*seeds[0]), cluster=ClusterShard(seeds))
+    shard = ClusterShard(seeds)
+    return replace(named.at(*seeds[0]), cluster=shard, from_replica=named.from_replica)
 
 
 def _seeds(named: Endpoint, ends: Sequence[PlannedEnd], addresses: AddressMap) -> tuple[Place, ...]:

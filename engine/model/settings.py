@@ -18,6 +18,7 @@ from engine.model.setting import Member, Shorthand, declared, setting
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
+ReadFrom = Literal["primary", "replica"]
 Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
@@ -62,6 +63,29 @@ class TransferSettings:
     )
     """"replica": PSYNC, the snapshot and then every write. "scan": SCAN and DUMP, once. "auto": a
     replica where the source lets us be one and `replica_objection` has nothing against it."""
+    read_from: ReadFrom = setting(
+        "primary",
+        option="--read-from",
+        kind="word",
+        words=get_args(ReadFrom),
+        help=(
+            "Which server of the source sends the snapshot and the stream: its primary, or a "
+            "healthy replica of it."
+        ),
+        row=(
+            "Which server of the source (of each shard) sends the snapshot and the stream: its "
+            "primary, or a healthy replica of it, which spares the primary the fork. Keys are "
+            "compared, and read again, at the primary, and the cut-over is there"
+        ),
+        resumed="From now on: which server of the source sends the stream.",
+        member=Member(
+            "ReadFrom",
+            ("StartMigration", "TestMigration", "ResumeMigration"),
+            expected="must be primary or replica",
+        ),
+    )
+    """Which server of the source is followed: its primary, or a healthy replica of it
+    (`wire.source_replica`)."""
     match: str | None = setting(
         None,
         option="--match",
@@ -575,6 +599,12 @@ class TransferSettings:
             raise UsageError("--parallel-snapshots must be 0 or more")
         if self.durability and not re.fullmatch(r"replicas=\d{1,3}", self.durability):
             raise UsageError("--durability: expected replicas=N")
+        if self.tune_source and self.read_from == "replica":
+            raise UsageError(
+                "--tune-source changes a setting of the server that sends the snapshot, which with "
+                "--read-from replica may be another one by the time at which it is put back",
+                remedy="Leave one of the two out.",
+            )
         self._check_fence()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
@@ -613,8 +643,13 @@ class TransferSettings:
         return None
 
     def named(self, side: names.Side, endpoint: Endpoint) -> Endpoint:
-        """The endpoint of one end, with the other names that commands have there."""
-        return replace(endpoint, command_names=names.read(self.command_names)[side])
+        """The endpoint of one end, with the other names that commands have there; of the source
+        whether a replica of it is read."""
+        return replace(
+            endpoint,
+            command_names=names.read(self.command_names)[side],
+            from_replica=side == "source" and self.read_from == "replica",
+        )
 
     @property
     def addresses(self) -> AddressMap:
@@ -652,6 +687,8 @@ class TransferSettings:
             return "--fence hook holds back writers, and a file has none"
         if self.tune_source:
             return "--tune-source sets options of a server"
+        if self.read_from != "primary":
+            return f"--read-from {self.read_from} asks a server for its replicas"
         return None
 
     def aof_objection(self) -> str | None:
@@ -786,6 +823,7 @@ class Changes(TypedDict, total=False):
     source_nodes: Sequence[str] | None
     address_map: Sequence[str] | None
     parallel_snapshots: int | None
+    read_from: ReadFrom | None
 
 
 def changed(**changes: Unpack[Changes]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from engine.transfer.leftovers import leave as leave_unplaced
 from engine.transfer.leftovers import token_of
 from engine.transfer.migration import Migration
 from engine.transfer.overview import Overview
-from engine.wire import address_detours
+from engine.wire import address_detours, source_replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ async def abandon(
         return CutOverCheckResult(False, "nothing is opened here")
 
     address_detours.begin()
+    source_replica.begin()
     events: list[str] = []
     store = MemoryCheckpoint()
     store.save(checkpoint)
@@ -119,6 +120,7 @@ async def _abandon_lanes(
     if not marks:
         return Abandoned([])
     address_detours.begin()
+    source_replica.begin()
     events: list[str] = []
     overview = Overview(settings, on_progress=lambda _: None, on_event=events.append, one_go=False)
     way = None

@@ -186,15 +186,17 @@ class CutOverComparison:
             await comparison.open(own, extend_ms=EXTEND_MS, primary=origin.primary)
             self._besides = await self._carry_code(await comparison.besides())
             found, walk = self._found, self._walk or comparison.doubted
-            cures = origin.primary is None
             with logs.timed(_log, "Compare both ends before the fence"):
-                differ = await sweep.run(follower, pump, first=found, walk=walk, cures=cures)
+                differ = await sweep.run(follower, pump, first=found, walk=walk)
             self._found, self._walk = {}, False
             # First what is not proven, or may differ again by now.
             again = list((_resynced(sweep) | dict.fromkeys(sweep.silent, _SILENT)).items())
-            self._unlooked = dict(again[_AGAIN_AT_FENCE:])
-            first = [*sweep.unsure, *dict(again[:_AGAIN_AT_FENCE])]
-            await comparison.choose(first, sweep.sampled)
+            # What the primary alone has of them the replica cannot tell.
+            most = 0 if self._reads_replica else _AGAIN_AT_FENCE
+            self._unlooked = dict(again[most:])
+            first = [*sweep.unsure, *dict(again[:most])]
+            sampled = [key for key in sweep.sampled if key not in self._unlooked]
+            await comparison.choose(first, sampled)
             if self._reads_replica:
                 await comparison.read_replica()
         except TransferFailed as error:
@@ -418,7 +420,8 @@ class CutOverComparison:
             async with asyncio.timeout(limit) as clock:
                 found = await comparison.at_fence(settle)
                 wrong = found.differ
-                if wrong and len(wrong) <= _RESYNCED_AT_FENCE:
+                # (A primary that answers nobody is not read from.)
+                if wrong and len(wrong) <= _RESYNCED_AT_FENCE and not self._reads_replica:
                     follower.read_again(wrong)
                     await beside(follower.settle(), pump)
                     await settle()
@@ -468,7 +471,6 @@ class CutOverComparison:
         restless = self._restless(calls)
         doubted = comparison.over_budget | self._unlooked
         if self._reads_replica:
-            doubted |= dict.fromkeys(sweep.silent, _SILENT)
             why = "and may differ by now"
         left = {
             key: what
@@ -515,12 +517,6 @@ class CutOverComparison:
         return self._refuse(f"{counts.wrong}{why}")
 
     def _refuse(self, reason: str, differ: Mapping[DbKey, str] | None = None) -> CutOverCheckResult:
-        if differ and (primary := self._origin.primary) is not None:
-            reason = (
-                f"{reason.rstrip('.')}; they were compared with {primary.address} and read from "
-                "its replica, which may have them otherwise: name the primary as the source of "
-                "another migration"
-            )
         reason = offering(self._context, reason)
         unknown = dict(self._sweep.unknown) if self._sweep is not None else {}
         result = self._verification(False, reason, differ or {}, None, {}, unknown)

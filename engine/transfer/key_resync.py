@@ -51,6 +51,7 @@ from engine.targets.crash_suspects import CrashSuspects
 from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.keys_of_unknown_commands import UnknownCommands
 from engine.transfer.listpack_ex_hashes import fields_of
+from engine.transfer.primary_reads import PrimaryReads
 from engine.transfer.timeseries_rules import is_series, latest, related, rules_again
 from engine.wire.control_connection import Admin, Arg
 from engine.wire.info_command import replication_in
@@ -81,7 +82,7 @@ Store = tuple[int, bytes, bytes, int | None]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the source had at `offset`.
+    """What the source had at `offset` of the stream named `history` (empty: it does not tell).
 
     Of each key: (db, key, the command that stores it, its value's RDB type or None).
     `values`: the keys' values, not their expire times alone. `unfit`: keys whose values the target
@@ -91,6 +92,7 @@ class Reading:
     offset: int
     stores: tuple[Store, ...]
     values: bool
+    history: str = ""
     unfit: tuple[tuple[int, bytes, str, int], ...] = ()
     left: tuple[DbKey, ...] = ()
 
@@ -104,16 +106,16 @@ class Reading:
 class KeyResync:
     """The dirty keys, and the readings that wait for their offset.
 
-    `source` is a connection of the control plane; `encoder` stamps payloads for the target, which
-    takes values of `bulk_limit` bytes at the most; `names_key` holds the dirty keys' names there;
-    `suspects` knows the keys whose values must not be sent, as its process ended at them;
-    `extended` extends TTLs on their way. `by_slot`: the source is a cluster's node, where MULTI
-    takes keys of one slot; then a reading has those of one.
+    `source` is a connection of the control plane to the server that takes the writes; `encoder`
+    stamps payloads for the target, which takes values of `bulk_limit` bytes at the most;
+    `names_key` holds the dirty keys' names there; `suspects` knows the keys whose values must not
+    be sent, as its process ended at them; `extended` extends TTLs on their way. `by_slot`: the
+    source is a cluster's node, where MULTI takes keys of one slot; then a reading has those of one.
     """
 
     def __init__(
         self,
-        source: Admin,
+        source: Admin | PrimaryReads,
         info: ServerInfo,
         encoder: RestoreEncoder,
         names_key: bytes,
@@ -518,7 +520,21 @@ class KeyResync:
 
     def due(self, offset: int) -> list[Reading]:
         """The readings that belong behind `offset` or before it."""
+        self._drop_of_others()
         return [reading for reading in self._readings if reading.offset <= offset]
+
+    def _drop_of_others(self) -> None:
+        """Readings of a history that is not followed any more have no place in the one that is:
+        their keys are read again."""
+        history = self._stream()
+        for reading in self._readings if history else ():
+            if reading.history in ("", history):
+                continue
+            self._readings = [each for each in self._readings if each is not reading]
+            if reading.values:
+                self.mark_dirty(reading.keys)
+            else:
+                self.mark_ttls_dirty(reading.keys)
 
     @property
     def next_offset(self) -> int | None:
@@ -708,7 +724,7 @@ class KeyResync:
                     found_rules = replies[place + 2 : place + 4]
                     tied |= {(db, each) for each in related(found_rules[0])}
                     again += [(db, key, raw, None) for raw in rules_again(key, *found_rules)]
-        reading = Reading(offset, (*stores, *again), values, tuple(unfit), tuple(left))
+        reading = Reading(offset, (*stores, *again), values, told.replid, tuple(unfit), tuple(left))
         return reading, found, tied
 
     def _unfit(self, payload: bytes, rules: bool) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import ServerError
+from engine.transfer.primary_reads import PrimaryReads
 from engine.wire.control_connection import Admin
 
 # Commands whose keys are asked for together.
@@ -25,7 +26,7 @@ Places = tuple[int, int, int]
 class UnknownCommands:
     """Asks `source`, a connection of the control plane, and keeps what can be kept."""
 
-    def __init__(self, source: Admin) -> None:
+    def __init__(self, source: Admin | PrimaryReads) -> None:
         self._source = source
         # None: to be asked for each command.
         self._places: dict[bytes, Places | None] = {}

@@ -76,7 +76,10 @@ from engine.transfer.lane_losses import LaneLosses
 from engine.transfer.lane_start import TargetLeftovers, inherit
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.offer import Offer, TakenUpAnew
+from engine.transfer.primary_lateness import PrimaryLateness
+from engine.transfer.primary_reads import PrimaryReads
 from engine.transfer.promotion import Promotion
+from engine.transfer.replica_monitor import ReplicaMonitor
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.sentinel_monitor import SentinelMonitor
 from engine.transfer.slot_audit import SlotAudit
@@ -149,6 +152,7 @@ class Lane:
         self._ownership = TargetOwnership(ends, checkpoint)
         self._target_watch = TargetMonitor(target, context, self._to_be_written)
         self._sentinels = SentinelMonitor(ends, context, self._moved)
+        self._replicas = ReplicaMonitor(ends, context, self._moved)
         self._clusters = clusters
         for side, monitor in clusters.items():
             own_slot = key_slot(route.tag.encode()) if side == "target" and route.tag else -1
@@ -257,8 +261,13 @@ class Lane:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Look at the target again and again meanwhile, and at what Sentinels say of both ends."""
-        async with self._target_watch.watching(), self._sentinels.watching():
+        """Look at the target again and again meanwhile, and at what tells which servers the ends
+        are."""
+        async with (
+            self._target_watch.watching(),
+            self._sentinels.watching(),
+            self._replicas.watching(),
+        ):
             yield
 
     def beside(self, lanes: int) -> None:
@@ -629,6 +638,7 @@ class Lane:
                 await self._roles.check_apart()
             await self._ttl_guard.prepare(resumed=position is not None)
 
+        self._replicas.goes_on(position is not None)
         prepared = asyncio.ensure_future(prepare())
         try:
             return await self._source.open(position, doubtful, prepared)
@@ -703,8 +713,9 @@ class Lane:
     async def _follow(self, target_position: TargetPosition) -> None:
         """Follow until the target is open, or until something that `run` knows is raised."""
         context = self._context
+        reads = PrimaryReads(self._ends, self._source, context.event_of("source"))
         async with (
-            self._ends.admin("source") as control,
+            reads.dialled() as control,
             self._ends.admin("target") as there,
         ):
             self._resync = KeyResync(
@@ -753,6 +764,7 @@ class Lane:
             self._sync_monitor.note(Doubt.BEGUN)
             if target_position.begun is not None:
                 self._sync_monitor.note(Doubt.BEGUN_BEFORE, target_position.begun)
+            self._replicas.goes_on(True)
             with context.step("follow"):
                 await self._steer(follower)
 
@@ -804,7 +816,9 @@ class Lane:
         pump = asyncio.create_task(follower.run())
         roles = asyncio.create_task(self._roles.run())
         audit = asyncio.create_task(self.audit.run(follower))
-        tasks = pump, roles, audit
+        lateness = PrimaryLateness(self._ends, self._source, self._context.event_of("source"))
+        late = asyncio.create_task(lateness.run())
+        tasks = pump, roles, audit, late
         published = 0.0
         loop = asyncio.get_running_loop()
         try:

@@ -67,7 +67,7 @@ async def look(side: Side, endpoint: Endpoint, settings: TransferSettings) -> De
     in the move of a slot tell of it. Raises `LinkError`, `AuthError`, `ServerError`,
     `ProtocolFault`."""
     limit = settings.connect_timeout
-    async with admin(endpoint, timeout=limit, fault=side) as end:
+    async with admin(endpoint.of_primary, timeout=limit, fault=side) as end:
         info = await end.info()
         told = await ask_topology(end) if info.mode == "cluster" else None
     if told is None:

@@ -64,6 +64,8 @@ def ends_in_environment(source: Endpoint, target: Endpoint) -> dict[str, str]:
     variables: dict[str, str] = {}
     for name, end in (("SOURCE", source), ("TARGET", target)):
         variables[f"STARTMIGRATION_{name}"] = end.address
+        # Where clients are: a replica of it may be read.
+        end = end.of_primary
         if end.looked_up:
             # Where it was last.
             end = named_last(end) or end

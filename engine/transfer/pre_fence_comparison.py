@@ -113,14 +113,12 @@ class PreFenceComparison:
         *,
         first: Iterable[DbKey] = (),
         walk: bool = False,
-        cures: bool = True,
     ) -> dict[DbKey, str]:
         """Compare, have read again what differs, and return what differs all the same.
 
         `first`: keys that are known to differ; `walk`: look up every name at the other end, however
-        long that takes; `cures`: a key is read again from the server that it is compared with, and
-        not from a replica of it. Raises `TransferFailed` where it takes too long or differs too
-        much, and as the comparison does.
+        long that takes. Raises `TransferFailed` where it takes too long or differs too much, and as
+        the comparison does.
         """
         self._follower, self._pump = follower, pump
         self.compared = 0
@@ -189,7 +187,7 @@ class PreFenceComparison:
                         await self._walk(again, must=True)
                     _, self.counts = await self._count()
                 # 5. What changes without a word may do so all the time: behind the fence it rests.
-                for key in self._differ.keys() & self.silent.keys() if cures else ():
+                for key in self._differ.keys() & self.silent.keys():
                     self.unsure[key] = self._differ.pop(key)
                 return self._differ
         except TimeoutError:

@@ -86,6 +86,7 @@ from engine.transfer.graphs_in_parts import in_parts
 from engine.transfer.lane_plan import Deployment, LaneEnds
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
+from engine.wire import source_replica
 from engine.wire.control_connection import Admin, admin, all_of
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ async def preflight(source: Endpoint, target: Endpoint, settings: TransferSettin
     to its end. Raises nothing for what it finds: an unreachable server is a failed check.
     """
     source, target = settings.named("source", source), settings.named("target", target)
+    source_replica.begin()
+    source_replica.note(source, settings.named_nodes, settings.detached_nodes)
     if source.rdb_path is not None or source.aof_path is not None:
         found = await _preflight_of_file(source, target, settings)
     else:
@@ -563,6 +566,8 @@ async def _meet(
         checks[:] = [each for each in checks if each.name != users.name]
         checks.append(users)
     checks.extend(check_server(side, info, settings))
+    if endpoint.from_replica and (chosen := source_replica.chosen_last(endpoint)) is not None:
+        checks.append(passed("source-replica", chosen.words))
     told = None
     if info.mode == "cluster":
         try:

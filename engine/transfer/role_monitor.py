@@ -34,7 +34,7 @@ from engine.transfer.migration_context import MigrationContext
 from engine.transfer.same_replication import APART, FEEDS_ITSELF, chain_of, relation_of
 from engine.transfer.second_primaries import SiblingServers
 from engine.transfer.source_primary import Heads
-from engine.wire import address_detours
+from engine.wire import address_detours, source_replica
 from engine.wire.control_connection import Admin, admin
 
 # What leaves it unknown how a server is.
@@ -81,7 +81,11 @@ class RoleMonitor:
 
     def take_up(self) -> None:
         """An engine before us may have followed another server in the source's place."""
-        if followed := self._checkpoint.mark.followed:
+        if self._ends.source.from_replica:
+            mark, settings = self._checkpoint.mark, self._ends.settings
+            known = (mark.followed, mark.head, *mark.siblings, *settings.named_nodes)
+            source_replica.note(self._ends.source, known, settings.detached_nodes)
+        elif followed := self._checkpoint.mark.followed:
             address_detours.lead(self._ends.source, self._ends.beside_source(followed))
 
     async def goes_on_elsewhere(self, position: StreamPosition) -> bool:
@@ -94,7 +98,7 @@ class RoleMonitor:
         it knows its history too.
         """
         if self._ends.source.looked_up:
-            return False  # Sentinels, or the cluster, decide that, and are asked before each dial
+            return False  # what decides that is asked before each dial: Sentinels, for one
         now = asyncio.get_running_loop().time()
         if self._away_since is None:
             self._away_since = now

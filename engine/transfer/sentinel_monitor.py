@@ -46,7 +46,9 @@ class SentinelMonitor:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Follow the Sentinels of both ends meanwhile; nothing to do where an end has none."""
-        both: dict[Side, Endpoint] = {"source": self._ends.source, "target": self._ends.target}
+        # (Which of the source's replicas is read, if one is, is another matter.)
+        source = self._ends.source.of_primary
+        both: dict[Side, Endpoint] = {"source": source, "target": self._ends.target}
         tasks = [
             asyncio.create_task(self._watch(side, end))
             for side, end in both.items()
@@ -119,5 +121,7 @@ class SentinelMonitor:
                 f"Sentinel names {there.address} as the primary of {end.sentinel.name} (the "
                 f"{side}); it was {before.address}"
             )
+        if side == "source" and self._ends.source.from_replica:
+            return
         # Each time: a link that was being made meanwhile may lead to the one before.
         self._moved(side, there)

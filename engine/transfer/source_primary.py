@@ -68,7 +68,6 @@ class Heads:
                 if not address and self._ends.source.looked_up:
                     # The server itself: another one may be named in a moment.
                     address = self._dialled[""].endpoint.address
-                    self._dialled[address] = self._dialled[""]
                 return Head(self._ends.beside_source(address), info, address, tuple(chain))
             if not info.primary_link_up:
                 here = address or self._ends.source.address
@@ -96,7 +95,10 @@ class Heads:
     async def replication(self, head: Head) -> Replication | None:
         """What the head says of its replicas, over the connection by which it was found; None where
         it does not. Raises `LinkError`, `AuthError`, `ServerError`."""
-        return parse_replication(await self._dialled[head.address].call("INFO", "replication"))
+        # (The source's own connection leads elsewhere when another server is named: it is kept by
+        # no address.)
+        end = self._dialled.get(head.address) or self._dialled[""]
+        return parse_replication(await end.call("INFO", "replication"))
 
     async def _up(self, chain: list[str]) -> AsyncIterator[tuple[str, ServerInfo]]:
         """(address, INFO) of the source, its primary, and so on up to a primary. Each run id joins

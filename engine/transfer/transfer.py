@@ -46,7 +46,7 @@ from engine.transfer.cut_over_check import (
 from engine.transfer.lane_plan import Deployment
 from engine.transfer.overview import Overview
 from engine.transfer.switch_hook import OnSwitch
-from engine.wire import address_detours
+from engine.wire import address_detours, source_replica
 from engine.wire.control_connection import Admin, admin
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ class Transfer:
         began = loop.time()
         self._overview.begin(began)
         address_detours.begin()
+        source_replica.begin()
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:
             self._task.cancel()

@@ -148,12 +148,18 @@ class Identity:
         )
 
 
-def identity(endpoint: Endpoint) -> Identity | None:
-    """Which node is reached where `primary` has said just now; None: any will do."""
+def identity(endpoint: Endpoint, there: Endpoint | None = None) -> Identity | None:
+    """Which node is reached where `primary` has said just now, or, of a replica that is read, at
+    `there`; None: any will do."""
     shard = endpoint.cluster
     if shard is None or not shard.ids or (heard := _heard.get(shard.seeds)) is None:
         return None
-    found = None if heard.told is None else shard.found(heard.told)
+    if (told := heard.told) is None:
+        return None
+    found = shard.found(told)
+    if endpoint.from_replica:
+        place = None if there is None else (there.host, there.port)
+        found = next((node for node in told.nodes if shard.place_of(node) == place), None)
     return None if found is None else Identity(endpoint, found.id)
 
 
@@ -186,6 +192,13 @@ def named_last(endpoint: Endpoint) -> Endpoint | None:
     if heard is None or not endpoint.cluster.ids:
         return None
     return _there(endpoint, heard)
+
+
+def heard_last(endpoint: Endpoint) -> Topology | None:
+    """What the cluster told last; None: it was not asked yet."""
+    assert endpoint.cluster is not None
+    heard = _heard.get(endpoint.cluster.seeds)
+    return None if heard is None else heard.told
 
 
 def forget(endpoint: Endpoint) -> None:

@@ -62,6 +62,8 @@ _READ_BYTES = 1 << 16
 _READ_PAUSE = 0.005
 # What an error reply begins with.
 _ERROR = ord("-")
+# To a replica in a cluster, which gives its keys then.
+_READ_ONLY: tuple[Arg, ...] = ("READONLY",)
 # From a replica, which says that it is there (`repl-timeout`); it has no answer.
 _HERE_I_AM: tuple[Arg, ...] = ("REPLCONF", "ACK", 0)
 
@@ -177,7 +179,7 @@ class Admin:
         self._timeout = timeout
         self._named = named
         # Which node of a cluster it has to be that is reached there.
-        self._meant = None if named is None else cluster.identity(named)
+        self._meant = None if named is None else cluster.identity(named, endpoint)
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
@@ -258,7 +260,8 @@ class Admin:
         if self._named is not None and self._named.looked_up:
             there = named_last(self._named)
             if connected and there is not None and there.address != self.endpoint.address:
-                # Its Sentinels, or its cluster, have given this server up, though it may answer on.
+                # It may answer on, but its Sentinels, or its cluster, have given it up, or another
+                # replica is read by now.
                 await self._drop()
                 connected = False
             if not connected:
@@ -312,12 +315,14 @@ class Admin:
 
         Raises `LinkError`, `AuthError`."""
         there = await located(named, fault=self.fault, timeout=self._timeout)
-        self._meant = cluster.identity(named)
+        self._meant = cluster.identity(named, there)
         if there != self.endpoint:
             db = self._connection.db
             self.endpoint = there
             self._connection = connection_to(there, self._timeout, self.name)
             self._connection.db = db
+            if there.read_only and _READ_ONLY not in self._kept:
+                self.keep(*_READ_ONLY)
 
     def packed(self, *args: Arg) -> bytes:
         """The command as it goes over the wire."""
@@ -464,6 +469,8 @@ class Admin:
             packed = self.packed(*named)
             await self._connection.send_packed_command(packed, check_health=False)
         self._unread.append(named)
+        if self.endpoint.read_only:
+            self.keep(*_READ_ONLY)
 
     @asynccontextmanager
     async def _dropped_on_failure(self) -> AsyncIterator[None]:

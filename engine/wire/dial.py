@@ -12,7 +12,7 @@ from typing import Any
 from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.wire import allowed_addresses, cluster, sentinel
+from engine.wire import allowed_addresses, cluster, sentinel, source_replica
 from engine.wire.address_detours import leading
 from engine.wire.connection import Connection, answered
 from engine.wire.keep_alive import keep_alive
@@ -57,7 +57,7 @@ async def dial_and_ask(
     began = asyncio.get_running_loop().time()
     named = leading(endpoint)
     there = await located(named, fault=fault, timeout=timeout)
-    meant = cluster.identity(named)
+    meant = cluster.identity(named, there)
     if meant is None:
         return await _dial_at(there, questions, fault, timeout, may_ping, began)
     asked = [meant.question, *questions]
@@ -72,7 +72,7 @@ async def dial_and_ask(
 
 async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endpoint:
     """The server that `endpoint` means by now: itself, or the primary that its Sentinels, or its
-    cluster's nodes, name.
+    cluster's nodes, name; or a healthy replica of that.
 
     Raises `LinkError` and `AuthError` of these. `timeout` is in seconds.
     """
@@ -86,6 +86,8 @@ async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endp
     async def ask(at: Endpoint, question: tuple[str, ...]) -> Any:
         return (await ask_all(at, [question]))[0]
 
+    if endpoint.from_replica:
+        return await source_replica.located(endpoint, ask_all, fault=fault, timeout=timeout)
     if endpoint.sentinel is not None:
         return await sentinel.primary(endpoint, ask, fault=fault, timeout=timeout)
     if endpoint.cluster is not None:
@@ -95,6 +97,8 @@ async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endp
 
 def named_last(endpoint: Endpoint) -> Endpoint | None:
     """Where what is looked up before each dial was last; None: it was not looked up yet."""
+    if endpoint.from_replica:
+        return source_replica.named_last(endpoint)
     if endpoint.sentinel is not None:
         return sentinel.named_last(endpoint)
     return cluster.named_last(endpoint)

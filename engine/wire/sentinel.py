@@ -21,6 +21,8 @@ from engine.wire.most_of import ask_most
 
 # How long an answer holds.
 _HOLDS_SECONDS = 1.0
+# What a Sentinel says of a replica that is not to be relied upon.
+_DOWN = frozenset({b"s_down", b"o_down", b"disconnected"})
 # Of the time for a dial.
 _SHARE = 0.6
 _REMEDY = (
@@ -87,12 +89,48 @@ def forget(endpoint: Endpoint) -> None:
 
 def _there(endpoint: Endpoint, told: Told) -> Endpoint:
     # The loopback of the Sentinel that said so; on this machine it is the same by any name.
-    away = _is_loopback(told.host) and not _is_loopback(told.by.host)
+    away = is_loopback(told.host) and not is_loopback(told.by.host)
     host = told.by.host if away else told.host
     return endpoint.at(host, told.port)
 
 
-def _is_loopback(host: str) -> bool:
+async def failing_replicas(endpoint: Endpoint, ask: Ask, timeout: float) -> dict[str, str]:
+    """Of the replicas that most of its Sentinels call down or disconnected: why, by the addresses
+    at which they are reached. Raises nothing. `timeout` is in seconds."""
+    group = endpoint.sentinel
+    assert group is not None
+    name = group.name
+
+    async def down(at: Endpoint) -> list[str] | EngineError:
+        try:
+            reply = await ask(at, ("SENTINEL", "SLAVES", name))
+        except EngineError as exc:
+            return exc
+        found = []
+        for each in reply if isinstance(reply, list) else ():
+            if not isinstance(each, list):
+                continue
+            fields = dict(zip(each[::2], each[1::2], strict=False))
+            if not _DOWN & set(fields.get(b"flags", b"").split(b",")):
+                continue
+            try:
+                host, port = fields[b"ip"].decode(), int(fields[b"port"])
+                found.append(_there(endpoint, Told(at, host, port, 0)).address)
+            except (KeyError, ValueError, UsageError):
+                continue  # of a replica that has not said where it is
+        return found
+
+    heard = await ask_most([down(each) for each in endpoint.sentinels], timeout)
+    said = [address for each in heard.found for address in each]
+    return {
+        address: "its Sentinels call it down"
+        for address in dict.fromkeys(said)
+        if 2 * said.count(address) > len(heard.found)
+    }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is the loopback by any of its names."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

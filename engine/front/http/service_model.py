@@ -35,6 +35,7 @@ MEMBERS: Mapping[str, MemberKind] = {
     "list": MemberKind("OurNameList", lambda value: tuple(dict.fromkeys(value))),
     "duration": MemberKind("IntegerOptional", float),
     "flag": MemberKind("Boolean", bool),
+    "word": MemberKind("String", str),
 }
 """The kinds of settings that a request can give."""
 

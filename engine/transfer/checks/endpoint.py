@@ -12,6 +12,7 @@ from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, Side, failed, passed, warned
 from engine.wire.control_connection import Admin
+from engine.wire.source_replica import NoReplica
 
 _PINGS = 3
 FAR_SECONDS = 0.025
@@ -63,6 +64,8 @@ def unreachable(side: Side, endpoint: Endpoint, error: EngineError) -> list[Chec
     """The checks for a server that could not be talked to, and why."""
     if isinstance(error, UsageError):
         return [failed(f"{side}-tls", error.message, error.remedy)]
+    if isinstance(error, NoReplica):
+        return [failed("source-replica", error.message, error.remedy)]
     if isinstance(error, LinkError):
         return [failed(f"{side}-reachable", error.message, error.remedy)]
     name = "auth" if isinstance(error, AuthError) else "answer"
@@ -105,7 +108,7 @@ def check_server(side: Side, info: ServerInfo, settings: TransferSettings) -> It
             "the server is still loading its data",
             "Wait until INFO persistence says loading:0, then try again.",
         )
-    yield _source_role(info) if side == "source" else _target_role(info)
+    yield _source_role(info, settings) if side == "source" else _target_role(info)
     yield _mode(side, info)
 
 
@@ -139,10 +142,12 @@ def _version(side: Side, info: ServerInfo, settings: TransferSettings) -> Check:
     return passed(name, info.name)
 
 
-def _source_role(info: ServerInfo) -> Check:
+def _source_role(info: ServerInfo, settings: TransferSettings) -> Check:
     name = "source-role"
     if not info.is_replica:
         return passed(name, "primary")
+    if settings.read_from == "replica" and info.primary_link_up:
+        return passed(name, f"a replica of {info.primary}, as --read-from replica says")
     link = "" if info.primary_link_up else ", and its link to the primary is down"
     return warned(
         name,
