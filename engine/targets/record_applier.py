@@ -17,7 +17,7 @@ from engine.model.online_checkpoint import POSITION_DB
 from engine.model.slots import SlotSet
 from engine.targets.applier import Applied, Applier, PositionMoved, databases_of
 from engine.targets.slot_keys import Ask, remove_keys
-from engine.wire.connection import Connection, answered
+from engine.wire.connection import Connection
 from engine.wire.info_command import ask_info
 
 
@@ -168,8 +168,12 @@ def _asking(connection: Connection, db: int) -> Ask:
             return await connection.together(*commands)
         chosen = ("SELECT", db), *commands, ("SELECT", POSITION_DB)
         replies = await connection.together(("UNWATCH",), ("MULTI",), *chosen, ("EXEC",))
-        refused = [each for each in replies[:-1] if isinstance(each, EngineError)]
-        done = answered(refused[0] if refused else replies[-1])
+        done = replies[-1]
+        if isinstance(done, EngineError):
+            # Nothing ran: for its own reason, or for the first that there is.
+            cause = next(each for each in replies if isinstance(each, EngineError))
+            queued = replies[3:-2]
+            return [each if isinstance(each, EngineError) else cause for each in queued]
         if not isinstance(done, list) or len(done) != len(chosen):
             raise ProtocolFault("EXEC answered with something else than replies", fault="target")
         return done[1:-1]
