@@ -2,8 +2,8 @@
 
 Nothing is written before `survey_aof` (`aof_survey`) has read all of it once: a byte that makes no
 sense in the last file would be found when everything before it had been applied. The second pass
-(`aof_read`) takes the same bytes alone (`AofFiles`, which compares them) with the same readers, so
-it meets nothing that the first has not.
+(`aof_source`) takes the same bytes alone (`AofFiles`, which compares them) with the same readers,
+so it meets nothing that the first has not.
 
 A server that loads the file lets no key expire meanwhile. So the expire times that its commands
 carry are absolute and extended by a hundred years here; they are set back when everything is

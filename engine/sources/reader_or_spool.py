@@ -350,7 +350,9 @@ class Demux:
 
 
 def _unreadable(what: str, why: ProtocolError) -> ProtocolFault:
-    return ProtocolFault(f"the source's {what} cannot be read: {why}", fault="source")
+    return ProtocolFault(
+        f"the source sent a {what} that this engine cannot decode: {why}", fault="source"
+    )
 
 
 def _stream_db(snapshot: SnapshotReader) -> int:

@@ -188,7 +188,7 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
         return warned(
             NAME,
             found.words,
-            "They are removed, with all that others have written since: --take-over was given.",
+            "The start removes them, and all that others have written since: --take-over is given.",
         )
     if why := found.in_the_way:
         return failed(NAME, why, REMEDY)

@@ -215,7 +215,9 @@ class Snapshot:
         words = f"the source has {left:,} keys left, and the target has {copied:,} of those before"
         if not mark.loss_accepted:
             raise SourceLost(words, remedy=LOSS_REMEDY)
-        self._context.on_event(f"{words}: this was accepted, and the target becomes what it is now")
+        self._context.on_event(
+            f"{words}: the loss was accepted, and the source's keys of now replace the target's"
+        )
 
     async def _make_room(self) -> None:
         """Before another full sync: what an earlier one left, and the source has deleted since,

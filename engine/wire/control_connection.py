@@ -424,7 +424,8 @@ class Admin:
         if not (isinstance(reply, bytes) and reply.startswith(b"CONTINUE")):
             await self._drop()
             raise ServerError(
-                f"{self.name} does not continue from its own offset {offset:,} (PSYNC)",
+                f"{self.name} refused a partial sync from its own offset {offset:,}: a connection "
+                "of the engine cannot be kept out of CLIENT PAUSE",
                 code="ERR",
                 fault=self.fault,
             )

@@ -216,7 +216,7 @@ def test_what_an_aborted_migration_has_left(
         told = other(*run, "--take-over")
         assert told.code == 0, told.err
         events = other("describe-events", *GROUP).out
-        assert "They are removed" in events
+        assert "The start removes them" in events
         assert "300 in database 0; they are removed" in events
         assert "they stay" not in events
         told = other("complete-migration", *GROUP, "--wait", "--output", "json")

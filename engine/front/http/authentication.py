@@ -126,4 +126,8 @@ def _check_local(request: sigv4.Signed) -> None:
         n == "Action" for n, _ in request.query
     )
     if not is_loopback(name) or origin != host or cross or opened:
-        raise AccessDenied("Without authentication only this machine's own clients may ask.")
+        raise AccessDenied(
+            "Without access keys this server answers requests to a loopback address alone, and "
+            "none that another web page or a link has made. Ask "
+            "http://127.0.0.1, or create access keys."
+        )

@@ -72,8 +72,8 @@ def check_commands(
         yield warned(
             "stream-commands",
             "; ".join(doubts),
-            "A server that loads the file runs the same commands, and may differ in the same way. "
-            "The report names what differs.",
+            "The target may differ here from the server that wrote the file, as any server that "
+            "loads it may. The report names the keys.",
         )
 
 

@@ -287,7 +287,7 @@ async def check_left(target: Admin, slot: int, settings: TransferSettings) -> Ch
         return warned(
             name,
             figure,
-            "They are removed, with all that others have written since: --take-over was given.",
+            "The start removes them, and all that others have written since: --take-over is given.",
         )
     return failed(
         name,
