@@ -137,7 +137,7 @@ def _spawn(
     environment = {**os.environ, STATE_VARIABLE: registry.store.url}
     if credentials is not None:
         environment[CREDENTIALS_VARIABLE] = credentials.to_json()
-    if (root := _checkout()) is not None:
+    if (root := checkout()) is not None:
         paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
         environment["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-P", "-m", module, group_id]
@@ -193,7 +193,7 @@ def _open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
-def _checkout() -> Path | None:
+def checkout() -> Path | None:
     """The folder to import `engine` from, unless it is installed where every Python looks."""
     root = Path(__file__).resolve().parents[2]
     return None if root.name in ("site-packages", "dist-packages") else root

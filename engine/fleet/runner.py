@@ -25,6 +25,7 @@ from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, StateError
 from engine.fleet import holding
 from engine.fleet.failed_transfer import fail
+from engine.fleet.lane_processes import LaneProcesses
 from engine.fleet.progress_log import ProgressLog
 from engine.fleet.resource_usage import engine_use
 from engine.fleet.state_thread import PROGRESS_EVERY, StateCheckpointStore, StateThread, persist
@@ -42,7 +43,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import tidied
 from engine.model.progress import Progress
-from engine.model.report import Report
+from engine.model.report import EngineUse, Report
 from engine.transfer import lane_plan
 from engine.transfer.async_helpers import to_the_end
 from engine.transfer.switch_hook import OnSwitch
@@ -102,6 +103,7 @@ class Runner:
             on_switch=on_switch,
             credentials=credentials,
             held_before=lambda: self._held_before,
+            processes=LaneProcesses(self._had_keys),
         )
 
     async def run(self) -> Report:
@@ -137,7 +139,7 @@ class Runner:
         report = replace(
             report,
             source_type=self._progress.source_type,
-            engine=engine_use(),
+            engine=_with(engine_use(), self._transfer.elsewhere),
             errors=tuple(map(tidied, report.errors)),
         )
         # 2. What the end means for the state.
@@ -307,6 +309,12 @@ class Runner:
         if self._show_event is not None:
             self._show_event(f"stopping: {failure}")
         self.stop()
+
+
+def _with(here: EngineUse, elsewhere: EngineUse) -> EngineUse:
+    return EngineUse(
+        here.cpu_seconds + elsewhere.cpu_seconds, here.peak_rss_bytes + elsewhere.peak_rss_bytes
+    )
 
 
 @contextlib.contextmanager

@@ -194,6 +194,8 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
 def _worker(lane: LaneRecord, shown: Mapping[str, Any]) -> dict[str, Any]:
     """A lane of a migration with a cluster at an end, and who runs it."""
     progress = lane.progress
+    if progress.worker_pid is not None:
+        shown = {**shown, "LanePid": progress.worker_pid}
     return {
         "Shard": lane.title,
         **shown,

@@ -77,6 +77,11 @@ def migration(group: str, *, source: str = "", target: str = "") -> Iterator[Non
         _migration.reset(token)
 
 
+def current() -> Migration:
+    """The migration whose lines are logged just now."""
+    return _migration.get()
+
+
 @contextlib.contextmanager
 def of_shard(name: str) -> Iterator[None]:
     """Lines that are logged meanwhile, and by all that begins meanwhile, are of this shard; of the

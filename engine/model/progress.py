@@ -49,6 +49,8 @@ class Progress(Figures):
     source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
     empty while nothing is followed; `source_heard_seconds`: whole ones since anything came from it;
     `target_heard_seconds`: the same of the target's answer to a question that is put each second.
+
+    `worker_pid`: the process that drives the lane, where it is not the migration's own.
     """
 
     phase: Phase = Phase.CONNECT
@@ -108,6 +110,7 @@ class Progress(Figures):
     trying_again: bool = figure(False, any)
     lets_scripts: bool = figure(False, any)
     reason: str = ""
+    worker_pid: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""

@@ -185,6 +185,20 @@ class TransferSettings:
         resumed="From now on: so many shards of the source send their snapshots at once.",
     )
     """How many shards of the source send a snapshot at once; 0: all of them."""
+    lanes_per_worker: int = setting(
+        0,
+        option="--lanes-per-worker",
+        kind="count",
+        metavar="N",
+        help="So many lanes in one process, more in further ones (0: all in one).",
+        row=(
+            "A migration of more lanes than this is driven by several processes, each with so many "
+            "of them; lanes that share a server at either end stay together. `0`: one process "
+            "drives all"
+        ),
+        resumed="From now on: so many lanes are driven by one process.",
+    )
+    """How many lanes one process drives; 0: all of them."""
     durability: str = setting(
         "",
         option="--durability",
@@ -597,6 +611,8 @@ class TransferSettings:
         AddressMap.read(self.address_map)
         if self.parallel_snapshots < 0:
             raise UsageError("--parallel-snapshots must be 0 or more")
+        if self.lanes_per_worker < 0:
+            raise UsageError("--lanes-per-worker must be 0 or more")
         if self.durability and not re.fullmatch(r"replicas=\d{1,3}", self.durability):
             raise UsageError("--durability: expected replicas=N")
         if self.tune_source and self.read_from == "replica":
@@ -823,6 +839,7 @@ class Changes(TypedDict, total=False):
     source_nodes: Sequence[str] | None
     address_map: Sequence[str] | None
     parallel_snapshots: int | None
+    lanes_per_worker: int | None
     read_from: ReadFrom | None
 
 

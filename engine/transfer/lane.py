@@ -320,6 +320,9 @@ class Lane:
                 beside = not ask and not self._settings.tune_source
                 if not beside:
                     await self._roles.check_apart()
+                if ask and self._mark.opened and await self._outcome.finished():
+                    # By us, when the cut-over broke on another lane.
+                    break
                 if ask:
                     target_position, ask = await self._outcome.take(), False
                     reached = target_position.position

@@ -361,6 +361,11 @@ class LaneCutOver:
             await self.upkeep.call_off(self._fence)
 
     @property
+    def fenced(self) -> bool:
+        """Whether there is a fence, which may stand or have been taken away."""
+        return self._shared.fence is not None
+
+    @property
     def fence_ends(self) -> float | None:
         """When the fence's time is over, by the loop's clock; None: it was not put up yet."""
         return self._shared.fence_ends

@@ -21,6 +21,16 @@ class Offer:
         """Done when nothing else is done with it; cancelled where the lane broke before."""
         self._back: asyncio.Future[bool] = loop.create_future()
 
+    @property
+    def returned(self) -> bool:
+        """Whether it was given back, or withdrawn."""
+        return self._back.done()
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the migration has it just now."""
+        return self.lent.done() and not self.lent.cancelled() and not self.returned
+
     def want(self) -> None:
         """Ask for it."""
         if not self.wanted.done():

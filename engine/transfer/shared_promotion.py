@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
@@ -28,7 +29,7 @@ class Peers:
         self._checkpoints: list[Callable[[], OnlineCheckpoint]] = []
         self._sources: dict[Endpoint, SharedSource] = {}
         self._targets: dict[Endpoint, SharedTarget] = {}
-        self.switching = asyncio.Lock()
+        self.switching: AbstractAsyncContextManager[object] = asyncio.Lock()
         """Held by the lane that has the applications' name moved."""
 
     def join(self, checkpoint: Callable[[], OnlineCheckpoint]) -> None:

@@ -24,7 +24,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedLane
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
-from engine.model.report import Report, Status
+from engine.model.report import EngineUse, Report, Status
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
@@ -43,7 +43,10 @@ from engine.transfer.cut_over_check import (
     FilesCutOverCheck,
     WithoutFiles,
 )
-from engine.transfer.lane_plan import Deployment
+from engine.transfer.lane_groups import grouped
+from engine.transfer.lane_interface import MigratingLane, WatchedCluster
+from engine.transfer.lane_plan import Deployment, LaneEnds
+from engine.transfer.migration_context import MigrationContext
 from engine.transfer.overview import Overview
 from engine.transfer.switch_hook import OnSwitch
 from engine.wire import address_detours, source_replica
@@ -52,6 +55,7 @@ from engine.wire.control_connection import Admin, admin
 if TYPE_CHECKING:
     # Each is imported when it is gone, and the others are not.
     from engine.transfer.aof_migration import AppendOnly
+    from engine.transfer.lane_worker import LaneProcesses, LaneWorkers
     from engine.transfer.migration import Migration
     from engine.transfer.offline import Offline
 
@@ -113,6 +117,7 @@ class Transfer:
         held_before: whether the target had keys before the first one of ours, None: not known. Of a
             source that is scanned; one that is followed keeps it on the target.
         credentials: by host, for servers of the source's replication that are found on the way.
+        processes: starts processes that drive lanes; None: all lanes are driven in this one.
     """
 
     def __init__(
@@ -134,8 +139,12 @@ class Transfer:
         on_switch: OnSwitch | None = None,
         credentials: Credentials = Credentials(),  # noqa: B008
         held_before: Callable[[], bool | None] = lambda: None,
+        processes: LaneProcesses | None = None,
     ) -> None:
         self._known_before = held_before
+        self._processes = processes
+        # Of each plan of lanes that other processes have driven.
+        self._workers: list[LaneWorkers] = []
         self._source_endpoint = settings.named("source", source)
         self._target_endpoint = settings.named("target", target)
         self._settings = settings
@@ -204,6 +213,15 @@ class Transfer:
         """The same of each lane, by its name."""
         return self._overview.of_lanes
 
+    @property
+    def elsewhere(self) -> EngineUse:
+        """What processes that drove lanes have used."""
+        used = [each.use for each in self._workers]
+        return EngineUse(
+            sum(each.cpu_seconds for each in used),
+            max((each.peak_rss_bytes for each in used), default=0),
+        )
+
     # --- The run ---
 
     async def run(self) -> Report:
@@ -229,7 +247,7 @@ class Transfer:
                 if self._way is None:
                     # What an engine before this one left wants to be tidied up all the same.
                     with contextlib.suppress(StateError):
-                        self._way = self._begun()
+                        self._way = self._begun(here=True)
                 if _follows(self._way):
                     self._cut_over = await self._way.end_promoted()
                 left = _left_open(self._source_endpoint, self._way)
@@ -259,6 +277,8 @@ class Transfer:
                 await self._way.close(resumable=resumable, forced=forced)
         if self._way is not None:
             await self._way.save_last(errors)
+        for workers in self._workers:
+            await workers.end()
         report = self._report(status, errors, loop.time() - began)
         return replace(report, needs_hand=needs_hand)
 
@@ -424,12 +444,12 @@ class Transfer:
             return "--source-type scan reads keys once"
         return self._settings.replica_objection()
 
-    def _begun(self) -> Way | None:
+    def _begun(self, *, here: bool = False) -> Way | None:
         """The way that a process before this one has begun to go."""
         if (lanes := self._checkpoints.lanes) and any(
             self._checkpoints.of_lane(each.name).load() is not None for each in lanes
         ):
-            return self._of_lanes(lanes)
+            return self._of_lanes(lanes, here=here)
         before = self._checkpoints.load()
         if before is None:
             return None
@@ -510,43 +530,22 @@ class Transfer:
             gate=self._gate_of_files,
         )
 
-    def _of_lanes(self, lanes: Sequence[PlannedLane]) -> Migration:
-        """The way of a migration with these lanes."""
-        from engine.transfer.cluster_monitor import ClusterMonitor
-        from engine.transfer.lane import Lane
+    def _of_lanes(self, lanes: Sequence[PlannedLane], *, here: bool = False) -> Migration:
+        """The way of a migration with these lanes: in this process if they are `here`, or if one
+        process has all of them."""
         from engine.transfer.migration import Migration
 
         ends = lane_plan.ends_of(
             lanes, self._source_endpoint, self._target_endpoint, self._settings
         )
-        are_clusters: dict[Side, bool] = {
-            "source": ends[0].route.from_cluster,
-            "target": ends[0].route.to_cluster,
-        }
-        clusters = {
-            side: ClusterMonitor(side, self._settings, self._overview.on_event)
-            for side, is_cluster in are_clusters.items()
-            if is_cluster
-        }
         contexts = self._overview.planned(lanes)
         self._context = contexts[0]
-        compared: Sequence[Comparison | None] = [None] * len(ends)
-        if self._comparisons is not None:
-            compared = self._comparisons([(each.source, each.target, each.route) for each in ends])
-        made = [
-            Lane(
-                each.source,
-                each.target,
-                context,
-                checkpoints=self._checkpoints.of_lane(context.lane),
-                gate=self._gate_in_sync,
-                comparison=comparison,
-                credentials=self._credentials,
-                route=each.route,
-                clusters=clusters,
-            )
-            for each, context, comparison in zip(ends, contexts, compared, strict=True)
-        ]
+        groups = grouped(lanes, self._settings.lanes_per_worker)
+        driven, clusters = (
+            self._driven_here(ends, contexts)
+            if here or self._processes is None or len(groups) == 1
+            else self._driven_elsewhere(ends, contexts, groups, self._processes)
+        )
 
         async def allowed() -> None:
             for each in ends:
@@ -555,7 +554,49 @@ class Transfer:
                     raise AuthError(f"the source cannot be followed: {denied[0]}", remedy=denied[1])
 
         begun = any(self._checkpoints.of_lane(each.name).load() is not None for each in lanes)
-        return Migration(self._overview, made, None if begun else allowed, list(clusters.values()))
+        return Migration(self._overview, driven, None if begun else allowed, clusters)
+
+    def _driven_here(
+        self, ends: Sequence[LaneEnds], contexts: Sequence[MigrationContext]
+    ) -> tuple[Sequence[MigratingLane], Sequence[WatchedCluster]]:
+        from engine.transfer.lane_building import build
+
+        compared: Sequence[Comparison | None] = [None] * len(ends)
+        if self._comparisons is not None:
+            compared = self._comparisons([(each.source, each.target, each.route) for each in ends])
+        lanes, clusters = build(
+            ends,
+            contexts,
+            [self._checkpoints.of_lane(each.lane) for each in contexts],
+            compared,
+            self._gate_in_sync,
+            self._settings,
+            self._credentials,
+            self._overview.on_event,
+        )
+        return lanes, list(clusters.values())
+
+    def _driven_elsewhere(
+        self,
+        ends: Sequence[LaneEnds],
+        contexts: Sequence[MigrationContext],
+        groups: Sequence[Sequence[int]],
+        processes: LaneProcesses,
+    ) -> tuple[Sequence[MigratingLane], Sequence[WatchedCluster]]:
+        from engine.transfer.lane_building import clusters_of
+        from engine.transfer.lane_worker import LaneWorkers
+        from engine.transfer.remote_lane import RemoteLane
+
+        workers = LaneWorkers(processes, self._overview, self._credentials)
+        self._workers.append(workers)
+        lanes: dict[int, RemoteLane] = {}
+        for group in groups:
+            worker = workers.add()
+            for at in group:
+                store = self._checkpoints.of_lane(contexts[at].lane)
+                lanes[at] = RemoteLane(ends[at], contexts[at], store, worker)
+        self._overview.on_event(f"{len(lanes)} lanes are driven by {len(groups)} processes")
+        return [lanes[at] for at in sorted(lanes)], workers.clusters(clusters_of(ends[0]))
 
     def _online(self, allowed: Callable[[], Coroutine[Any, Any, None]] | None = None) -> Migration:
         from engine.transfer.lane import Lane

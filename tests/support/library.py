@@ -28,6 +28,7 @@ from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
+from engine.fleet.lane_processes import LaneProcesses
 from engine.fleet.verification_gate import comparison_of, comparisons_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase, Progress
@@ -58,6 +59,7 @@ _OF_TRANSFER = (
     "on_switch",
     "credentials",
     "held_before",
+    "processes",
 )
 
 
@@ -91,6 +93,7 @@ class Run:
         self._on_progress = on_progress
         self._timeout = timeout
         handed_in = {name: options.pop(name) for name in _OF_TRANSFER if name in options}
+        handed_in.setdefault("processes", LaneProcesses(lambda: bool(self.work.held_before)))
         self.work = Transfer(
             Endpoint.parse(url_of(source)),
             Endpoint.parse(url_of(target)),

@@ -441,7 +441,8 @@ MEMBERS = {
 
 
 def test_every_figure_of_the_progress_is_in_the_totals() -> None:
-    assert {each.name for each in fields(Progress)} == MEMBERS.keys()
+    # What drives each lane is said of each.
+    assert {each.name for each in fields(Progress)} - {"worker_pid"} == MEMBERS.keys()
     lanes = [Progress(), Progress()]
     assert total(lanes, Phase.CONNECT) == Progress()
 

@@ -1,0 +1,87 @@
+"""`--lanes-per-worker`: the lanes of one migration in several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from engine.fleet.lane_processes import LaneProcess, LaneProcesses
+from tests.support.comparison import assert_settled
+from tests.support.own_keys import assert_tidy
+from tests.support.scenario import NewScenario
+from tests.support.traffic import Traffic
+from tests.support.traffic.writer import TAGS
+
+OPTIONS: dict[str, Any] = {
+    "databases": (0,),
+    "tags": TAGS,
+    "without": ("flushall", "flushdb", "move", "swapdb"),
+}
+
+
+class Counted(LaneProcesses):
+    """Notes the processes that were started."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: False)
+        self.started: list[LaneProcess] = []
+
+    async def start(self) -> LaneProcess:
+        process = await super().start()
+        self.started.append(process)
+        return process
+
+
+def test_several_processes_cut_over_as_one(scenario: NewScenario) -> None:
+    """Everything is carried under traffic, cut over at once, and no process stays."""
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
+    there, here = s.whole("source"), s.whole("target")
+    s.load(keys=2000)
+    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=1500.0)
+    processes = Counted()
+    with s.clients(clients=4) as clients:
+        with (
+            traffic,
+            s.running(lanes_per_worker=2, processes=processes, timeout=120.0) as run,
+        ):
+            run.following()
+            assert len(processes.started) == 2
+            clients.goes_on()
+            traffic.stop()
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_settled(there, here, 5)
+        clients.move_to(here)
+        clients.goes_on()
+        clients.stop()
+        assert clients.check(here) == [], clients.describe()
+    assert_tidy(here)
+    assert run.report.fence_seconds is not None
+    assert run.report.fence_seconds < 1.0
+    assert run.report.last_shard
+    for process in processes.started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process.pid, 0)
+
+
+def test_a_process_that_is_killed(scenario: NewScenario) -> None:
+    """Its lane goes on in another one, from where the target stands; the others have gone on."""
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
+    there, here = s.whole("source"), s.whole("target")
+    s.load(keys=2000)
+    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=1500.0)
+    processes = Counted()
+    with traffic, s.running(lanes_per_worker=1, processes=processes, timeout=120.0) as run:
+        run.following()
+        os.kill(processes.started[1].pid, signal.SIGKILL)
+        run.wait_for(lambda: len(processes.started) == 4, "another process")
+        run.in_sync()
+        traffic.stop()
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(there, here, 5)
+    assert_tidy(here)
+    assert run.progress.full_syncs == 3
