@@ -281,8 +281,6 @@ class ClusterMonitor:
                 f"the cluster names {there.address} as the primary of {each.shard.slots.words} "
                 f"(the {self._side}); it was {before.address}"
             )
-        if each.end.from_replica:
-            return  # which replica is read, `transfer.replica_monitor` says
         # Each time: a link that was being made meanwhile may lead to the one before.
         each.moved(self._side, there)
 

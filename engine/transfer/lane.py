@@ -155,9 +155,12 @@ class Lane:
         self._replicas = ReplicaMonitor(ends, context, self._moved)
         self._clusters = clusters
         for side, monitor in clusters.items():
+            # Which replica of the source is read, if one is, its cluster does not say.
+            by_replica = side == "source" and source.from_replica
+            moved = _ignore if by_replica else self._moved
             own_slot = key_slot(route.tag.encode()) if side == "target" and route.tag else -1
             end = source if side == "source" else target
-            monitor.attend(end, context, self._moved, own_slot)
+            monitor.attend(end, context, moved, own_slot)
         self._source_cluster = clusters.get("source")
         shared = self._shared_source = context.peers.source_of(source, ends.route)
         self._turns = context.peers.turns
@@ -1014,6 +1017,10 @@ class Lane:
             far=far or is_far(self._writer.round_trip),
         )
         return applier
+
+
+def _ignore(side: Side, there: Endpoint) -> None:
+    del side, there
 
 
 def _check_history(target_position: TargetPosition | None, sync: PartialSync) -> None:

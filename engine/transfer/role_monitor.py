@@ -169,7 +169,8 @@ class RoleMonitor:
         if replication.place == self._place:
             return
         before, self._place = self._place, replication.place
-        at = address_detours.leading(self._ends.source).address
+        named = address_detours.leading(self._ends.source)
+        at = ((source_replica.named_last(named) if named.from_replica else None) or named).address
         if before:
             self._context.on_event(f"the source {at} is {replication.place} now; it was {before}")
         elif replication.is_replica:

@@ -528,7 +528,7 @@ class Connection(asyncio.BufferedProtocol):
         """Give the connection up, unless it leads to `there`: the server that now has the part of
         the one which was dialled."""
         if self.endpoint.address != there.address:
-            what = f"{self.name} is not the primary any more: that is {there.address}"
+            what = f"{self.name} is left for {there.address}, which has its place now"
             self.fail(LinkError(what, fault=self.fault))
 
     def close(self) -> None:

@@ -256,6 +256,10 @@ def test_a_cluster(name: str, server_factory: ServerFactory) -> None:
                     assert [full_syncs(each) for each in primaries] == before
                     assert [attached(each) for each in replicas] == [1, 1, 1]
                     clients.goes_on()
+                    # The cluster's word for the primary leads nothing away from the replicas.
+                    looks = run.progress.seconds + 2.5
+                    run.wait_for(lambda: run.progress.seconds > looks, "looks at the cluster")
+                    assert not [each for each in run.events if "dialling again" in each]
                     replicas[0].kill()
                     replicas[1].client().execute_command("CLUSTER", "FAILOVER")
                     run.wait_for(
