@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self
@@ -19,6 +20,7 @@ SLOTS = 16384
 _CLIENTS: weakref.WeakKeyDictionary[Server, dict[int, redis.Redis]] = weakref.WeakKeyDictionary()
 Failover = Literal["", "FORCE", "TAKEOVER"]
 _WHOLE_SECONDS = 60.0
+_FAILOVER_SECONDS = 8.0
 _KEYS_A_MOVE = 100
 _OVER = {"success", "failed", "canceled", "cancelled", "completed"}
 
@@ -191,11 +193,16 @@ class Cluster:
 
     def fail_over(self, replica: Server, how: Failover = "") -> None:
         """Make the replica its shard's primary."""
-        replica.client().execute_command("CLUSTER FAILOVER", *([how] if how else []))
+        asked = float("-inf")
 
         def taken_over() -> bool:
-            # The primary before it says for a moment yet that it has the slots.
+            nonlocal asked
             slots = _slots_of(replica)
+            # What the servers have not come to an end with in five seconds they give up.
+            if not slots and time.monotonic() - asked > _FAILOVER_SECONDS:
+                replica.client().execute_command("CLUSTER FAILOVER", *([how] if how else []))
+                asked = time.monotonic()
+            # The primary before it says for a moment yet that it has the slots.
             others = [node for node in self.primaries if node is not replica]
             return bool(slots) and all(slots.isdisjoint(_slots_of(node)) for node in others)
 

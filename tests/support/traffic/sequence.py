@@ -367,6 +367,9 @@ class _Arguments:
             return b"%d" % (rng.randrange(3) if name == "start" else rng.randrange(-3, 60))
         if name in ("start", "stop", "index"):
             return b"%d" % rng.randrange(-4, 5)
+        if name.endswith("-digest"):
+            # Redis 8.6 refuses any other number of digits, and SET … GET is answered twice then.
+            return b"%016x" % rng.getrandbits(64)
         if name in ("count", "weight"):
             low = -2 if self._spec.name == "lrem" else 1
             return b"%d" % rng.randrange(low, 5)
