@@ -307,7 +307,8 @@ def test_ttls_that_come_late_from_the_primary(server_factory: ServerFactory) -> 
             run.wait_for(lambda: target.client().pttl("key") > 0, "a TTL")
             cut_over(run)
         there, here = primary.client().pttl("key"), target.client().pttl("key")
-        assert abs(there - here) < 500, (there, here)
+        # (What comes late by less than `sources.source_monitor` sees stays late.)
+        assert abs(there - here) < 1500, (there, here)
     assert_tidy(target)
 
 
