@@ -31,7 +31,7 @@ from botocore.credentials import Credentials
 
 from benches.support.waiting import SECONDS, wait_for
 from engine.front.access_keys import Role, create
-from engine.front.http.service_model import model
+from engine.front.http.botocore_model import model
 from engine.groups.registry import Registry
 
 REGION = "us-east-1"

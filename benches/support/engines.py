@@ -32,7 +32,7 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine import logs
 from engine.cli import app
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front.engine import Engine
 from engine.logs import output
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli import node_list
+from engine.cli import node_list_option
 from engine.cli.program_name import program
 from engine.cli.verb_runner import INTERRUPTED
 from engine.front import verbs
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str]) -> int:
         completion_init()
     try:
         known = arguments[:1] if arguments and arguments[0] in {*VERBS, *ALIASES} else ()
-        application(*known)(args=node_list.spread(arguments), prog_name=program())
+        application(*known)(args=node_list_option.spread(arguments), prog_name=program())
         return 0
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from engine.cli import node_list
+from engine.cli import node_list_option
 from engine.cli.error_output import sentences
 from engine.errors import UsageError
 
@@ -35,7 +35,7 @@ GroupOption = Annotated[
 EndpointsOption = Annotated[
     list[str],
     typer.Option(
-        node_list.OPTION,
+        node_list_option.OPTION,
         metavar="Address=HOST,Port=PORT …",
         help="The source's endpoints; also a JSON list. Exactly one for a group with cluster mode "
         "disabled; else one node of a cluster, or several.",
@@ -59,7 +59,7 @@ WaitOption = Annotated[
 
 def endpoints(values: list[str]) -> list[dict[str, Any]]:
     """The value of `EndpointsOption`, understood. Raises `typer.BadParameter` (exit code 2)."""
-    return understood(node_list.OPTION, lambda: node_list.parse(values))
+    return understood(node_list_option.OPTION, lambda: node_list_option.parse(values))
 
 
 def endpoint(option: str, url: str) -> Endpoint:

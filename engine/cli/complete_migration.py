@@ -8,7 +8,7 @@ import typer
 
 from engine.cli.common_options import GroupOption, OutputOption, StateOption, WaitOption
 from engine.cli.verb_runner import respond
-from engine.cli.wait import as_shown, follow, how_to_go_on, lacking
+from engine.cli.wait_option import as_shown, follow, how_to_go_on, lacking
 
 if TYPE_CHECKING:
     from engine.front.engine import Engine

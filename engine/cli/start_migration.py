@@ -18,7 +18,7 @@ from engine.cli.common_options import (
 from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.transfer_options import with_transfer_options
 from engine.cli.verb_runner import respond
-from engine.cli.wait import as_shown, follow, how_to_go_on
+from engine.cli.wait_option import as_shown, follow, how_to_go_on
 from engine.model.settings import TransferSettings
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.model.endpoint import Endpoint
     from engine.model.lane_plan import PlannedLane
     from engine.model.settings import TransferSettings
-    from engine.transfer.abort import Abandoned
+    from engine.transfer.abort_without_engine import Abandoned
     from engine.transfer.preflight import Preflight
 
 T = TypeVar("T")
@@ -76,8 +76,8 @@ async def abandon(
     credentials: Credentials,
     lanes: Sequence[PlannedLane] = (),
 ) -> Abandoned:
-    """Take away what a transfer without a worker has left. See `transfer.abort`."""
-    from engine.transfer.abort import abandon as tidy_up
+    """Take away what a transfer without a worker has left. See `transfer.abort_without_engine`."""
+    from engine.transfer.abort_without_engine import abandon as tidy_up
 
     return await tidy_up(
         settings.named("source", source),

@@ -38,16 +38,16 @@ from engine.errors import (
 from engine.fleet import local, run, worker_log_file
 from engine.fleet.disconnector_restart import DisconnectorGuard
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.fleet.state_thread import persist
 from engine.groups import disconnections
 from engine.logs import output as log_output
-from engine.model.command_calls import Calls, calls_words, since, total
+from engine.model.calls_despite_write_block import Calls, calls_words, since, total
+from engine.model.clients_after_cut_over import moment
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.model.source_clients import moment
-from engine.transfer import hold_source, script_calls, write_block
-from engine.transfer.source_clients import ClientTally, Look, disconnect
+from engine.transfer import hold_source, scripts_behind_cut_over, write_block
+from engine.transfer.disconnect_source_clients import ClientTally, Look, disconnect
 from engine.wire.control_connection import Admin, admin, adopted
 
 _log = logs.logger("engine.fleet.client_disconnector")
@@ -268,7 +268,7 @@ class ClientDisconnector:
         whole figure."""
         if not self._counts:
             return
-        calls = await script_calls.ask(end)
+        calls = await scripts_behind_cut_over.ask(end)
         more = since(calls, self._calls)
         if more is None:
             # Nor is the sum known, until it is told again.

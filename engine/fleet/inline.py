@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import Interrupted
 from engine.fleet.failed_transfer import fail
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.groups.registry import Registry
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint

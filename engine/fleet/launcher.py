@@ -69,7 +69,7 @@ class WorkerLauncher(Launcher, Protocol):
 def open_registry(state: str | None = None) -> Registry:
     """The state that `state` names (see `Registry`), which asks the launchers which of their
     workers have ended. Raises `StateError`, `UsageError`."""
-    from engine.fleet.process import ended
+    from engine.fleet.process_identity import ended
     from engine.groups.registry import Registry
 
     return Registry(state, witness=ended)

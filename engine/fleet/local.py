@@ -15,14 +15,14 @@ from pathlib import Path
 
 from engine import logs
 from engine.errors import EngineError
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.groups import disconnections
 from engine.groups.lease import Worker
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry
 from engine.groups.store import STATE_VARIABLE
 from engine.model.credentials import CREDENTIALS_VARIABLE, Credentials
-from engine.wire import connection_handover
+from engine.wire import connections_for_child
 
 _log = logs.logger(__name__)
 _launched: set[int] = set()
@@ -76,12 +76,14 @@ def disconnect_clients(
 
     One that was asked for less than `grace` seconds ago counts as starting. `credentials` as for
     `launch`. `handed_over`: a connection that is not paused, the caller's, and the number of the
-    migration whose source that is; else one that was left for this (`wire.connection_handover`). A
-    process that cannot be started is an event. Raises `StateError`.
+    migration whose source that is; else one that was left for this (`wire.connections_for_child`).
+    A process that cannot be started is an event. Raises `StateError`.
     """
     if group_id not in disconnections.unattended(registry.store, grace=grace):
         return False
-    number = connection_handover.take(_closed(registry, group_id)) if handed_over is None else None
+    number = (
+        connections_for_child.take(_closed(registry, group_id)) if handed_over is None else None
+    )
     given, *of = (number,) if handed_over is None else handed_over
     try:
         _spawn(registry, group_id, "engine.fleet.client_disconnector", credentials, given, *of)

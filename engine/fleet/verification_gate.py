@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
-from engine.model.route import ONLY, Route
+from engine.model.lane_route import ONLY, Route
 from engine.model.settings import TransferSettings
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 
@@ -23,7 +23,7 @@ async def holds_keys(target: Endpoint, settings: TransferSettings) -> bool:
     """Whether the target has any key but the engine's own. Raises `LinkError`, `AuthError`,
     `ServerError`."""
     from engine.wire.control_connection import admin
-    from engine.wire.own_key_count import count_own
+    from engine.wire.engine_key_count import count_own
 
     async with admin(target, timeout=settings.connect_timeout, fault="target") as server:
         keys = (await server.info()).keys

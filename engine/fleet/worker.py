@@ -16,7 +16,7 @@ from engine.errors import EngineError
 from engine.fleet import local, run, worker_log_file
 from engine.fleet.failed_transfer import fail
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.logs import output as log_output
 from engine.model.credentials import Credentials
 from engine.model.progress import Progress

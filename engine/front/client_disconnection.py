@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import InvalidParameterValueException, InvalidReplicationGroupStateFault
 from engine.front import response_shapes, validate
 from engine.groups.states import Operation, TransferStatus, check
-from engine.model import source_clients
-from engine.model.source_clients import SourceClients
+from engine.model import clients_after_cut_over
+from engine.model.clients_after_cut_over import SourceClients
 
 if TYPE_CHECKING:
     from engine.front.service_context import ServiceContext
@@ -54,7 +54,7 @@ def _ask(services: ServiceContext, registry: Registry, group_id: str, seconds: f
         return f"clients of the source are no longer disconnected: {found.ended}"
     disconnections.extend(registry.store, transfer.id, seconds)
     launcher().disconnect_clients(registry, group_id, credentials=services.given_credentials)
-    until = source_clients.moment(time.time() + seconds)
+    until = clients_after_cut_over.moment(time.time() + seconds)
     return f"clients that connect to the source are disconnected until {until}"
 
 
@@ -119,7 +119,9 @@ def shape(found: SourceClients, group_id: str) -> dict[str, Any]:
         "Scripts": None if calls is None else calls.scripts,
         "Writes": None if calls is None else calls.writes,
         "UnattendedSince": moment(found.unattended_since),
-        "Reason": source_clients.alone(found, group_id) if alone else found.ended or found.trouble,
+        "Reason": clients_after_cut_over.alone(found, group_id)
+        if alone
+        else found.ended or found.trouble,
     }
 
 

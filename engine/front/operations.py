@@ -15,7 +15,7 @@ from engine.errors import (
     InvalidReplicationGroupStateFault,
     StateError,
 )
-from engine.front import client_disconnection, migration_details, response_shapes, validate
+from engine.front import client_disconnection, page_details, response_shapes, validate
 from engine.front.faults_with_details import CompletionRefused, PreflightFault
 from engine.front.host_resolution import resolve
 from engine.groups.states import Operation, Request, check
@@ -281,7 +281,7 @@ async def overview(services: ServiceContext, events: int) -> dict[str, Any]:
     shown = [
         {
             **services.shape(group, transfer),
-            "Details": migration_details.details(group.status, transfer),
+            "Details": page_details.details(group.status, transfer),
         }
         for group, transfer in groups
     ]

@@ -1,6 +1,6 @@
 """Every verb, once: what it is called on the command line, in the library and in the API.
 
-The command line (`cli.app`), the HTTP face (`front.http.actions`, `front.http.service_model`) and
+The command line (`cli.app`), the HTTP face (`front.http.actions`, `front.http.botocore_model`) and
 the tests read this table. What a verb does is a method of `front.engine.Engine`; in which state it
 may be done is a row of `groups.states.RULES`.
 """

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Row, bindparam, case, delete, insert, select,
 
 from engine.errors import StateError
 from engine.groups import disconnections, schema
+from engine.groups.compiled_statements import Repeated
 from engine.groups.lease import LEASE_SECONDS
 from engine.groups.records import TransferRecord
-from engine.groups.repeated import Repeated
 from engine.groups.rows import group_by_id, keep_lanes, transfer_by_id, write_event
 from engine.groups.states import CUT_OVERS, Operation, Request, TransferStatus, check, move
 from engine.groups.store import Store

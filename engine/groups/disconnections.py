@@ -18,7 +18,7 @@ from engine.groups.lease import LAUNCH_SECONDS, Worker
 from engine.groups.records import TransferRecord
 from engine.groups.rows import attended, clients_of, seconds_now, transfer_by_id, write_event
 from engine.groups.store import Store
-from engine.model.source_clients import SourceClients, alone, ending, moment
+from engine.model.clients_after_cut_over import SourceClients, alone, ending, moment
 
 _TABLE = schema.disconnections
 

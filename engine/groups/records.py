@@ -7,13 +7,13 @@ from typing import Any
 
 from engine.groups.lease import Lease, Worker
 from engine.groups.states import CUT_OVERS, ENDED, Request, TransferStatus
+from engine.model.clients_after_cut_over import SourceClients
 from engine.model.endpoint import Endpoint
 from engine.model.group_shards import GroupShard
 from engine.model.lane_plan import PlannedLane
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.model.source_clients import SourceClients
 
 KILLED = "the worker was killed during the cut-over, which was undone"
 """The refusal of a cut-over whose worker was killed. It holds once the next worker is beyond

@@ -51,13 +51,13 @@ from engine.groups.states import (
 )
 from engine.groups.store import Store
 from engine.model.checkpoint import Checkpoint
+from engine.model.clients_after_cut_over import SourceClients
 from engine.model.endpoint import Endpoint
 from engine.model.group_shards import GroupShard
 from engine.model.lane_plan import PlannedLane
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.model.source_clients import SourceClients
 
 _LEFT_KEYS = (
     "the migration before this one was not completed, and has left keys on the target, which was "

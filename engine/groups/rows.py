@@ -16,13 +16,13 @@ from engine.groups import schema
 from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS, Lease, Witness, Worker
 from engine.groups.records import EventRecord, GroupRecord, LaneRecord, TransferRecord
 from engine.groups.states import ENDED, Request, TransferStatus
+from engine.model.clients_after_cut_over import SourceClients
 from engine.model.group_shards import GroupShard
 from engine.model.joined_sentences import tidied
 from engine.model.lane_plan import PlannedLane
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.sentinel_group import node_address
-from engine.model.source_clients import SourceClients
 
 _log = logs.logger(__name__)
 # Columns of disconnections beside those of migrations, by the names that they have there.

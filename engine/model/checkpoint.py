@@ -8,7 +8,8 @@ on. They are three because the exact position is kept in three places:
     OnlineCheckpoint   a followed source, an append-only file: their position is in a key on the
                        target, written in one transaction with the data. Here is what that key
                        cannot say: what was done to both servers (fence, promotion, TTLs), and it
-                       changes before each such step. Written by `transfer.checkpoint_writer`.
+                       changes before each such step. Written by
+                       `transfer.online_checkpoint_writer`.
     FileIdentity       a snapshot's file, which is loaded from its beginning: there is no position
                        but which file it is. Written by `transfer.offline`, before the first key.
 

@@ -2,9 +2,9 @@
 
     redis://[USER[:PASSWORD]@]HOST[:PORT],HOST[:PORT]…       nodes of one cluster
 
-Which node that is the cluster itself tells, through any of its nodes (`wire.cluster`). An address
-that is announced there and cannot be reached from here is replaced by the one that the operator has
-given for it (`AddressMap`).
+Which node that is the cluster itself tells, through any of its nodes (`wire.cluster_primary`). An
+address that is announced there and cannot be reached from here is replaced by the one that the
+operator has given for it (`AddressMap`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import re
 from dataclasses import dataclass, field
 
 from engine.errors import UsageError
+from engine.model.cluster_topology import Node, Shard, Topology
 from engine.model.sentinel_group import node_address
 from engine.model.slots import SlotSet
-from engine.model.topology import Node, Shard, Topology
 
 _PLACE = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\[\]=]+))(?::(?P<port>\d{1,5}))?")
 Place = tuple[str, int]

@@ -2,7 +2,7 @@
 
 All that shows figures reads the declaration: how the lanes of a migration add up
 (`model.progress.total`), the members of the API (`front.response_shapes`), the page
-(`front.migration_details`), /metrics (`front.http.metrics`), the status line and the summary of a
+(`front.page_details`), /metrics (`front.http.metrics`), the status line and the summary of a
 report (`cli`).
 """
 

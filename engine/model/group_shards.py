@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.model.cluster_shard import AddressMap
-from engine.model.topology import Topology
+from engine.model.cluster_topology import Topology
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,13 @@ class OnlineCheckpoint:
     setting by which it refused writes before the fence, empty: it accepted them; `lets_scripts`: it
     refuses writes then, but not what scripts write (before 6.2); `scripts` and `writes`: how many
     scripts and commands that write it had run when that fence was put up, and `scripts_run` and
-    `writes_run` how many it ran until the clients that waited were let go (`transfer.script_calls`;
-    None: it refuses their writes, or does not tell), `lost_writes`: what was lost of them, or may
-    be, a sentence; `held`: where it runs any, its clients are paused behind the cut-over
-    (`transfer.hold_source`). `head`: the address of the primary that took the writes last, where
-    the source was its replica. `followed`: the address of the server that is followed in the
-    source's place, after a failover; empty: the source itself. `siblings`: the address of every
+    `writes_run` how many it ran until the clients that waited were let go
+    (`transfer.scripts_behind_cut_over`; None: it refuses their writes, or does not tell),
+    `lost_writes`: what was lost of them, or may be, a sentence; `held`: where it runs any, its
+    clients are paused behind the cut-over (`transfer.hold_source`). `head`: the address of the
+    primary that took the writes last, where the source was its replica. `followed`: the
+    address of the server that is followed in the source's place, after a failover; empty: the
+    source itself. `siblings`: the address of every
     other server of its replication that was heard of. `claimed_at`: the target's process (its run
     id) in which our claim stood last. `handed_over`: behind `opened`, clients may have been led to
     the target; `came_back`: why it was found older then, so that nothing goes on before the
@@ -55,7 +56,7 @@ class OnlineCheckpoint:
     that comes back with an offset up to `extended_at` may lack that. `search_names`: those of the
     source's search aliases and dictionaries, printable (`model.report`). `lost`: what
     the target lacks that is no key (`MigrationContext.lost`). `audit`: the slots of which every key
-    is to be read again (`transfer.slot_audit`); `audited`: those of which it was since the last
+    is to be read again (`transfer.slot_reread`); `audited`: those of which it was since the last
     full sync, which a target that comes back with an offset up to `audited_at` may lack. The
     counters are those of all its engines. The exact position is on the target itself.
     """

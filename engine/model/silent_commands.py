@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.model.command_calls import counts_in
+from engine.model.calls_despite_write_block import counts_in
 
 READ_PENDING = "xreadgroup"
 LENGTHEN = "bitfield"

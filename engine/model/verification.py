@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from engine.model import silent_commands
-from engine.model.keys import DbKey
+from engine.model.db_key import DbKey
 
 # A verification names this many differences, and counts the rest …
 NAMED_LIMIT = 1000

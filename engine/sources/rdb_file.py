@@ -28,8 +28,8 @@ from engine._native import (
 )
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.modules import HEAD_BYTES, has_graphs
-from engine.model.newer_rdb_features import by_scan, newer_than_known
 from engine.model.position import ScanPosition
+from engine.model.rdb_newer_than_engine import by_scan, newer_than_known
 from engine.model.server import ServerInfo, parse_version
 from engine.model.server_capabilities import flavour_named
 from engine.model.settings import TransferSettings

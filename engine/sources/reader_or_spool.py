@@ -21,10 +21,10 @@ from engine._native import (
     StreamReader,
 )
 from engine.errors import ProtocolFault
-from engine.model.newer_rdb_features import by_scan, newer_than_known
+from engine.model.rdb_newer_than_engine import by_scan, newer_than_known
 from engine.model.server_capabilities import flavour_named
-from engine.sources.read_delay import ReadDelay
 from engine.sources.spool import Spool
+from engine.sources.unread_age import ReadDelay
 from engine.wire.psync import MARK_BYTES, FullSync, PartialSync
 
 # Room for what comes first behind a snapshot, in bytes.

@@ -38,21 +38,21 @@ from engine.errors import EngineError, LinkError, ServerError, TransferStopped
 from engine.model.backoff import Backoff, span
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import ONLY, Route
 from engine.model.position import StreamPosition
 from engine.model.replication import Replication
 from engine.model.retry import Attempts
-from engine.model.route import ONLY, Route
 from engine.model.server import ServerInfo
 from engine.model.settings import MIB, TransferSettings
 from engine.sources.base import Item
 from engine.sources.read_coalescing import rest_after
-from engine.sources.read_delay import TURN_SECONDS
 from engine.sources.reader_or_spool import READY_LIMIT, Demux
 from engine.sources.replica_connect import PositionGone, ReplicaHandshake
 from engine.sources.snapshot_backpressure import too_much_behind
 from engine.sources.source_liveness import Link, SourceLiveness
 from engine.sources.source_monitor import SourceMonitor
 from engine.sources.spool import Spool
+from engine.sources.unread_age import TURN_SECONDS
 from engine.sources.value_spill import Spill
 from engine.wire.connection import Connection
 from engine.wire.psync import FullSync, PartialSync
@@ -698,7 +698,7 @@ class ReplicaSource:
             self._acknowledge_now()
 
     async def _watch_turns(self) -> None:
-        """See `sources/read_delay`."""
+        """See `sources/unread_age`."""
         while True:
             self._demux.quiet(self.connection.listening)
             await asyncio.sleep(TURN_SECONDS)

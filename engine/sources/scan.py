@@ -21,8 +21,8 @@ from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
-from engine.sources.fetch_policy import FetchPolicy
-from engine.sources.scan_pace import Pace
+from engine.sources.fetch_depth import Pace
+from engine.sources.mget_or_dump import FetchPolicy
 from engine.sources.scan_ranges import in_table_order, ranges
 from engine.wire.connection import Connection, answered, unless_refused
 from engine.wire.dial import dial_and_ask

@@ -44,9 +44,9 @@ from engine.errors import (
     TransferFailed,
     TransferStopped,
 )
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
-from engine.model.keys import DbKey
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART_TYPE
 from engine.model.online_checkpoint import (
     LEFT_KEY,
@@ -70,11 +70,10 @@ from engine.targets.import_mode import (
     in_import_mode,
     leave_import_mode,
 )
-from engine.targets.writer import RestoreWriter
+from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.aof_replay import Replay
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.checkpoint_store import CheckpointStore
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.copy import Copy
 from engine.transfer.crashing_commands import CrashingCommands
@@ -85,6 +84,7 @@ from engine.transfer.graph_telemetry import GraphTelemetry, look_at
 from engine.transfer.graphs_in_parts import FILE_REMEDY, IN_FILE_PARTS
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.restore_field_ttls import restore_fields
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.target_claim import TargetClaim, beaten, foreign, not_ours
@@ -93,8 +93,8 @@ from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.transfer.unfinished_aof_transaction import check_tail
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin
+from engine.wire.engine_key_count import count_own
 from engine.wire.functions_and_indexes import carry_of_file
-from engine.wire.own_key_count import count_own
 from engine.wire.search_indexes import raw_name
 
 _CUT = "left out: "

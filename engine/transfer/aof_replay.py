@@ -34,7 +34,7 @@ from engine._native import (
     stuck_hashes,
 )
 from engine.errors import TransferFailed
-from engine.model.keys import DbKey, placed
+from engine.model.db_key import DbKey, placed
 from engine.model.modules import HEAD_BYTES, TELEMETRY, TELEMETRY_WORDS
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import StreamPosition, TargetPosition
@@ -43,8 +43,8 @@ from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey
 from engine.sources.aof_source import AofCommands
 from engine.targets.applier import Applier, PositionMoved
-from engine.targets.crash_suspects import REASON
-from engine.targets.writer import RestoreWriter
+from engine.targets.crashing_values import REASON
+from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.graph_telemetry import GraphTelemetry

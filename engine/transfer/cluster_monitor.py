@@ -3,8 +3,8 @@
 Each primary is asked about once a second (CLUSTER SLOTS, CLUSTER NODES; where it knows it CLUSTER
 GETSLOTMIGRATIONS): only the nodes that take part in the move of a slot tell of it, and of a
 failover the nodes of the latest configuration. What they say is put together
-(`model.topology.merge`). When a shard has another primary each connection that carries data of its
-lanes is given up, and what dials anew asks the cluster where to (`wire.dial.located`).
+(`model.cluster_topology.merge`). When a shard has another primary each connection that carries data
+of its lanes is given up, and what dials anew asks the cluster where to (`wire.dial.located`).
 
 The gate of the cut-over is closed while no node answers, while a slot is being moved, and while a
 slot belongs to another shard than the one that the lanes were made for.
@@ -22,15 +22,15 @@ from dataclasses import dataclass
 from engine import logs
 from engine.errors import EngineError, LinkError, UsageError
 from engine.model.cluster_shard import ClusterShard
+from engine.model.cluster_topology import Node, Topology, merge
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.model.topology import Node, Topology, merge
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.cluster_node import ClusterNode
 from engine.transfer.control_connections import Side
 from engine.transfer.migration_context import MigrationContext
-from engine.wire import cluster
+from engine.wire import cluster_primary
 
 _log = logs.logger(__name__)
 # From one look to the next.
@@ -184,7 +184,7 @@ class ClusterMonitor:
             nodes = [node for node in nodes if node.place in places] or nodes
         answers = await asyncio.gather(*(node.ask() for node in nodes))
         heard = [
-            (cluster.of_another(any_end, each, self._told) or each)
+            (cluster_primary.of_another(any_end, each, self._told) or each)
             if isinstance(each, Topology)
             else each
             for each in answers
@@ -197,7 +197,7 @@ class ClusterMonitor:
         under_way = {slot for node in nodes for slot in node.under_way}
         if self._told is not None and not under_way and _same(told, self._well):
             # Nothing has changed, by far the most often.
-            cluster.note(any_end, self._told)
+            cluster_primary.note(any_end, self._told)
             for each in self._ends:
                 if each.there is not None:
                     each.moved(self._side, each.there)
@@ -211,7 +211,7 @@ class ClusterMonitor:
             )
             return
         self._told, self._why = merged, ""
-        cluster.note(any_end, merged)
+        cluster_primary.note(any_end, merged)
         if self._still is not None and _configuration(merged) != self._still:
             self._stirred = (
                 f"the {self._side}'s slots, or its primaries, are not as they were when the first "
@@ -232,7 +232,7 @@ class ClusterMonitor:
     def _asked(self, end: Endpoint) -> list[ClusterNode]:
         """The primaries, as far as they are known; else nodes that may tell of them."""
         most = _SEEDS_MOST if self._told is None else len(self._told.shards) + _SEEDS_MOST
-        wanted = {(at.host, at.port): at for at in cluster.places_of(end, self._told, most)}
+        wanted = {(at.host, at.port): at for at in cluster_primary.places_of(end, self._told, most)}
         for place in [place for place in self._nodes if place not in wanted]:
             # It may be a replica by now; its connection is let go of behind what it owes.
             self._nodes.pop(place).let_go()

@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 
 from engine.errors import EngineError, LinkError, ServerError
+from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
 from engine.model.slots import SlotSet
-from engine.model.topology import Topology
 from engine.transfer.control_connections import Side
-from engine.wire import cluster
+from engine.wire import cluster_primary
 from engine.wire.control_connection import Admin, admin
 
 _STATE = ("CLUSTER", "INFO")
@@ -56,11 +56,11 @@ class ClusterNode:
                     self._end = await self._stack.enter_async_context(opening)
                 more = [_STATE, *([_SLOT_MIGRATIONS] if self._knows_migrations else [])]
                 slots, nodes, state, *migrations = await self._end.pipeline(
-                    [*cluster.QUESTIONS, *more]
+                    [*cluster_primary.QUESTIONS, *more]
                 )
                 if isinstance(slots, EngineError) or isinstance(nodes, EngineError):
                     # What passes by itself (LOADING, say) is waited for.
-                    slots, nodes = await self._end.ask(*cluster.QUESTIONS)
+                    slots, nodes = await self._end.ask(*cluster_primary.QUESTIONS)
             self._note(state, migrations)
             return self._read([slots, nodes])
         except TimeoutError:
@@ -78,7 +78,7 @@ class ClusterNode:
         cluster from each of its nodes every second takes its time."""
         said = [_TIMES.sub(b"", each) if isinstance(each, bytes) else each for each in replies]
         if self._told is None or said != self._said:
-            self._told = cluster.read(self._at, replies)
+            self._told = cluster_primary.read(self._at, replies)
             self._said = said
         return self._told
 

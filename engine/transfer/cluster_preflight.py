@@ -11,15 +11,15 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import EngineError, UsageError
-from engine.model import topology
+from engine.model import cluster_topology
 from engine.model.cluster_shard import Place
+from engine.model.cluster_topology import Node, Topology
 from engine.model.endpoint import Endpoint
 from engine.model.group_shards import GroupShard, shards_of
 from engine.model.lane_plan import PlannedLane
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.model.topology import Node, Topology
 from engine.transfer import lane_plan
 from engine.transfer.checks import cluster as checks
 from engine.transfer.checks.check_result import Check, Side, failed
@@ -162,7 +162,7 @@ async def _survey(side: Side, end: Deployment, settings: TransferSettings) -> ch
     for _, _, slots in answers.values():
         moving |= slots
     return checks.Surveyed(
-        topology.merge(views),
+        cluster_topology.merge(views),
         {place: answers[place][0] for place in named},
         {
             place: error

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import ONLY, Route
 from engine.model.online_checkpoint import OwnKeys
-from engine.model.route import ONLY, Route
 from engine.model.settings import TransferSettings
 from engine.wire.connection import Connection
 from engine.wire.control_connection import Admin, admin

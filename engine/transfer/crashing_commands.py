@@ -1,6 +1,6 @@
 """Commands and values of the stream at which the target's process ends, found and left out.
 
-As `targets.crash_suspects` for a snapshot's values. A target that keeps its data comes back with
+As `targets.crashing_values` for a snapshot's values. A target that keeps its data comes back with
 the position before the transaction that was under way; sent again as it was, it would end the next
 process. So a transaction that was under way twice goes in pieces, a command or a key's value each,
 of more than a thousand commands the root of their number at a time; so does a piece at which the
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from engine._native import CommandBatch
-from engine.model.keys import DbKey
-from engine.targets.crash_suspects import CrashSuspects, at_once
+from engine.model.db_key import DbKey
+from engine.targets.crashing_values import CrashSuspects, at_once
 
 # (database, key, the command that stores it, its value's RDB type or None).
 Store = tuple[int, bytes, bytes, int | None]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from engine.model import silent_commands
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.keys import DbKey
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.model.server import ServerInfo
 from engine.model.verification import AtFence, Besides, Compared, Counts, Verification
 from engine.transfer.migration_context import MigrationContext

@@ -20,8 +20,8 @@ from typing import Protocol
 from engine import logs
 from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model import silent_commands
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.keys import DbKey
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
@@ -36,7 +36,6 @@ from engine.model.verification import (
     not_compared_words,
 )
 from engine.transfer.async_helpers import beside, cancelled
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.check_result import Side
 from engine.transfer.comparison_permissions import AGAIN_SECONDS, objection
 from engine.transfer.control_connections import Endpoints
@@ -54,6 +53,7 @@ from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
 from engine.transfer.functions_and_scripts import carry_code, of_libraries
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.pre_fence_comparison import ALWAYS, GROUPS, PreFenceComparison, some_words
 from engine.wire.functions_and_indexes import LIST_LIBRARIES, SEARCH, carry_absent
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine._native import CMD_MOVES, CMD_SWAPS, CMD_UNKNOWN, CommandBatch, ExtendedNames
-from engine.model.keys import DbKey
+from engine.model.db_key import DbKey
 
 
 class ExtendedKeys:

@@ -40,8 +40,8 @@ from typing import Any
 
 from engine._native import ExtendedNames, key_slot
 from engine.errors import AuthError, EngineError, ServerError
-from engine.model.keys import DbKey
-from engine.model.keys_of_slots import KeysOfSlots
+from engine.model.db_key import DbKey
+from engine.model.slot_key_filter import KeysOfSlots
 from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.wire.control_connection import Admin, Arg

@@ -18,15 +18,15 @@ from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
 from engine.model import silent_commands
-from engine.model.command_calls import Calls, calls_words, since
+from engine.model.calls_despite_write_block import Calls, calls_words, since
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
-from engine.transfer import hold_source, script_calls, write_block
+from engine.transfer import hold_source, scripts_behind_cut_over, write_block
+from engine.transfer.disconnect_source_clients import disconnect
 from engine.transfer.operator_hook import run_hook
-from engine.transfer.source_clients import disconnect
-from engine.wire import connection_handover
+from engine.wire import connections_for_child
 from engine.wire.control_connection import Admin, admin
 from engine.wire.info_command import replication_in
 
@@ -57,8 +57,8 @@ class Fence(Protocol):
     silent_calls: silent_commands.Calls | None
     """The same of how often it was called by what leaves no word in the stream."""
     calls: Calls | None
-    """What the source had run when the fence was put up (`transfer.script_calls`); None: it refuses
-    what scripts write, or does not tell."""
+    """What the source had run when the fence was put up (`transfer.scripts_behind_cut_over`);
+    None: it refuses what scripts write, or does not tell."""
     calls_since: Calls | None
     """What it has run since, as `finish` found; None as above."""
     lost_writes: str
@@ -337,8 +337,11 @@ class PauseFence:
         """Dial, and ask what the write block has to put back."""
         end = await self._dialled()
         if self._holdable:
-            reply = await end.call(*script_calls.ASK)
-            self.calls, seen = script_calls.calls_in(reply), silent_commands.calls_in(reply)
+            reply = await end.call(*scripts_behind_cut_over.ASK)
+            self.calls, seen = (
+                scripts_behind_cut_over.calls_in(reply),
+                silent_commands.calls_in(reply),
+            )
             self._reset = seen is None or silent_commands.was_reset(seen)
             self._not_paused = await hold_source.objection(end)
             self.script_pause = not self._not_paused
@@ -382,7 +385,7 @@ class PauseFence:
         self._blocks_writes, self._closed = bool(at_once), True
         mode = ("WRITE",) if self._unpause else ()
         pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
-        asked = [] if self._scripts_refused else [script_calls.ASK]
+        asked = [] if self._scripts_refused else [scripts_behind_cut_over.ASK]
         counted = [] if self.readable else [("INFO",)]
         # The role and the offset are those of the moment in which the fence stands, and so are the
         # scripts that were run before, and the number of keys.
@@ -401,7 +404,7 @@ class PauseFence:
         if asked:
             counts = replies.pop(0)
             self.calls, self.silent_calls = (
-                script_calls.calls_in(counts),
+                scripts_behind_cut_over.calls_in(counts),
                 silent_commands.calls_in(counts),
             )
         if counted and isinstance(text := replies.pop(0), bytes):
@@ -514,7 +517,7 @@ class PauseFence:
         except (AuthError, ServerError) as error:
             events.append(f"the clients of {name} were not disconnected: {error.message}")
         if refuses and not self._scripts_refused:
-            self.calls_since = since(await script_calls.ask(end), self.calls)
+            self.calls_since = since(await scripts_behind_cut_over.ask(end), self.calls)
             lost = list(self._lost(holds))
             self.lost_writes = "; ".join(lost)
             events += lost
@@ -608,7 +611,7 @@ class PauseFence:
             await hold.rest()
             number = hold.end.duplicate() if self._finished and self._hands_on else None
             if number is not None:
-                connection_handover.leave(self._source.address, number, hold_source.SECONDS)
+                connections_for_child.leave(self._source.address, number, hold_source.SECONDS)
         self._end = None
         await self._stack.aclose()
 

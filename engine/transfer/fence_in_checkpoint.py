@@ -16,18 +16,18 @@ from contextlib import AbstractContextManager
 
 from engine import logs
 from engine.errors import EngineError, TransferFailed
-from engine.model.command_calls import Calls
+from engine.model.calls_despite_write_block import Calls
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication
 from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.transfer import write_block
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.fence import Fence, fence_of
 from engine.transfer.fence_removal import FenceRemoval
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.shared_source import SharedSource

@@ -48,8 +48,8 @@ from engine._native import (
     key_slot,
 )
 from engine.errors import LinkError, ServerError, TransferFailed
+from engine.model.db_key import DbKey
 from engine.model.doubt import Doubt
-from engine.model.keys import DbKey
 from engine.model.modules import HEAD_BYTES, TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.server import same_process
@@ -58,7 +58,7 @@ from engine.model.transient_errors import OF_SLOT
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
 from engine.targets.base import ReadAgain
-from engine.targets.crash_suspects import REASON
+from engine.targets.crashing_values import REASON
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_keys import ExtendedKeys, taken_along

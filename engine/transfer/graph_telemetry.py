@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from engine._native import CommandBatch, is_telemetry
-from engine.model.keys import DbKey, placed
+from engine.model.db_key import DbKey, placed
 from engine.model.modules import FIRST_FIELD, HEAD_BYTES, TELEMETRY, is_telemetry_name
 from engine.wire.control_connection import Admin, Arg
 

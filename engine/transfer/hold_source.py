@@ -1,6 +1,7 @@
 """The hold: a source that would run scripts behind its cut-over is paused for as long as it takes.
 
-Before 6.2 `min-replicas-to-write` does not hold for what scripts write (`transfer.script_calls`).
+Before 6.2 `min-replicas-to-write` does not hold for what scripts write
+(`transfer.scripts_behind_cut_over`).
 CLIENT PAUSE does: it holds every command of every client, and those of a client that is
 disconnected meanwhile are never run. It ends by itself, and our own commands wait in it like all
 others. But a replica's connection is not paused (`processInputBuffer` of 3.0 to 6.0 looks at
@@ -10,7 +11,7 @@ source's own offset: that costs neither a snapshot nor a fork. Over it the pause
 again and again before it ends, and clients are listed and disconnected.
 
 A new connection is paused as well. So this one goes on from the process that cut over to the one
-that disconnects clients (`wire.connection_handover`), and where that one is killed to the next
+that disconnects clients (`wire.connections_for_child`), and where that one is killed to the next
 (`fleet.disconnector_restart`). Where that cannot be (TLS, or both were killed) the pause runs out
 and scripts are run, for as long as it takes until another process is there and let in; these are
 counted then.

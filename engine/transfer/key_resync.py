@@ -40,14 +40,14 @@ from typing import Any
 
 from engine._native import CommandBatch, RestoreEncoder, encode_command, is_telemetry, key_slot
 from engine.errors import EngineError, LinkError, ProtocolFault, ServerError
-from engine.model.keys import DbKey, placed
+from engine.model.db_key import DbKey, placed
 from engine.model.modules import HEAD_BYTES
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.model.server import ServerInfo
 from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.transient_errors import OF_SLOT
-from engine.targets.crash_suspects import CrashSuspects
+from engine.targets.crashing_values import CrashSuspects
 from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.keys_of_unknown_commands import UnknownCommands
 from engine.transfer.listpack_ex_hashes import fields_of

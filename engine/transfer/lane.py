@@ -41,24 +41,23 @@ from engine.errors import (
 from engine.model.credentials import Credentials
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import ONLY, Route
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.retry import Attempts
-from engine.model.route import ONLY, Route
 from engine.model.server import ServerInfo
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.applier_link import is_far
 from engine.targets.base import ReadAgain
-from engine.targets.record_applier import RecordApplier
+from engine.targets.cluster_applier import ClusterApplier
+from engine.targets.restore_writer import RestoreWriter
 from engine.targets.slot_keys import has_keys
-from engine.targets.writer import RestoreWriter
 from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.checkpoint_store import CheckpointStore
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe_write import ask_bulk_limit
 from engine.transfer.cluster_monitor import ClusterMonitor
@@ -66,25 +65,26 @@ from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
 from engine.transfer.cut_over_comparison import CutOverComparison
+from engine.transfer.cut_over_offer import Offer, TakenUpAnew
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import place_words, stream_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
 from engine.transfer.lane_figures import LaneFigures
-from engine.transfer.lane_losses import LaneLosses
-from engine.transfer.lane_start import TargetLeftovers, inherit
+from engine.transfer.lane_inheritance import TargetLeftovers, inherit
+from engine.transfer.lane_not_carried import LaneLosses
 from engine.transfer.migration_context import MigrationContext
-from engine.transfer.offer import Offer, TakenUpAnew
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.primary_lateness import PrimaryLateness
 from engine.transfer.primary_reads import PrimaryReads
 from engine.transfer.promotion import Promotion
 from engine.transfer.replica_monitor import ReplicaMonitor
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.sentinel_monitor import SentinelMonitor
-from engine.transfer.slot_audit import SlotAudit
+from engine.transfer.slot_reread import SlotReread
 from engine.transfer.snapshot import Snapshot
-from engine.transfer.source_tuning import SourceTuning
+from engine.transfer.source_rdb_compression import SourceTuning
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.target_monitor import TargetMonitor
@@ -254,7 +254,7 @@ class Lane:
         self._limit_at = 0.0
         # The target has, or had, a position of this migration.
         self._has_position = False
-        self.audit = SlotAudit(ends, checkpoint, context)
+        self.audit = SlotReread(ends, checkpoint, context)
         """The slots of which every key is to be read again."""
         self._figures = LaneFigures(
             checkpoint, context, self._source, self._writer, self._target_watch, self._sync_monitor
@@ -1004,7 +1004,7 @@ class Lane:
         return self._ends.own_keys(self._mark.token)
 
     def _new_applier(self, *, importing: bool, far: bool = False) -> Applier:
-        kind = RecordApplier if self._ends.route.to_cluster else Applier
+        kind = ClusterApplier if self._ends.route.to_cluster else Applier
         applier = self._figures.applier = kind(
             self._ends.target,
             self._settings,

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 
 from engine import logs
 from engine.errors import TransferFailed, TransferStopped, UsageError
-from engine.model.keys import DbKey
+from engine.model.db_key import DbKey
 from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
 from engine.transfer.async_helpers import beside, cancelled, together
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.cut_over_barrier import Refused
 from engine.transfer.cut_over_check import CutOverCheckResult, offering
@@ -29,6 +28,7 @@ from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.shared_source import SharedSource

@@ -8,12 +8,12 @@ from typing import Any
 from engine.model.progress import Phase
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier
-from engine.targets.writer import RestoreWriter
-from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.target_monitor import TargetMonitor
 

@@ -13,8 +13,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.transfer.cut_over_offer import Offer
 from engine.transfer.migration_context import MigrationContext
-from engine.transfer.offer import Offer
 
 
 class CutOverLane(Protocol):

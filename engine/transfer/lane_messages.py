@@ -10,10 +10,10 @@ from engine import _native
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import Route
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.report import Step
-from engine.model.route import Route
 from engine.model.settings import TransferSettings
 from engine.model.verification import Verification
 

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.errors import EngineError, TransferFailed
+from engine.model.cluster_topology import Topology, merge
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedEnd, PlannedLane, endpoint_of, whole
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet, slot_tag
-from engine.model.topology import Topology, merge
 from engine.transfer.checks.cluster import ask_topology
 from engine.transfer.control_connections import Side
 from engine.wire.control_connection import admin

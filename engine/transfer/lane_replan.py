@@ -1,7 +1,7 @@
 """What becomes of a migration's lanes when slots of a cluster have moved.
 
 A lane goes on where its two shards still share slots, under its name and from its position on the
-target: slots that it had not before are read again as a whole (`transfer.slot_audit`), and those
+target: slots that it had not before are read again as a whole (`transfer.slot_reread`), and those
 that it has no more are left out of what it brings. A pair of shards that shares slots for the first
 time gets a lane of its own, which begins with a snapshot. A pair that shares none any more has
 none.

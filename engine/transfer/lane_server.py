@@ -19,10 +19,10 @@ from engine import logs
 from engine.errors import EngineError, LinkError, ServerError, TransferStopped
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import Route
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Progress
 from engine.model.report import EngineUse
-from engine.model.route import Route
 from engine.model.settings import TransferSettings
 from engine.targets.applier import PositionMoved
 from engine.targets.base import ReadAgain
@@ -31,15 +31,15 @@ from engine.transfer.async_helpers import cancelled
 from engine.transfer.cluster_monitor import ClusterMonitor
 from engine.transfer.control_connections import Side
 from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
+from engine.transfer.cut_over_offer import Offer
 from engine.transfer.lane import Lane
 from engine.transfer.lane_channel import Channel, raised
 from engine.transfer.lane_messages import BUILD, Beat, LaneSetup, LaneStatus, Wishes, WorkerSetup
 from engine.transfer.lane_plan import LaneEnds
 from engine.transfer.migration_context import MigrationContext, Orders
-from engine.transfer.offer import Offer
 from engine.transfer.shared_promotion import Peers
 from engine.transfer.snapshot_turns import SnapshotTurns
-from engine.wire import address_detours, source_replica
+from engine.wire import failover_addresses, source_replica
 
 _BEAT_SECONDS = 1.0
 _WAIT_WORTH_TELLING = 0.1
@@ -100,7 +100,7 @@ class LaneServer:
 
     async def run(self, end: socket.socket) -> None:
         """Serve until it is asked to end."""
-        address_detours.begin()
+        failover_addresses.begin()
         source_replica.begin()
         handler = _ToMigration(self._channel)
         logging.getLogger(logs.ROOT).addHandler(handler)

@@ -25,8 +25,8 @@ from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
 from engine.transfer.cut_over_barrier import StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
+from engine.transfer.cut_over_offer import Offer, TakenUpAnew
 from engine.transfer.lane_interface import CutOverLane, MigratingLane, WatchedCluster
-from engine.transfer.offer import Offer, TakenUpAnew
 from engine.transfer.overview import Overview
 
 T = TypeVar("T")

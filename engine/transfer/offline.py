@@ -21,7 +21,7 @@ from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.sources.base import Source
 from engine.sources.scan import ScanSource
-from engine.targets.writer import RestoreWriter
+from engine.targets.restore_writer import RestoreWriter
 from engine.transfer import timeseries_rules
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.checkpoint_store import CheckpointStore
@@ -44,8 +44,8 @@ from engine.transfer.target_claim import TargetClaim, foreign
 from engine.transfer.target_monitor import TargetMonitor
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin
+from engine.wire.engine_key_count import count_own
 from engine.wire.functions_and_indexes import FunctionsAndIndexes
-from engine.wire.own_key_count import count_own
 from engine.wire.search_indexes import UNNAMED, UNTOLD, in_snapshot, raw_name, shown
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from engine.errors import TransferFailed
 from engine.model import silent_commands
-from engine.model.keys import DbKey
+from engine.model.db_key import DbKey
 from engine.model.report import printable_key
 from engine.model.verification import STOP_AT, Counts
 from engine.transfer.async_helpers import beside, cancelled

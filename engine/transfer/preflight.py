@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine._native import key_slot
 from engine.errors import EngineError, LinkError
+from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
-from engine.model.route import ONLY, Route
+from engine.model.lane_route import ONLY, Route
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.model.topology import Topology
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.checks import cluster
 from engine.transfer.checks.check_result import (
@@ -76,7 +76,7 @@ from engine.transfer.checks.probe_write import (
 )
 from engine.transfer.checks.replication_chain import lineage
 from engine.transfer.checks.required_commands import Way
-from engine.transfer.checks.scripts import check_scripts
+from engine.transfer.checks.scripts_past_write_block import check_scripts
 from engine.transfer.checks.server_pair import check_apart, check_eviction, check_memory, check_pair
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.value_encodings import check_types

@@ -48,9 +48,9 @@ from engine.model.server import ServerInfo
 from engine.targets.applier import Applier, PositionMoved, Unanswered
 from engine.targets.import_mode import leave_import_mode
 from engine.transfer.async_helpers import to_the_end
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.wire.connection import answered
 from engine.wire.dial import Command
 from engine.wire.info_command import ask_info, info_in

@@ -34,12 +34,12 @@ from engine.model.retry import Attempts
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.cut_over_check import offering
+from engine.transfer.cut_over_offer import Offer
 from engine.transfer.lane_channel import WorkerLost, told
 from engine.transfer.lane_messages import LaneSetup, LaneStatus
 from engine.transfer.lane_plan import LaneEnds
 from engine.transfer.lane_worker import LaneWorker
 from engine.transfer.migration_context import MigrationContext
-from engine.transfer.offer import Offer
 from engine.transfer.stats import TransferStats
 
 # So long processes of a lane may end one after another.

@@ -28,13 +28,13 @@ from engine.model.position import StreamPosition
 from engine.model.replication import Replication, parse_replication
 from engine.sources.replica import ReplicaSource
 from engine.targets.role_check import refuse_replica
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.same_replication import APART, FEEDS_ITSELF, chain_of, relation_of
 from engine.transfer.second_primaries import SiblingServers
 from engine.transfer.source_primary import Heads
-from engine.wire import address_detours, source_replica
+from engine.wire import failover_addresses, source_replica
 from engine.wire.control_connection import Admin, admin
 
 # What leaves it unknown how a server is.
@@ -86,7 +86,7 @@ class RoleMonitor:
             known = (mark.followed, mark.head, *mark.siblings, *settings.named_nodes)
             source_replica.note(self._ends.source, known, settings.detached_nodes)
         elif followed := self._checkpoint.mark.followed:
-            address_detours.lead(self._ends.source, self._ends.beside_source(followed))
+            failover_addresses.lead(self._ends.source, self._ends.beside_source(followed))
 
     async def goes_on_elsewhere(self, position: StreamPosition) -> bool:
         """Whether the source, which cannot be dialled, was succeeded by a server that goes on with
@@ -121,7 +121,7 @@ class RoleMonitor:
         return False
 
     def _lead_to(self, address: str, there: Endpoint) -> bool:
-        address_detours.lead(self._ends.source, there)
+        failover_addresses.lead(self._ends.source, there)
         self._checkpoint.note(followed=address, head="")
         self._context.on_event(
             f"the source {self._ends.source.address} cannot be reached: {there.address} is a "
@@ -169,7 +169,7 @@ class RoleMonitor:
         if replication.place == self._place:
             return
         before, self._place = self._place, replication.place
-        named = address_detours.leading(self._ends.source)
+        named = failover_addresses.leading(self._ends.source)
         at = ((source_replica.named_last(named) if named.from_replica else None) or named).address
         if before:
             self._context.on_event(f"the source {at} is {replication.place} now; it was {before}")

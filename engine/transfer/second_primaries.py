@@ -23,9 +23,9 @@ from engine.errors import (
     UsageError,
 )
 from engine.model.replication import Replication, parse_replication
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.wire.control_connection import Admin, admin
 
 _UNKNOWN = (LinkError, AuthError, ServerError, ProtocolFault, UsageError)

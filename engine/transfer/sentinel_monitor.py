@@ -18,7 +18,7 @@ from engine.model.endpoint import Endpoint
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.migration_context import MigrationContext
-from engine.wire import sentinel
+from engine.wire import sentinel_primary
 from engine.wire.control_connection import Admin, admin
 from engine.wire.dial import located
 
@@ -103,9 +103,9 @@ class SentinelMonitor:
 
     async def _look(self, side: Side, end: Endpoint) -> None:
         """Where is the primary by now? What the Sentinels do not tell is asked the next time."""
-        sentinel.forget(end)
+        sentinel_primary.forget(end)
         report = self._context.trouble_of(f"the Sentinels of the {side}")
-        before = self._primaries.get(side) or sentinel.named_last(end)
+        before = self._primaries.get(side) or sentinel_primary.named_last(end)
         try:
             there = await located(end, fault=side, timeout=self._ends.settings.connect_timeout)
         except EngineError as exc:

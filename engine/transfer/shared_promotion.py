@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import Route
 from engine.model.online_checkpoint import OnlineCheckpoint
-from engine.model.route import Route
 from engine.transfer.shared_source import SharedSource
 from engine.transfer.shared_target import SharedTarget
 from engine.transfer.snapshot_turns import SnapshotTurns

@@ -17,9 +17,9 @@ from engine.model.replication import Replication
 from engine.transfer.fence import Fence
 
 if TYPE_CHECKING:
-    from engine.transfer.checkpoint_writer import CheckpointWriter
     from engine.transfer.fence_in_checkpoint import FenceUpkeep
     from engine.transfer.lane_cut_over import LaneCutOver
+    from engine.transfer.online_checkpoint_writer import CheckpointWriter
     from engine.transfer.source_primary import Head
 
 

@@ -19,15 +19,15 @@ from engine.model.server import ServerInfo
 from engine.sources.base import unpacked_names
 from engine.sources.replica import ReplicaSource
 from engine.targets.base import Acknowledged
+from engine.targets.restore_writer import RestoreWriter
 from engine.targets.slot_keys import remove_keys
-from engine.targets.writer import RestoreWriter
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.copy import LOSS_REMEDY
 from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.graphs_in_parts import REMEDY, refuse_parts
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.target_monitor import TargetMonitor
 from engine.transfer.target_ownership import TargetOwnership
 from engine.wire.functions_and_indexes import carry_absent

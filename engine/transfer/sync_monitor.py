@@ -16,13 +16,13 @@ from engine.model.modules import GRAPH_MODULE
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.sources.replica import ReplicaSource
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.cut_over_check import offering
 from engine.transfer.drain_estimate import DrainEstimate
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import above_words, seconds_words, size_words
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.stream_trust import CATCHING_UP, TABLE, Servers, Trust
 from engine.transfer.ttl_guard import TtlGuard

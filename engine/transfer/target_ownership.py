@@ -15,8 +15,8 @@ from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
 from engine.targets.applier import PositionMoved
 from engine.targets.slot_keys import has_keys
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.target_claim import Foreign, TargetClaim, beaten, not_ours
 from engine.wire.control_connection import Admin
 

@@ -49,7 +49,7 @@ from engine.transfer.lane_plan import Deployment, LaneEnds
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.overview import Overview
 from engine.transfer.switch_hook import OnSwitch
-from engine.wire import address_detours, source_replica
+from engine.wire import failover_addresses, source_replica
 from engine.wire.control_connection import Admin, admin
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class Transfer:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._overview.begin(began)
-        address_detours.begin()
+        failover_addresses.begin()
         source_replica.begin()
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:

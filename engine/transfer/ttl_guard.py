@@ -20,18 +20,18 @@ from collections.abc import Callable
 from engine import logs
 from engine._native import RecordBatch
 from engine.errors import EngineError, TransferFailed
+from engine.model.db_key import DbKey
 from engine.model.doubt import Doubt
-from engine.model.keys import DbKey
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.transfer.async_helpers import beside, cancelled
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
 from engine.transfer.follow import Follower
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 
 _log = logs.logger(__name__)
 # By how much a clock may be off, and a catch-up last, in seconds; half of a short horizon.

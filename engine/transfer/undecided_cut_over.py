@@ -14,12 +14,12 @@ from engine.errors import EngineError, StateError, TransferFailed
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import TargetPosition
 from engine.targets.applier import PositionMoved
-from engine.targets.writer import RestoreWriter
-from engine.transfer.checkpoint_writer import CheckpointWriter
+from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.formatting import place_words
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.promotion import Promotion
 from engine.transfer.target_ownership import TargetOwnership
 from engine.transfer.ttl_guard import TtlGuard

@@ -34,7 +34,7 @@ from engine._native import (
     CMD_UNKNOWN,
     CommandBatch,
 )
-from engine.model.keys import DbKey
+from engine.model.db_key import DbKey
 from engine.model.server import ServerInfo
 from engine.transfer.which_have_ttls import Timed
 

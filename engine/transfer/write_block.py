@@ -5,9 +5,10 @@ After the cut-over the source is not followed any more. A write that it acknowle
 and its client is told that all is well. So, while the writers are still held off and before the
 target is open, `min-replicas-to-write` is set above any number of replicas: every write then fails
 at once with NOREPLICAS (a command, a transaction, a script), and reads go on. Before 6.2 scripts
-are let through (`transfer.script_calls`), before 6.0 transactions whose writes were queued before:
-for these the source is held (`transfer.hold_source`). It is a setting alone: no data, no role and
-no replica of the source is touched, and what was set before is put back by setting it.
+are let through (`transfer.scripts_behind_cut_over`), before 6.0 transactions whose writes were
+queued before: for these the source is held (`transfer.hold_source`). It is a setting alone: no
+data, no role and no replica of the source is touched, and what was set before is put back by
+setting it.
 
 Before Redis 5.0 the two settings are called `min-slaves-to-write` and `min-slaves-max-lag`, and 5.0
 knows both names: the source is asked for either.

@@ -30,8 +30,8 @@ from engine._native import (
     RecordBatch,
     SnapshotReader,
 )
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.keys import DbKey
 from engine.model.modules import HEAD_BYTES, has_graphs, is_telemetry_name
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
@@ -54,7 +54,7 @@ from engine.verify.file_comparison import (
 )
 from engine.verify.key_comparison import EXTRA, MISSING, NEAR_MS, Look, Side, portions
 from engine.wire.control_connection import admin
-from engine.wire.own_key_count import count_own
+from engine.wire.engine_key_count import count_own
 
 # An expire time that the file does not tell.
 _UNKNOWN_EXPIRY = -1

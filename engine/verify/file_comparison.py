@@ -25,7 +25,7 @@ from engine.sources.rdb_file import RdbFile, now_ms
 from engine.verify.graph_telemetry import Telemetry
 from engine.verify.key_comparison import MISSING, NEAR_MS, TTL_BOUND_MS, Look, Side, portions
 from engine.wire.control_connection import admin
-from engine.wire.own_key_count import OWN_DB, count_own
+from engine.wire.engine_key_count import OWN_DB, count_own
 
 _SAMPLE = 1000
 # Longer values are not asked for: what is compared must not take long.

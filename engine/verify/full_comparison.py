@@ -20,7 +20,7 @@ from engine.verify.key_sampling import every_key, some_keys
 from engine.verify.name_lookup import absent_names
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin
-from engine.wire.own_key_count import OWN_DB, count_own
+from engine.wire.engine_key_count import OWN_DB, count_own
 from engine.wire.search_indexes import raw_name
 
 

@@ -23,15 +23,15 @@ from typing import Any
 from engine._native import SlotFilter
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
 from engine.model import silent_commands
-from engine.model.command_calls import ASK_COUNTS
+from engine.model.calls_despite_write_block import ASK_COUNTS
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.keys import DbKey
-from engine.model.keys_of_slots import KeysOfSlots
+from engine.model.lane_route import ONLY, Route
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OWN_PREFIX
-from engine.model.route import ONLY, Route
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
+from engine.model.slot_key_filter import KeysOfSlots
 from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts
 from engine.verify.graph_telemetry import Telemetry, telemetry_among
 from engine.verify.key_comparison import (

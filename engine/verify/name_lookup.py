@@ -3,7 +3,7 @@
 Counts that agree prove nothing: a key that one end lacks and one that it has too many make the same
 number. A name costs each server well under a microsecond, and one page of either end is looked up
 while the next one is asked for: one round trip for both, and for a page of each range of a table
-that is far away (`verify.name_ranges`). Names pass as the bytes that they came as
+that is far away (`verify.parallel_scan_ranges`). Names pass as the bytes that they came as
 (`ext/name_pages.pxi`), over connections of their own.
 """
 
@@ -21,7 +21,7 @@ from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.verify.key_sampling import Pages
-from engine.verify.name_ranges import Range, ranges
+from engine.verify.parallel_scan_ranges import Range, ranges
 from engine.wire.connection import Connection, answered
 from engine.wire.control_connection import Admin, all_of
 from engine.wire.dial import dial_and_ask

@@ -28,10 +28,10 @@ from engine.model.endpoint import Endpoint
 from engine.model.retry import Attempts, Deadline
 from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
-from engine.wire import allowed_addresses, cluster, command_renames
-from engine.wire.address_detours import leading
+from engine.wire import allowed_addresses, cluster_primary, command_renames
 from engine.wire.dial import Untrusted, located, named_last
 from engine.wire.error_replies import ErrorReplies
+from engine.wire.failover_addresses import leading
 from engine.wire.link_diagnosis import diagnose, root
 from engine.wire.redis_py_connection import connection_over, connection_to
 
@@ -81,7 +81,7 @@ async def admin(
 
     `timeout`, in seconds, holds for connecting and for each reply (in a pipeline: for some replies
     together); `fault` says for errors which end of the migration this is; `straight`: the server at
-    this very address is meant, wherever a detour leads from there (`wire.address_detours`).
+    this very address is meant, wherever a detour leads from there (`wire.failover_addresses`).
     Whether a server answers there is known from the first command, unless credentials are given.
     Raises `LinkError`, `AuthError`, `ServerError` (SELECT refused), and `UsageError` for TLS files
     that are of no use.
@@ -179,7 +179,7 @@ class Admin:
         self._timeout = timeout
         self._named = named
         # Which node of a cluster it has to be that is reached there.
-        self._meant = None if named is None else cluster.identity(named, endpoint)
+        self._meant = None if named is None else cluster_primary.identity(named, endpoint)
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
@@ -315,7 +315,7 @@ class Admin:
 
         Raises `LinkError`, `AuthError`."""
         there = await located(named, fault=self.fault, timeout=self._timeout)
-        self._meant = cluster.identity(named, there)
+        self._meant = cluster_primary.identity(named, there)
         if there != self.endpoint:
             db = self._connection.db
             self.endpoint = there

@@ -12,9 +12,9 @@ from typing import Any
 from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
-from engine.wire import allowed_addresses, cluster, sentinel, source_replica
-from engine.wire.address_detours import leading
+from engine.wire import allowed_addresses, cluster_primary, sentinel_primary, source_replica
 from engine.wire.connection import Connection, answered
+from engine.wire.failover_addresses import leading
 from engine.wire.keep_alive import keep_alive
 from engine.wire.tls import ssl_context
 
@@ -57,7 +57,7 @@ async def dial_and_ask(
     began = asyncio.get_running_loop().time()
     named = leading(endpoint)
     there = await located(named, fault=fault, timeout=timeout)
-    meant = cluster.identity(named, there)
+    meant = cluster_primary.identity(named, there)
     if meant is None:
         return await _dial_at(there, questions, fault, timeout, may_ping, began)
     asked = [meant.question, *questions]
@@ -89,9 +89,9 @@ async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endp
     if endpoint.from_replica:
         return await source_replica.located(endpoint, ask_all, fault=fault, timeout=timeout)
     if endpoint.sentinel is not None:
-        return await sentinel.primary(endpoint, ask, fault=fault, timeout=timeout)
+        return await sentinel_primary.primary(endpoint, ask, fault=fault, timeout=timeout)
     if endpoint.cluster is not None:
-        return await cluster.primary(endpoint, ask_all, fault=fault, timeout=timeout)
+        return await cluster_primary.primary(endpoint, ask_all, fault=fault, timeout=timeout)
     return endpoint
 
 
@@ -100,8 +100,8 @@ def named_last(endpoint: Endpoint) -> Endpoint | None:
     if endpoint.from_replica:
         return source_replica.named_last(endpoint)
     if endpoint.sentinel is not None:
-        return sentinel.named_last(endpoint)
-    return cluster.named_last(endpoint)
+        return sentinel_primary.named_last(endpoint)
+    return cluster_primary.named_last(endpoint)
 
 
 async def _dial_at(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from engine.model.endpoint import Endpoint
 from engine.wire import allowed_addresses
 from engine.wire.keep_alive import keep_alive
+from engine.wire.open_tls_stream import open_tls_stream
 from engine.wire.tls import ssl_context
-from engine.wire.tls_stream import open_tls_stream
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection

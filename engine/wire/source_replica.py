@@ -37,7 +37,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication, parse_replication
 from engine.model.sentinel_group import node_address
 from engine.model.server import ServerInfo, parse_info
-from engine.wire import cluster, sentinel
+from engine.wire import cluster_primary, sentinel_primary
 
 # How long a choice holds.
 _HOLDS_SECONDS = 1.0
@@ -161,7 +161,7 @@ async def look(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: float) 
     plain = endpoint.of_primary
     asking = _Asking(ask, fault, limit)
     if plain.cluster is not None:
-        there = await cluster.primary(plain, ask, fault=fault, timeout=timeout)
+        there = await cluster_primary.primary(plain, ask, fault=fault, timeout=timeout)
         if not plain.cluster.ids:
             return Choice(there, there.address, there.address)
         primary = await asking.of(there)
@@ -171,10 +171,10 @@ async def look(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: float) 
         async def ask_one(at: Endpoint, question: tuple[str, ...]) -> Any:
             return (await ask(at, [question]))[0]
 
-        there = await sentinel.primary(plain, ask_one, fault=fault, timeout=timeout)
+        there = await sentinel_primary.primary(plain, ask_one, fault=fault, timeout=timeout)
         primary = await asking.of(there)
         candidates = _beside(plain, primary.replication.replicas)
-        failing = await sentinel.failing_replicas(plain, ask_one, limit)
+        failing = await sentinel_primary.failing_replicas(plain, ask_one, limit)
     else:
         named = await asking.try_of(plain)
         if isinstance(named, _Seen) and named.info.mode == "cluster":
@@ -393,7 +393,11 @@ def _beside(plain: Endpoint, addresses: Iterable[str]) -> list[Endpoint]:
         host, _, port = address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         # The loopback of the server that said so.
-        if sentinel.is_loopback(host) and plain.unix_path is None and plain.sentinel is None:
+        if (
+            sentinel_primary.is_loopback(host)
+            and plain.unix_path is None
+            and plain.sentinel is None
+        ):
             host = plain.host
         try:
             found.append(plain.at(host, int(port)))
@@ -404,7 +408,7 @@ def _beside(plain: Endpoint, addresses: Iterable[str]) -> list[Endpoint]:
 
 def _members(plain: Endpoint) -> tuple[list[Endpoint], dict[str, str]]:
     """The replicas of a cluster's shard, and why some of them are failing, by their addresses."""
-    shard, told = plain.cluster, cluster.heard_last(plain)
+    shard, told = plain.cluster, cluster_primary.heard_last(plain)
     assert shard is not None
     head = None if told is None else shard.found(told)
     found: list[Endpoint] = []

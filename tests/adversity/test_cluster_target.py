@@ -27,7 +27,7 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import EngineError, StateError
 from engine.model.checkpoint import Checkpoint
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.comparison import assert_settled
 from tests.support.lanes import Lanes, Way, shard_of, ways_into

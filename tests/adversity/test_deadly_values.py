@@ -11,7 +11,7 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.targets.crash_suspects import REASON
+from engine.targets.crashing_values import REASON
 from tests.reference.stream import command
 from tests.support.library import copied, migrating
 from tests.support.servers import ServerFactory, known

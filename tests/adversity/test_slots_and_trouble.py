@@ -22,13 +22,13 @@ from engine.fleet.verification_gate import comparisons_of
 from engine.model.lane_plan import PlannedLane
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.targets import record_applier, slot_keys
+from engine.targets import cluster_applier, slot_keys
 from engine.targets.slot_keys import Ask
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.follow import Follower
 from engine.transfer.lane import Lane
 from engine.transfer.lane_cut_over import LaneCutOver
-from engine.transfer.slot_audit import SlotAudit
+from engine.transfer.slot_reread import SlotReread
 from tests.support.comparison import assert_settled
 from tests.support.library import Run, migrating
 from tests.support.own_keys import assert_tidy
@@ -55,14 +55,14 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on = True
-        read = SlotAudit._read
+        read = SlotReread._read
 
-        async def later(audit: SlotAudit, slots: SlotSet, follower: Follower) -> int:
+        async def later(audit: SlotReread, slots: SlotSet, follower: Follower) -> int:
             if self.on:
                 raise LinkError("not now", fault="source")
             return await read(audit, slots, follower)
 
-        monkeypatch.setattr(SlotAudit, "_read", later)
+        monkeypatch.setattr(SlotReread, "_read", later)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_a_target_that_comes_back_with_what_flushall_has_removed(
 
     with s.running() as run:
         run.following()
-        monkeypatch.setattr(record_applier, "remove_keys", undone)
+        monkeypatch.setattr(cluster_applier, "remove_keys", undone)
         client = s.source.client()
         for n in range(50):
             client.set(f"before:{n}", n)

@@ -27,7 +27,7 @@ from benches.support.waiting import soon
 from engine.errors import EngineError, StateError, UsageError
 from engine.fleet import run, state_thread
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.fleet.state_thread import StateCheckpointStore, StateThread
 from engine.front.engine import Engine
 from engine.groups import store as store_module

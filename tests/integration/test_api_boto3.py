@@ -24,8 +24,8 @@ from benches.support.api import Serving, fetch, percent
 from benches.support.servers import Server, TlsFiles
 from benches.support.waiting import wait_for
 from engine.front.engine import Engine
+from engine.front.http.botocore_model import API_VERSION
 from engine.front.http.client_limits import CONNECTIONS_MOST, CONNECTIONS_OF_ONE
-from engine.front.http.service_model import API_VERSION
 from engine.front.http.tls_handshake_limits import HANDSHAKE_SECONDS
 from tests.support.servers import ServerFactory, known
 

@@ -14,7 +14,7 @@ from botocore.session import get_session
 from moto import mock_aws
 
 from benches.support.api import REGION, Serving
-from engine.front.http.service_model import SERVICE
+from engine.front.http.botocore_model import SERVICE
 
 DOCS = Path(__file__).parents[2] / "docs/api.md"
 GROUP = {

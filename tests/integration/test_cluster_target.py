@@ -9,7 +9,7 @@ from benches.support.compare import assert_equal
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import AuthError
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.model.slots import SlotSet, slot_tag
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.lanes import Lanes, Way, ways_from, ways_into

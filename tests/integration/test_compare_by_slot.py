@@ -15,9 +15,9 @@ from benches.support.clusters import Cluster, slot_of
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.fleet.verification_gate import comparisons_of
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.keys import DbKey
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.model.settings import TransferSettings
 from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.verification import AtFence, Counts

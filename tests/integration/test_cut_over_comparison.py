@@ -13,8 +13,8 @@ import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.keys import DbKey
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings

@@ -34,7 +34,7 @@ from engine.errors import (
 from engine.fleet import run
 from engine.fleet.inline import run_here
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front.engine import Engine
 from engine.front.faults_with_details import CompletionRefused, PreflightFault
 from engine.front.http.metrics import Metrics

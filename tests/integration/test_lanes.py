@@ -15,9 +15,9 @@ from benches.support.waiting import soon
 from engine.errors import EngineError, LinkError, StateError
 from engine.fleet.verification_gate import comparison_of
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import Route
 from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.progress import Phase, Progress
-from engine.model.route import Route
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
@@ -25,7 +25,7 @@ from engine.transfer.lane import Lane
 from engine.transfer.migration import Migration
 from engine.transfer.overview import Overview
 from engine.transfer.promotion import Promotion
-from engine.wire import address_detours
+from engine.wire import failover_addresses
 from engine.wire.event_loop import run
 from tests.support.checkpoints import DiesAt, opened
 from tests.support.own_keys import OWN_PREFIX
@@ -83,7 +83,7 @@ def migrate(
     told = Lanes()
 
     async def main() -> None:
-        address_detours.begin()
+        failover_addresses.begin()
         overview = told.overview = Overview(
             settings,
             on_progress=told.progress.append,

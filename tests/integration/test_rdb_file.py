@@ -20,7 +20,7 @@ from engine.sources.base import Item
 from engine.sources.rdb_file import RdbFileSource
 from engine.sources.value_spill import Spill
 from engine.targets.base import Acknowledged
-from engine.targets.writer import RestoreWriter
+from engine.targets.restore_writer import RestoreWriter
 from engine.wire.event_loop import run
 from tests.support.servers import ServerFactory
 from tests.support.snapshots import Read, fill, records, save, snapshot

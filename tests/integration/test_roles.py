@@ -16,8 +16,8 @@ import redis
 
 from benches.support.proxy import Proxy
 from engine.model.credentials import Credentials
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.keys import DbKey
 from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.transfer import fence_in_checkpoint, role_monitor

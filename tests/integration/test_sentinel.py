@@ -19,7 +19,7 @@ from engine.errors import AuthError, LinkError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS
-from engine.wire import sentinel
+from engine.wire import sentinel_primary
 from engine.wire.control_connection import admin
 from tests.support.comparison import assert_settled
 from tests.support.library import Run, migrating
@@ -255,7 +255,7 @@ def test_what_sentinels_refuse(server_factory: ServerFactory, tmp_path: Path) ->
         def asked(text: str, credentials: Credentials = Credentials()) -> str:  # noqa: B008
             async def ask() -> str:
                 endpoint = credentials.apply(Endpoint.parse(text))
-                sentinel.forget(endpoint)
+                sentinel_primary.forget(endpoint)
                 async with admin(endpoint, timeout=5, fault="source") as end:
                     await end.call("PING")
                     return end.endpoint.address

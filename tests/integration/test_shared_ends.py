@@ -18,7 +18,7 @@ from benches.support.clusters import slot_of
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import LinkError
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.model.slots import SlotSet
 from engine.transfer.cut_over import CUT_OVER
 from engine.transfer.cut_over_barrier import Refused

@@ -16,7 +16,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.slots import SlotSet
 from engine.targets import slot_keys
 from engine.targets.slot_keys import keys_in
-from engine.transfer import slot_audit
+from engine.transfer import slot_reread
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.wire.control_connection import admin
 from tests.support.library import Run, migrating
@@ -72,7 +72,7 @@ def test_every_key_of_the_slots_is_as_at_the_source(
 ) -> None:
     """What was changed on the target is put right, what is there alone is removed, in each of the
     databases; the gate is closed meanwhile, and open behind it."""
-    monkeypatch.setattr(slot_audit, "_WAITING_MOST", 100)
+    monkeypatch.setattr(slot_reread, "_WAITING_MOST", 100)
     source, target = ends
     source.client(2).set("in other", "1")
     store = MemoryCheckpoint()
@@ -109,7 +109,7 @@ def test_what_is_derived_meanwhile_of_a_key_that_was_not_read_yet(
         async for page in looked(*args, **named):
             yield [name for name in page if name != first]
 
-    monkeypatch.setattr(slot_audit, "keys_in", slowly)
+    monkeypatch.setattr(slot_reread, "keys_in", slowly)
     with migrating(source, target) as run:
         run.following()
         run.in_sync()

@@ -17,7 +17,7 @@ from benches.support.compare import compare
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine._native import CommandBatch, StreamReader, encode_command
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.model.slots import SLOTS, SlotSet
 from tests.integration.test_stream_real import settled
 from tests.support.raw_replica import replica_of

@@ -26,11 +26,11 @@ from benches.support.servers import Server, TlsFiles
 from benches.support.waiting import wait_for
 from engine.fleet import run
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front.engine import Engine
 from engine.groups import schema
 from engine.groups.lease import Worker
-from engine.model.command_calls import ASK_COUNTS, counts_in
+from engine.model.calls_despite_write_block import ASK_COUNTS, counts_in
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings

@@ -15,7 +15,7 @@ import pytest
 
 from benches.support.compare import assert_equal
 from engine.errors import StateError
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front.engine import Engine
 from tests.support import state_of_version_1
 from tests.support.servers import ServerFactory

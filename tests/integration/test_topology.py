@@ -10,10 +10,10 @@ import pytest
 from benches.support.clusters import Cluster, node_id, slot_of
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
+from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.model.topology import Topology
 from engine.transfer.checks.check_result import Check
 from engine.transfer.checks.cluster import ask_topology
 from engine.transfer.preflight import preflight

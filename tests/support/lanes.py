@@ -25,8 +25,8 @@ from engine.errors import EngineError
 from engine.fleet.verification_gate import comparisons_of
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import Endpoint
+from engine.model.lane_route import Route
 from engine.model.progress import Phase
-from engine.model.route import Route
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet, slot_tag
 from engine.transfer.checkpoint_store import MemoryCheckpoint
@@ -34,7 +34,7 @@ from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 from engine.transfer.lane import Lane
 from engine.transfer.migration import Migration
 from engine.transfer.overview import Overview
-from engine.wire import address_detours, event_loop
+from engine.wire import event_loop, failover_addresses
 from tests.support.servers import End, offset_of, url_of
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ class Lanes:
 
     async def _main(self) -> None:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        address_detours.begin()
+        failover_addresses.begin()
         overview = self.overview = Overview(
             self._settings, on_progress=lambda _: None, on_event=self.events.append, one_go=False
         )

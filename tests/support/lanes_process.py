@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.model.route import Route
+from engine.model.lane_route import Route
 from engine.model.slots import SlotSet
 from tests.support.checkpoints import FileCheckpoint
 from tests.support.lanes import Lanes, Way

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 
 from benches.support.waiting import wait_for
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 
 
 def until_ended(pid: int) -> None:

@@ -26,7 +26,7 @@ from engine.cli import (
     check_table,
     durations,
     error_output,
-    node_list,
+    node_list_option,
     output_format,
     paging,
     program_name,
@@ -43,7 +43,7 @@ from engine.model.report import EngineUse, NotCarried, Report, Step
 from engine.model.settings import TransferSettings
 
 Capture = pytest.CaptureFixture[str]
-OPTION = node_list.OPTION
+OPTION = node_list_option.OPTION
 
 
 def run(*arguments: str) -> int:
@@ -65,7 +65,7 @@ def run(*arguments: str) -> int:
     ],
 )
 def test_values_after_one_option_get_one_each(arguments: list[str], expected: list[str]) -> None:
-    assert node_list.spread(arguments) == expected
+    assert node_list_option.spread(arguments) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,18 +80,18 @@ def test_values_after_one_option_get_one_each(arguments: list[str], expected: li
     ],
 )
 def test_the_shorthand_in_its_spellings(values: list[str]) -> None:
-    assert node_list.parse(values) == [
+    assert node_list_option.parse(values) == [
         {"Address": "10.0.0.1", "Port": 6379},
         {"Address": "::1", "Port": 6380},
     ]
 
 
 def test_one_json_object_is_a_list_of_one() -> None:
-    assert node_list.parse(['{"Address": "h", "Port": 1}']) == [{"Address": "h", "Port": 1}]
+    assert node_list_option.parse(['{"Address": "h", "Port": 1}']) == [{"Address": "h", "Port": 1}]
 
 
 def test_what_a_port_may_be_is_not_the_shorthands_business() -> None:
-    assert node_list.parse(["Address=-,Port=-1"]) == [{"Address": "-", "Port": -1}]
+    assert node_list_option.parse(["Address=-,Port=-1"]) == [{"Address": "-", "Port": -1}]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_a_port_may_be_is_not_the_shorthands_business() -> None:
 )
 def test_bad_shorthand_is_refused_with_what_was_expected(text: str, complaint: str) -> None:
     with pytest.raises(errors.UsageError) as caught:
-        node_list.parse([text])
+        node_list_option.parse([text])
     assert complaint in caught.value.message
     assert "Address=HOST,Port=PORT" in caught.value.remedy
 
@@ -144,15 +144,15 @@ def test_every_spelling_of_a_list_is_read_the_same(
 ) -> None:
     wanted = [{"Address": address, "Port": port} for address, port in nodes]
     texts = [f"Address={address}{before},{after}Port={port}" for address, port in nodes]
-    assert node_list.parse(texts) == wanted
-    assert node_list.parse([" ".join(texts)]) == wanted
-    assert node_list.parse([json.dumps(wanted)]) == wanted
+    assert node_list_option.parse(texts) == wanted
+    assert node_list_option.parse([" ".join(texts)]) == wanted
+    assert node_list_option.parse([json.dumps(wanted)]) == wanted
 
 
 @given(st.lists(st.text(max_size=30), max_size=4))
 def test_no_text_raises_anything_but_a_usage_error(values: list[str]) -> None:
     try:
-        found = node_list.parse(values)
+        found = node_list_option.parse(values)
     except errors.UsageError:
         return
     assert all(set(item) == {"Address", "Port"} for item in found)

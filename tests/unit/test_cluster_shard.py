@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from engine.errors import AuthError, EngineError, LinkError, ServerError, UsageError
-from engine.model import topology
+from engine.model import cluster_topology
 from engine.model.cluster_shard import AddressMap, ClusterShard, of_shard
+from engine.model.cluster_topology import Topology
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.slots import SlotSet
-from engine.model.topology import Topology
-from engine.wire import cluster
+from engine.wire import cluster_primary
 
 A, B, C, D, E = (letter * 40 for letter in "abcde")
 HOSTS = {A: "10.0.0.1", B: "10.0.0.2", C: "10.0.0.3", D: "10.0.0.4", E: "10.0.0.5"}
@@ -31,7 +31,7 @@ def told(me: str, *nodes: tuple[str, str, str, int, str]) -> Topology:
         own = "myself," if name == me else ""
         line = f"{name} {HOSTS[name]}:7000@17000 {own}{flags} {above or '-'} 0 0 {epoch} connected"
         lines.append(f"{line} {slots}".rstrip())
-    return topology.read([], "\n".join(lines).encode(), HOSTS[me])
+    return cluster_topology.read([], "\n".join(lines).encode(), HOSTS[me])
 
 
 WHOLE = (
@@ -84,7 +84,7 @@ def test_what_several_nodes_tell_is_put_together() -> None:
         A, WHOLE[0], (B, "master,fail?", "", 2, "8192-16383"), (C, "slave,fail?", A, 1, "")
     )
     for order in itertools.permutations([cut_off, told(B, *FAILED_OVER), told(C, *FAILED_OVER)]):
-        merged = topology.merge(order)
+        merged = cluster_topology.merge(order)
         assert [(each.primary.id, str(each.slots)) for each in merged.shards] == [
             (C, "0-8191"),
             (B, "8192-16383"),
@@ -93,9 +93,9 @@ def test_what_several_nodes_tell_is_put_together() -> None:
     # A slot that moved: the node that has it by the later configuration, whoever is asked first.
     moved = told(B, (A, "master", "", 1, "1-8191"), (B, "master", "", 3, "0 8192-16383"))
     for both in ([told(A, *WHOLE), moved], [moved, told(A, *WHOLE)]):
-        assert topology.merge(both).slots_of(B) == SlotSet(((0, 0), (8192, 16383)))
-        assert topology.merge(both).slots_of(A) == SlotSet(((1, 8191),))
-        assert not topology.merge(both).missing
+        assert cluster_topology.merge(both).slots_of(B) == SlotSet(((0, 0), (8192, 16383)))
+        assert cluster_topology.merge(both).slots_of(A) == SlotSet(((1, 8191),))
+        assert not cluster_topology.merge(both).missing
 
 
 class Nodes:
@@ -106,8 +106,8 @@ class Nodes:
         self.asked: list[str] = []
 
     def primary(self, endpoint: Endpoint) -> str:
-        cluster.forget(endpoint)
-        found = cluster.primary(endpoint, self._ask, fault="source", timeout=1)
+        cluster_primary.forget(endpoint)
+        found = cluster_primary.primary(endpoint, self._ask, fault="source", timeout=1)
         return asyncio.run(found).address
 
     async def _ask(self, at: Endpoint, questions: Sequence[tuple[str, ...]]) -> list[Any]:
@@ -143,7 +143,7 @@ def test_the_latest_configuration_counts_and_is_not_forgotten() -> None:
     # It is cut off, and answers on.
     nodes.tells = {"10.0.0.1": before, "10.0.0.2": after, "10.0.0.3": after}
     assert nodes.primary(endpoint) == "10.0.0.3:7000"
-    assert cluster.named_last(endpoint) == endpoint.at("10.0.0.3", 7000)
+    assert cluster_primary.named_last(endpoint) == endpoint.at("10.0.0.3", 7000)
     nodes.tells = {"10.0.0.1": before}
     with pytest.raises(LinkError, match="configuration is older"):
         nodes.primary(endpoint)
@@ -164,7 +164,7 @@ def test_what_a_node_of_another_cluster_tells_is_not_believed() -> None:
     assert nodes.primary(endpoint) == "10.0.0.1:7000"
     nodes.tells["10.0.0.1"] = another
     assert nodes.primary(endpoint) == "10.0.0.1:7000"
-    meant = cluster.identity(endpoint)
+    meant = cluster_primary.identity(endpoint)
     assert meant is not None
     meant.check(A.encode(), "a node", "target")
     meant.check(AuthError("NOPERM"), "a node", "target")

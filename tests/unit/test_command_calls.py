@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.model.command_calls import Calls, calls_words, since, total
-from engine.transfer.script_calls import calls_in
+from engine.model.calls_despite_write_block import Calls, calls_words, since, total
+from engine.transfer.scripts_behind_cut_over import calls_in
 
 COUNTS = st.integers(0, 1 << 40)
 CALLS = st.builds(Calls, COUNTS, COUNTS)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine._native import CommandBatch, StreamReader
-from engine.targets.crash_suspects import LEFT_OUT_MOST, CrashSuspects
+from engine.targets.crashing_values import LEFT_OUT_MOST, CrashSuspects
 from engine.transfer.crashing_commands import CrashingCommands
 from tests.reference.stream import command
 from tests.support.feeding import push

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from engine.sources.fetch_policy import FetchPolicy
+from engine.sources.mget_or_dump import FetchPolicy
 
 
 @dataclass

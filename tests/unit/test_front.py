@@ -37,7 +37,7 @@ from engine.errors import (
 )
 from engine.fleet import local
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front import host_resolution, one_command_migration, operations, validate
 from engine.front.blocking_engine import BlockingEngine
 from engine.front.engine import Engine
@@ -52,7 +52,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
-from engine.transfer.abort import Abandoned
+from engine.transfer.abort_without_engine import Abandoned
 from tests.support.preflight import without_checks
 
 SECRET = "correct-horse-battery"

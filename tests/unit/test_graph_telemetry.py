@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.model.keys import DbKey
+from engine.model.db_key import DbKey
 from engine.transfer.graph_telemetry import GraphTelemetry
 from tests.support.raw_replica import batch_of
 

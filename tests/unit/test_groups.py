@@ -25,9 +25,9 @@ from engine.errors import (
     ReplicationGroupNotUnderMigrationFault,
     UsageError,
 )
-from engine.fleet import process as fleet_process
+from engine.fleet import process_identity as fleet_process
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front.http.metrics import Metrics
 from engine.groups import disconnections, lease, records, schema
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
@@ -46,13 +46,13 @@ from engine.groups.states import (
 )
 from engine.groups.store import STATE_VARIABLE, Store
 from engine.model.checkpoint import Checkpoint
+from engine.model.clients_after_cut_over import SourceClients, alone
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
 from engine.model.settings import TransferSettings
-from engine.model.source_clients import SourceClients, alone
 
 SOURCE = Endpoint("source.example.com", 6380, username="u", password="never stored")
 TARGET = Endpoint("target.example.com", password="never stored")

@@ -9,12 +9,12 @@ import pytest
 
 from engine._native import key_slot
 from engine.errors import TransferFailed
+from engine.model.cluster_topology import Node, Shard, Topology
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedLane
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import ALL_SLOTS, SlotSet
-from engine.model.topology import Node, Shard, Topology
 from engine.transfer import lane_plan
 from engine.transfer.lane_plan import Deployment
 

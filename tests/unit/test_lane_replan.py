@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.model.cluster_topology import Node, Shard, Topology
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedLane
 from engine.model.server import ServerInfo
 from engine.model.slots import ALL_SLOTS, SLOTS, SlotSet
-from engine.model.topology import Node, Shard, Topology
 from engine.transfer.lane_plan import Deployment, plan
 from engine.transfer.lane_replan import replanned
 

@@ -196,7 +196,11 @@ def test_the_core_knows_no_sockets(path: Path) -> None:
         ("cli/show.py", "from redis import Redis", "at home in wire"),
         ("fleet/pool.py", "from rich.console import Console", "at home in cli"),
         ("front/ops.py", "from engine.fleet import local", "nothing of fleet.local"),
-        ("cli/show.py", "from engine.fleet.process import ProcessId", "nothing of fleet.process"),
+        (
+            "cli/show.py",
+            "from engine.fleet.process_identity import ProcessId",
+            "nothing of fleet.process_identity",
+        ),
         ("cellar/wine.py", "", "not in the table"),
         (
             "sources/scan.py",

@@ -14,7 +14,7 @@ from sqlalchemy import update
 
 from engine.errors import ReplicationGroupAlreadyUnderMigrationFault, StateError
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.groups import disconnections, schema
 from engine.groups import registry as registry_module
 from engine.groups.claimed import ClaimedTransfer, ClaimLost

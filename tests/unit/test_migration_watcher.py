@@ -11,7 +11,7 @@ import pytest
 
 from engine.fleet import local
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front import migration_keeper, worker_supervisor
 from engine.front.engine import Engine
 from engine.front.migration_keeper import MigrationWatcher

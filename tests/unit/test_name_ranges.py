@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.server import ServerInfo
-from engine.verify.name_ranges import ranges
+from engine.verify.parallel_scan_ranges import ranges
 
 NEAR, FAR = 0.001, 0.05
 

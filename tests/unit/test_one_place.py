@@ -20,9 +20,9 @@ from engine.cli.app import app
 from engine.errors import UsageError
 from engine.front.blocking_engine import BlockingEngine
 from engine.front.engine import Engine
-from engine.front.http import actions, metrics, service_model
-from engine.front.http.service_model import model
-from engine.front.migration_details import counters
+from engine.front.http import actions, botocore_model, metrics
+from engine.front.http.botocore_model import model
+from engine.front.page_details import counters
 from engine.front.verbs import INTEGER, NAME, VERBS, Verb, parameter
 from engine.model import progress, report
 from engine.model.figure import Figure, added, counted, figure, only
@@ -107,7 +107,7 @@ def test_a_comparison_is_known(text: str, found: bool) -> None:
 def test_versions_are_compared_in_one_place() -> None:
     """Whoever wants to know what a server can do asks its `capabilities`."""
     # A file of RDB versions, not of servers.
-    elsewhere = {"engine/model/newer_rdb_features.py"}
+    elsewhere = {"engine/model/rdb_newer_than_engine.py"}
     found = [
         f"{path}:{line}"
         for path, tree in python_files("version", "flavour", ", 0)")
@@ -128,7 +128,7 @@ PERIODIC = {
     "engine/front/migration_keeper.py": "looks at every migration each second",
     "engine/sources/source_monitor.py": "asks the source twice a second",
     "engine/transfer/sentinel_monitor.py": "listens to one Sentinel after another",
-    "engine/transfer/slot_audit.py": "looks at slots as they are named, until all are read",
+    "engine/transfer/slot_reread.py": "looks at slots as they are named, until all are read",
 }
 
 
@@ -175,7 +175,7 @@ def test_what_waits_between_tries_is_asked_in_one_place() -> None:
     machines = {
         # A transaction, and a window of records, are looked at before and behind the pause.
         "engine/targets/applier_link.py",
-        "engine/targets/writer.py",
+        "engine/targets/restore_writer.py",
     }
     found = {
         path
@@ -299,7 +299,7 @@ def test_an_example_is_one_declaration() -> None:
     )  # fmt: skip
     assert list(members_of([each], "ResumeMigration")) == ["Pauses"]
     assert not members_of([each], "TestMigration")
-    assert service_model.shapes_of_settings("StartMigration", [each]) == {
+    assert botocore_model.shapes_of_settings("StartMigration", [each]) == {
         "Pauses": "IntegerOptional"
     }
 

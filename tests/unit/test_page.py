@@ -13,24 +13,24 @@ from typing import Any
 import pytest
 
 from benches.support.api import Answer, ask
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front import client_disconnection, response_shapes
 from engine.front.engine import Engine
 from engine.front.http.app import Api
 from engine.front.http.authentication import Authenticator
 from engine.front.http.metrics import Metrics
 from engine.front.http.metrics_history import GROUPS_MOST, ROWS_MOST, SAMPLE_SECONDS, History
-from engine.front.migration_details import details, gates, shards
+from engine.front.page_details import details, gates, shards
 from engine.groups.lease import Lease
 from engine.groups.records import GroupRecord, LaneRecord, TransferRecord
 from engine.groups.states import Request, TransferStatus
+from engine.model.clients_after_cut_over import SourceClients
 from engine.model.credentials import Credentials
 from engine.model.lane_plan import PlannedEnd, PlannedLane
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.model.source_clients import SourceClients
 
 HOST = ("host", "127.0.0.1:8321")
 BROWSER = (HOST, ("accept", "text/html,application/xhtml+xml,*/*;q=0.8"))

@@ -30,7 +30,7 @@ from engine.front.engine import Engine
 from engine.front.http import actions, answer_cache, client_limits, common_errors, query, xml
 from engine.front.http.app import Api
 from engine.front.http.authentication import Authenticator
-from engine.front.http.service_model import API_VERSION, model
+from engine.front.http.botocore_model import API_VERSION, model
 from engine.model.credentials import Credentials
 from engine.transfer.checks.check_result import Preflight
 

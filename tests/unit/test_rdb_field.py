@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benches.support.servers import Binary, Server, binaries, extra_binaries
 from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SlotFilter, SnapshotReader
 from engine.errors import ProtocolFault
-from engine.model.newer_rdb_features import newer_than_known
+from engine.model.rdb_newer_than_engine import newer_than_known
 from engine.model.server_capabilities import Flavour, known_types
 from engine.model.settings import TransferSettings
 from engine.sources import rdb_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.sources.read_delay import LATE_SECONDS, ReadDelay
+from engine.sources.unread_age import LATE_SECONDS, ReadDelay
 
 ROOM = 100
 LONG = LATE_SECONDS + 0.01

@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from engine.groups.repeated import Repeated
+from engine.groups.compiled_statements import Repeated
 
 metadata = MetaData()
 table = Table(

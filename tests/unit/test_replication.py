@@ -12,7 +12,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.replication import Replication, parse_replication
 from engine.transfer import write_block
-from engine.wire import address_detours
+from engine.wire import failover_addresses
 from engine.wire.control_connection import Admin, Arg
 
 PRIMARY = b"""# Replication\r
@@ -83,18 +83,18 @@ async def test_a_detour_holds_for_one_transfer_alone() -> None:
     named, there = Endpoint.parse("10.0.0.1"), Endpoint.parse("10.0.0.2")
 
     async def one_transfer() -> Endpoint:
-        address_detours.begin()
+        failover_addresses.begin()
 
         async def find_out() -> None:
-            address_detours.lead(named, there)
+            failover_addresses.lead(named, there)
 
         # In one task, for the others as well.
         await asyncio.create_task(find_out())
-        return address_detours.leading(named)
+        return failover_addresses.leading(named)
 
-    address_detours.lead(named, there)
+    failover_addresses.lead(named, there)
     assert await asyncio.create_task(one_transfer()) == there
-    assert address_detours.leading(named) == named
+    assert failover_addresses.leading(named) == named
 
 
 # --- A server beside another ---

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.sources.scan_pace import Pace
+from engine.sources.fetch_depth import Pace
 
 
 def settle(pace: Pace, round_trip: float, per_key: float, key_bytes: int = 150) -> Pace:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine._native import ReplyError, ScanPipeline
 from engine.model.server import ServerInfo
-from engine.sources.scan_pace import Pace
+from engine.sources.fetch_depth import Pace
 from engine.sources.scan_ranges import in_table_order, ranges
 from tests.reference.source import Entry, Source, commands, scan_reply
 from tests.support.feeding import push

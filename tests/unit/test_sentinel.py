@@ -11,7 +11,7 @@ from engine.errors import InvalidParameterValueException, LinkError, UsageError
 from engine.front import validate
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.wire import sentinel
+from engine.wire import sentinel_primary
 
 URL = "redis+sentinel://10.0.0.1,10.0.0.2,10.0.0.3/main"
 
@@ -31,8 +31,8 @@ class Sentinels:
         return [b"ip", host.encode(), b"port", b"6379", b"config-epoch", str(epoch).encode()]
 
     def primary(self, endpoint: Endpoint) -> str:
-        sentinel.forget(endpoint)
-        found = sentinel.primary(endpoint, self.ask, fault="source", timeout=1)
+        sentinel_primary.forget(endpoint)
+        found = sentinel_primary.primary(endpoint, self.ask, fault="source", timeout=1)
         return asyncio.run(found).host
 
 
@@ -47,7 +47,7 @@ def test_the_latest_epoch_counts_and_is_not_forgotten() -> None:
     told.says = {"10.0.0.1": old}
     with pytest.raises(LinkError, match="configuration is older"):
         told.primary(endpoint)
-    assert sentinel.named_last(endpoint) == endpoint.at(new[0], 6379)
+    assert sentinel_primary.named_last(endpoint) == endpoint.at(new[0], 6379)
     # They were set up anew: a majority says so.
     told.says = {"10.0.0.1": old, "10.0.0.2": old}
     assert told.primary(endpoint) == old[0]

@@ -28,7 +28,7 @@ from engine._native import (
     TransactionEncoder,
     key_slot,
 )
-from engine.model.route import ONLY, Route
+from engine.model.lane_route import ONLY, Route
 from engine.model.slots import ALL_SLOTS, SLOTS, SlotSet, slot_tag
 from tests.reference import routing as reference
 from tests.reference import stream as stream_reference

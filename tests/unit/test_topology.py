@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.model import topology
+from engine.model import cluster_topology
 from engine.model.slots import SlotSet
 
 A, B, C = ("a" * 40, "b" * 40, "c" * 40)
@@ -36,7 +36,7 @@ def test_addresses() -> None:
     """A node that does not know its own, one of which clients are to use the name, and one whose
     port is another for TLS."""
     told = slots((0, 100, [place("", 7001, A)]), (103, 16383, [place("two.example", 7001, B)]))
-    found = topology.read(told, WHOLE, "10.0.0.1")
+    found = cluster_topology.read(told, WHOLE, "10.0.0.1")
     assert [(shard.primary.address, str(shard.slots)) for shard in found.shards] == [
         ("10.0.0.1:7001", "0-100,102"),
         ("two.example:7001", "103-16383"),
@@ -52,7 +52,7 @@ def test_addresses() -> None:
 @pytest.mark.parametrize(("host", "address"), [("?", f"node {B[:8]}"), (None, "10.0.0.1:7001")])
 def test_addresses_that_are_not_told(host: str | None, address: str) -> None:
     told = slots((0, 100, [place("", 7001, A)]), (103, 16383, [place(host, 7001, B)]))
-    found = topology.read(told, WHOLE, "10.0.0.1")
+    found = cluster_topology.read(told, WHOLE, "10.0.0.1")
     assert found.shards[1].primary.address == address
     assert any("announces no address" in each for each in found.problems) == (host == "?")
 
@@ -61,7 +61,7 @@ def test_before_there_were_ids_in_slots() -> None:
     """Redis 3.2 tells addresses alone: those of CLUSTER NODES count."""
     told = slots((0, 16383, [[b"10.0.0.2", 7000]]))
     text = nodes(f"{A} 10.0.0.2:7000 myself,master - 0 0 1 connected 0-16383 [93->-{B}] [77-<-{C}]")
-    found = topology.read(told, text, "10.0.0.9")
+    found = cluster_topology.read(told, text, "10.0.0.9")
     assert found.shards[0].primary.address == "10.0.0.2:7000"
     assert [(move.slot, move.there, move.importing) for move in found.moves] == [
         (93, B, False),
@@ -83,4 +83,4 @@ def test_before_there_were_ids_in_slots() -> None:
 )
 def test_what_is_no_cluster(told: Any, text: Any) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        topology.read(told, text, "h")
+        cluster_topology.read(told, text, "h")

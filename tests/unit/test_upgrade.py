@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, inspect
 
 from engine.errors import StateError
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.groups import disconnections, schema, upgrade
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus

@@ -15,7 +15,7 @@ import pytest
 from engine.errors import EngineError, Interrupted, TransferFailed
 from engine.fleet import local
 from engine.fleet.launcher import open_registry
-from engine.fleet.process import ProcessId
+from engine.fleet.process_identity import ProcessId
 from engine.front import worker_supervisor
 from engine.front.engine import Engine
 from engine.front.faults_with_details import MigrationFailed

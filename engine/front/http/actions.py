@@ -24,8 +24,8 @@ from engine.errors import (
 from engine.front import validate
 from engine.front.access_keys import Role
 from engine.front.engine import Engine
+from engine.front.http.botocore_model import MEMBERS as READ
 from engine.front.http.common_errors import InvalidAction
-from engine.front.http.service_model import MEMBERS as READ
 from engine.front.verbs import VERBS, Verb, parameter
 from engine.groups.states import Operation
 from engine.model.endpoint import Endpoint, Tls

@@ -30,6 +30,7 @@ from engine.front.engine import Engine
 from engine.front.http import actions, query, xml
 from engine.front.http.answer_cache import AnswerCache
 from engine.front.http.authentication import Authenticator, Caller, bearer_fits, sha256
+from engine.front.http.botocore_model import API_VERSION, Model, Operation, model
 from engine.front.http.client_limits import (
     AT_ONCE,
     BODY_MOST,
@@ -53,7 +54,6 @@ from engine.front.http.metrics import MEDIA_TYPE as METRICS_TYPE
 from engine.front.http.metrics import Metrics
 from engine.front.http.metrics_history import History
 from engine.front.http.page import Page, asked_for
-from engine.front.http.service_model import API_VERSION, Model, Operation, model
 from engine.front.http.sigv4 import QUERY_MEMBERS, Signed
 from engine.groups.states import GroupStatus
 from engine.model.allowed_endpoints import with_every_reason

@@ -11,8 +11,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from engine.groups.records import GroupRecord, TransferRecord
+from engine.model.clients_after_cut_over import SourceClients
 from engine.model.progress import FIGURES, Phase, Progress
-from engine.model.source_clients import SourceClients
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX = "startmigration"

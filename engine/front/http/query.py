@@ -14,13 +14,13 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from engine.errors import InvalidParameterValueException
+from engine.front.http.botocore_model import Model, Shape
 from engine.front.http.common_errors import (
     InvalidQueryParameter,
     MalformedQueryString,
     MissingParameter,
     ValidationError,
 )
-from engine.front.http.service_model import Model, Shape
 
 PARAMETERS_MOST = 500
 """So many parameters a request may have."""

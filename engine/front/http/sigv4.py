@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 from engine.front.access_keys import AccessKey
+from engine.front.http.botocore_model import SERVICE
 from engine.front.http.common_errors import (
     IncompleteSignature,
     InvalidClientTokenId,
@@ -28,7 +29,6 @@ from engine.front.http.common_errors import (
     RequestExpired,
     SignatureDoesNotMatch,
 )
-from engine.front.http.service_model import SERVICE
 
 SKEW = timedelta(minutes=15)
 """How far a request's date may be from ours, as at the service."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from engine.front.http.service_model import Model, Operation, Shape
+from engine.front.http.botocore_model import Model, Operation, Shape
 
 MEDIA_TYPE = "text/xml"
 # XML 1.0 cannot say these in any way. (\x7f and others are allowed, and go as they are.)

@@ -22,7 +22,7 @@ from engine.transfer.checks.file_values import check_carried, writer_of
 from engine.transfer.checks.permissions import ask_rights
 from engine.transfer.unfinished_aof_transaction import check_tail
 from engine.wire.control_connection import Admin
-from engine.wire.own_key_count import count_own
+from engine.wire.engine_key_count import count_own
 
 
 async def check_aof(

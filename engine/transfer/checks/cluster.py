@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 from engine._native import key_slot
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
-from engine.model import topology
+from engine.model import cluster_topology
 from engine.model.cluster_shard import Place
+from engine.model.cluster_topology import Node, Topology
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import LEFT_KEY, OWN_PREFIX, POSITION_KEY
 from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.sentinel_group import node_address
 from engine.model.settings import TransferSettings
-from engine.model.topology import Node, Topology
 from engine.transfer.checks.check_result import Check, Side, failed, passed, warned
 from engine.transfer.target_claim import foreign
 from engine.wire.control_connection import Admin, Arg
@@ -56,7 +56,7 @@ async def ask_topology(end: Admin) -> Topology:
     """The cluster as this node sees it. Raises as `Admin.call`, and `ProtocolFault`."""
     slots, nodes = await end.ask(("CLUSTER", "SLOTS"), ("CLUSTER", "NODES"))
     try:
-        return topology.read(slots, nodes, end.endpoint.host)
+        return cluster_topology.read(slots, nodes, end.endpoint.host)
     except ValueError as exc:
         raise ProtocolFault(f"{end.name} does not describe its cluster: {exc}") from None
 

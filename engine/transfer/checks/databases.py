@@ -14,7 +14,7 @@ from engine.transfer.checks.check_result import Check, failed, listed, own_keys,
 from engine.transfer.checks.cluster import own_keys_in
 from engine.transfer.target_claim import foreign
 from engine.wire.control_connection import Admin
-from engine.wire.own_key_count import OWN_DB, count_own
+from engine.wire.engine_key_count import OWN_DB, count_own
 
 
 def moved_databases(source: ServerInfo, settings: TransferSettings) -> list[int]:

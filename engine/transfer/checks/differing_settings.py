@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from engine.model.server import ServerInfo
-from engine.transfer import script_calls
+from engine.transfer import scripts_behind_cut_over
 from engine.transfer.checks.check_result import Check, passed, warned
 from engine.wire.control_connection import Admin
 
@@ -24,7 +24,7 @@ async def check_script_effects(source: Admin, info: ServerInfo) -> Check | None:
     if info.capabilities.script_effects_alone:
         return None
     if not info.capabilities.script_effects:
-        run = await script_calls.ask(source)
+        run = await scripts_behind_cut_over.ask(source)
         if run is not None and run.scripts == 0:
             return passed(name, f"{info.name} sends scripts as they are; it has run none")
         return warned(

@@ -28,11 +28,11 @@ from engine.model.server import ServerInfo, same_process
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
-from engine.targets.crash_suspects import CrashSuspects
+from engine.targets.crashing_values import CrashSuspects
 from engine.targets.import_mode import import_source
 from engine.targets.role_check import refuse_replica
+from engine.targets.server_read_size import WIDEN_READS
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
-from engine.targets.widen_reads import WIDEN_READS
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection, answered, unless_refused
 from engine.wire.dial import dial_and_ask

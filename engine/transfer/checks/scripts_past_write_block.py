@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from engine.errors import EngineError
-from engine.model.command_calls import Calls
+from engine.model.calls_despite_write_block import Calls
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.transfer import hold_source, script_calls
+from engine.transfer import hold_source, scripts_behind_cut_over
 from engine.transfer.checks.check_result import Check, passed, warned
 from engine.transfer.checks.replication_chain import Member
 from engine.wire.control_connection import Admin, admin
@@ -43,7 +43,7 @@ async def check_scripts(
     if not known or known[-1].capabilities.refuses_writes_of_scripts:
         return None
     if len(line) == 1 and not known[-1].primary:
-        run, why = await script_calls.ask(source), await hold_source.objection(source)
+        run, why = await scripts_behind_cut_over.ask(source), await hold_source.objection(source)
     else:
         run, why = await _asked(line[-1], settings.connect_timeout)
     if not hold_source.needed(known[-1]):
@@ -86,5 +86,5 @@ async def _asked(head: Member, timeout: float) -> tuple[Calls | None, str]:
         return None, "its primary cannot be asked"
     with suppress(EngineError, TimeoutError):
         async with asyncio.timeout(timeout), admin(head.endpoint, timeout=timeout) as end:
-            return await script_calls.ask(end), await hold_source.objection(end)
+            return await scripts_behind_cut_over.ask(end), await hold_source.objection(end)
     return None, "its primary cannot be asked"

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from engine.model.command_calls import Calls, calls_words
+from engine.model.calls_despite_write_block import Calls, calls_words
 
 ADDRESSES_LIMIT = 100
 """So many addresses are named, those seen last; further ones are counted."""

@@ -17,8 +17,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
-from engine.model.command_calls import Calls
-from engine.model.source_clients import ADDRESSES_LIMIT, ClientAddress, SourceClients
+from engine.model.calls_despite_write_block import Calls
+from engine.model.clients_after_cut_over import ADDRESSES_LIMIT, ClientAddress, SourceClients
 from engine.wire.control_connection import Admin, Arg
 from engine.wire.dial import CLIENT_NAME
 

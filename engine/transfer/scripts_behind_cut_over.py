@@ -22,7 +22,7 @@ from engine._native import (
     command_flags,
 )
 from engine.errors import AuthError, ProtocolFault, ServerError
-from engine.model.command_calls import ASK_COUNTS, Calls, counts_in
+from engine.model.calls_despite_write_block import ASK_COUNTS, Calls, counts_in
 from engine.wire.control_connection import Admin, Arg
 
 ASK: tuple[Arg, ...] = ASK_COUNTS
@@ -32,8 +32,8 @@ _NO_WRITES = CMD_KEYLESS | CMD_PUBLISHES | CMD_SCRIPT | CMD_UNKNOWN
 
 
 def calls_in(reply: object) -> Calls | None:
-    """What a reply to `ASK` tells of (`model.command_calls.counts_in`); None where it does not
-    tell."""
+    """What a reply to `ASK` tells of (`model.calls_despite_write_block.counts_in`); None where it
+    does not tell."""
     counts = counts_in(reply)
     if counts is None:
         return None

@@ -26,7 +26,7 @@ from engine.transfer.leftovers import leave as leave_unplaced
 from engine.transfer.leftovers import token_of
 from engine.transfer.migration import Migration
 from engine.transfer.overview import Overview
-from engine.wire import address_detours, source_replica
+from engine.wire import failover_addresses, source_replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ async def abandon(
     async def gate(_: bytes) -> CutOverCheckResult:
         return CutOverCheckResult(False, "nothing is opened here")
 
-    address_detours.begin()
+    failover_addresses.begin()
     source_replica.begin()
     events: list[str] = []
     store = MemoryCheckpoint()
@@ -119,7 +119,7 @@ async def _abandon_lanes(
     marks = [each for each in positions if isinstance(each, OnlineCheckpoint)]
     if not marks:
         return Abandoned([])
-    address_detours.begin()
+    failover_addresses.begin()
     source_replica.begin()
     events: list[str] = []
     overview = Overview(settings, on_progress=lambda _: None, on_event=events.append, one_go=False)

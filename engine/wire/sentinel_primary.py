@@ -17,7 +17,7 @@ from typing import Any
 from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError, UsageError
 from engine.model.endpoint import Endpoint, check_host
-from engine.wire.most_of import ask_most
+from engine.wire.ask_majority import ask_most
 
 # How long an answer holds.
 _HOLDS_SECONDS = 1.0

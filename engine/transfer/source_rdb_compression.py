@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.shared_source import SharedSource
 
 _NAME = "rdbcompression"

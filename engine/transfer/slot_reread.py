@@ -35,10 +35,10 @@ from engine.errors import LinkError, ServerError
 from engine.model.report import printable_key
 from engine.model.slots import SlotSet
 from engine.targets.slot_keys import keys_in, see_expired, without_own
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.follow import Follower
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 
 # Keys that wait to be read again at once: the names are kept in memory, and on the target.
 _WAITING_MOST = 10_000
@@ -49,7 +49,7 @@ _PAUSE_SECONDS = 0.5
 _log = logs.logger(__name__)
 
 
-class SlotAudit:
+class SlotReread:
     """Reads the keys of some slots again, on one lane."""
 
     def __init__(

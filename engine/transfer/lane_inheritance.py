@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 
 from engine.errors import AuthError, TransferFailed
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import REMEDY as LEFTOVERS_REMEDY
 from engine.transfer.leftovers import Leftovers, find
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.target_claim import TargetClaim, foreign
 
 

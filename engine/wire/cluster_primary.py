@@ -1,10 +1,11 @@
 """Where the primary of a cluster's shard is: some of its nodes are asked before each dial.
 
 Some nodes are asked at once (CLUSTER SLOTS, CLUSTER NODES): the shard's own ones, and others. What
-they say is put together by the epochs of their configurations (`model.topology.merge`): a former
-primary that was cut off during a failover goes on naming itself, with an earlier epoch. Behind a
-later one that was heard before, such an answer is believed where most of those that were asked give
-it. What is heard holds for a second, so that the connections of all lanes cost one question.
+they say is put together by the epochs of their configurations (`model.cluster_topology.merge`): a
+former primary that was cut off during a failover goes on naming itself, with an earlier epoch.
+Behind a later one that was heard before, such an answer is believed where most of those that were
+asked give it. What is heard holds for a second, so that the connections of all lanes cost one
+question.
 
 An address may lead to another server than it did: a container that was started anew, a node of
 another cluster. What such a node tells of its cluster is not believed, for it knows none of ours;
@@ -22,11 +23,11 @@ from typing import Any
 
 from engine import logs
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError, UsageError
-from engine.model import topology
+from engine.model import cluster_topology
 from engine.model.cluster_shard import ClusterShard, Place
+from engine.model.cluster_topology import Node, Topology
 from engine.model.endpoint import Endpoint
-from engine.model.topology import Node, Topology
-from engine.wire.most_of import Heard, ask_most
+from engine.wire.ask_majority import Heard, ask_most
 
 QUESTIONS = (("CLUSTER", "SLOTS"), ("CLUSTER", "NODES"))
 """What a node is asked; `read` takes the replies."""
@@ -88,7 +89,7 @@ async def primary(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: floa
             return there
     # The rest of the time is the primary's.
     told, asked = await _ask_some(endpoint, shard, heard, ask, fault, timeout * _SHARE)
-    merged = topology.merge(told)
+    merged = cluster_topology.merge(told)
     found, before = shard.found(merged), heard.primaries.get(shard)
     if found is None:
         raise LinkError(
@@ -212,7 +213,7 @@ def read(endpoint: Endpoint, replies: Sequence[Any]) -> Topology:
     """The topology as the node at `endpoint` has told it. Raises `ServerError`."""
     try:
         slots, nodes = replies
-        return topology.read(slots, nodes, endpoint.host)
+        return cluster_topology.read(slots, nodes, endpoint.host)
     except ValueError as exc:
         raise ServerError(
             f"{endpoint.address} does not describe its cluster: {exc}", code="ERR"

@@ -18,7 +18,7 @@ from math import isqrt
 
 from engine._native import RecordBatch
 from engine.errors import TransferStopped
-from engine.model.keys import DbKey
+from engine.model.db_key import DbKey
 
 # So many suspects go one by one; of more, as many at a time as make the fewest ends likely.
 _ONE_BY_ONE = 1000

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.model.server import ServerInfo
-from engine.transfer.checkpoint_writer import CheckpointWriter
 from engine.transfer.functions_and_scripts import LIBRARIES, is_library
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.restore_errors import explain_refusal
 from engine.wire.search_indexes import shown
 

@@ -21,7 +21,7 @@ from engine.wire.connection import Connection
 from engine.wire.info_command import ask_info
 
 
-class RecordApplier(Applier):
+class ClusterApplier(Applier):
     """As `Applier`, to a cluster's node."""
 
     records_only = True
