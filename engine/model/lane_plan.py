@@ -54,12 +54,23 @@ class PlannedEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftKeys:
+    """The engine's own keys of a lane that is over, or that has them in another slot by now: `lane`
+    is its name, and `own_slot` where they were. A failover may bring back what was removed."""
+
+    token: str
+    lane: str
+    own_slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedLane:
     """`name` tells it from the others of its migration, and stays the same whatever becomes of the
     shards' primaries. `slots` are those that both ends had. `own_slot` is the one in which the
     engine's own keys are on the target, -1 where that is no cluster. `late`: it was planned when
     slots had moved, and other lanes brought their keys before. What those knew of the target in
-    these slots: `held_before` and `had_keys`, as in `OnlineCheckpoint`."""
+    these slots: `held_before` and `had_keys`, as in `OnlineCheckpoint`. `left`: what is to be
+    removed before the counts of keys say anything; of all lanes, kept with the first."""
 
     name: str
     slots: SlotSet
@@ -69,6 +80,7 @@ class PlannedLane:
     late: bool = False
     held_before: bool = False
     had_keys: bool = False
+    left: tuple[LeftKeys, ...] = ()
 
     @property
     def title(self) -> str:
@@ -88,6 +100,7 @@ class PlannedLane:
             "late": self.late,
             "held_before": self.held_before,
             "had_keys": self.had_keys,
+            "left": [[each.token, each.lane, each.own_slot] for each in self.left],
         }
 
     @classmethod
@@ -100,7 +113,10 @@ class PlannedLane:
             source,
             target,
             data.get("own_slot", -1),
-            *(data.get(name, False) for name in ("late", "held_before", "had_keys")),
+            late=data.get("late", False),
+            held_before=data.get("held_before", False),
+            had_keys=data.get("had_keys", False),
+            left=tuple(LeftKeys(*each) for each in data.get("left", ())),
         )
 
 

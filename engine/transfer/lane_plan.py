@@ -178,7 +178,12 @@ def wholes(
 
 def tag_of(lane: PlannedLane) -> str:
     """The hash tag of the engine's own keys on the lane's target; empty: they have none."""
-    return slot_tag(lane.own_slot) if lane.own_slot >= 0 else ""
+    return tag_in(lane.own_slot)
+
+
+def tag_in(own_slot: int) -> str:
+    """The same, by the slot that they are in; -1: the target is no cluster."""
+    return slot_tag(own_slot) if own_slot >= 0 else ""
 
 
 def _own_slot(end: PlannedEnd, target: Deployment) -> int:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from engine import logs
-from engine.errors import EngineError, LinkError, ServerError, TransferStopped
+from engine.errors import EngineError, LinkError, ServerError, StateError, TransferStopped
 from engine.model.online_checkpoint import OnlineCheckpoint, left_at_sources
 from engine.model.progress import Phase
 from engine.targets.applier import PositionMoved
@@ -56,11 +56,14 @@ class Migration:
         lanes: Sequence[MigratingLane],
         allowed: Callable[[], Coroutine[Any, Any, None]] | None = None,
         clusters: Sequence[WatchedCluster] = (),
+        remove_left: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         """`clusters` are watched for all lanes. `allowed` is asked while all lanes connect, before
         anything is written: it raises where nothing is to be followed, and counts before whatever
-        the lanes have met by then."""
+        the lanes have met by then. `remove_left`: removes what lanes that are over have left on the
+        target, before each cut-over, for its counts have it; raises `EngineError`."""
         self._allowed = allowed
+        self._remove_left = remove_left
         self._clusters = clusters
         self._overview = overview
         self._orders = overview.orders
@@ -180,6 +183,16 @@ class Migration:
         offers = await self._borrow(lanes)
         if not offers:
             return False
+        if self._remove_left is not None and self._steps is not SNAPSHOT:
+            try:
+                await self._remove_left()
+            except StateError:
+                raise
+            except EngineError as exc:
+                self._overview.on_event(
+                    "keys of the engine's own that former lanes left on the target could not be "
+                    f"removed, and are counted with its keys: {exc.message}"
+                )
         followed = [each.followed for each in offers]
         if followed != self._followed:
             self._followed, self._again, self._refused = followed, False, 0

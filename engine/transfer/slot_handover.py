@@ -12,7 +12,8 @@ No lane runs meanwhile. In this order, so that an engine that dies in between do
 3. The state has the new plan.
 4. Lanes that begin get a checkpoint: what other lanes brought before is no data of the target's
    own. An engine that finds one without does it (`begin_late`).
-5. What lanes that are over have left on the target is removed.
+5. What lanes that are over have left on the target is removed. It is in the plan as well, and is
+   removed again before each cut-over: a node may not answer now, or die with the removal.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from engine import logs
 from engine.errors import EngineError, ProtocolFault, ServerError
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
-from engine.model.lane_plan import PlannedEnd, PlannedLane, endpoint_of
+from engine.model.lane_plan import LeftKeys, PlannedEnd, PlannedLane, endpoint_of
 from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.transfer.checkpoint_store import LaneCheckpoints
-from engine.transfer.lane_plan import Deployment, tag_of
+from engine.transfer.lane_plan import Deployment, tag_in, tag_of
 from engine.transfer.lane_replan import Replanned
 from engine.transfer.target_claim import TargetClaim, end_engines
 from engine.wire.control_connection import Admin, admin
@@ -77,19 +78,40 @@ class SlotHandover:
         for old, new in moved:
             if (mark := marks[old.name]) is not None:
                 await self._carry(mark.token, old, new)
-        lanes = tuple(
+        first, *others = (
             _late(each, _held(each.slots, before, marks)) if each.name in replanned.new else each
             for each in replanned.lanes
         )
+        left = [each for lane in before for each in lane.left]
+        left += [
+            LeftKeys(mark.token, old.name, old.own_slot)
+            for old in (*replanned.gone, *(old for old, _ in moved))
+            if (mark := marks[old.name]) is not None
+        ]
+        lanes = (replace(first, left=tuple(dict.fromkeys(left))), *others)
         self._checkpoints.plan(lanes)
         self.begin_late(lanes)
-        for old in (*replanned.gone, *(old for old, _ in moved)):
-            if (mark := marks[old.name]) is not None:
-                try:
-                    await self._remove(mark.token, old)
-                except EngineError as exc:
-                    _log.warning("Own keys of the lane %s stay there: %s", old.title, exc.message)
+        try:
+            await self.remove_left(lanes)
+        except EngineError as exc:
+            _log.warning("Own keys of lanes that are over stay there for now: %s", exc.message)
         return lanes
+
+    async def remove_left(self, lanes: Sequence[PlannedLane]) -> None:
+        """Remove what lanes that are over have left on the target; nothing of those that there are.
+        Raises `EngineError` of a node that cannot be asked, and `StateError`."""
+        # (A lane may have got the name of one that is over.)
+        positions = {(each.name, each.own_slot) for each in lanes}
+        tokens = {mark.token for each in lanes if (mark := self._mark(each.name)) is not None}
+        for left in (left for lane in lanes for left in lane.left):
+            own = OwnKeys(left.token, left.lane, tag_in(left.own_slot))
+            here = (left.lane, left.own_slot) in positions
+            names = [] if here else [own.position]
+            if not here or left.token not in tokens:
+                names.append(own.dirty)
+            if names:
+                async with self._at(left.own_slot) as end:
+                    await _asked(end, ("DEL", *names))
 
     def begin_late(self, lanes: Sequence[PlannedLane]) -> None:
         """Lanes that were planned when slots had moved get a checkpoint, where they have none: else
@@ -147,11 +169,6 @@ class SlotHandover:
             for at in range(0, len(names), _NAMES_AT_ONCE):
                 await _asked(end, ("SADD", here.dirty, *names[at : at + _NAMES_AT_ONCE]))
             await _asked(end, ("SET", here.position, position))
-
-    async def _remove(self, token: str, lane: PlannedLane) -> None:
-        own = _own(token, lane)
-        async with self._at(lane.own_slot) as end:
-            await _asked(end, ("DEL", *own.all))
 
     def _at(self, slot: int) -> contextlib.AbstractAsyncContextManager[Admin]:
         """The node that has the slot now. Raises `ServerError`."""

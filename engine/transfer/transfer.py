@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -421,6 +422,18 @@ class Transfer:
         )
         return lanes
 
+    async def _remove_left(self, lanes: Sequence[PlannedLane]) -> None:
+        """Remove what lanes that are over have left on the target. Raises `EngineError`."""
+        from engine.transfer.slot_handover import SlotHandover
+
+        ends: dict[Side, Endpoint] = {
+            "source": self._source_endpoint,
+            "target": self._target_endpoint,
+        }
+        end = lane_plan.wholes(lanes, ends, self._settings)["target"]
+        target = await lane_plan.look("target", end, self._settings)
+        await SlotHandover(self._checkpoints, target, self._settings).remove_left(lanes)
+
     def _left_something(self, lane: str) -> bool:
         """Whether a lane has a fence at its source, a write block or settings to be put back."""
         found = self._checkpoints.of_lane(lane).load()
@@ -554,7 +567,10 @@ class Transfer:
                     raise AuthError(f"the source cannot be followed: {denied[0]}", remedy=denied[1])
 
         begun = any(self._checkpoints.of_lane(each.name).load() is not None for each in lanes)
-        return Migration(self._overview, driven, None if begun else allowed, clusters)
+        remove_left = None
+        if any(each.left for each in lanes):
+            remove_left = functools.partial(self._remove_left, lanes)
+        return Migration(self._overview, driven, None if begun else allowed, clusters, remove_left)
 
     def _driven_here(
         self, ends: Sequence[LaneEnds], contexts: Sequence[MigrationContext]

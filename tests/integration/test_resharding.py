@@ -104,6 +104,34 @@ def test_dirty_keys_of_a_slot_that_has_gone(scenario: NewScenario) -> None:
     assert_tidy(here)
 
 
+def test_own_keys_that_come_back(scenario: NewScenario) -> None:
+    """A replica that is promoted may lack the removal of what a lane had in a slot that has gone:
+    such keys are removed again, and make no difference of the counts."""
+    s = began(scenario, "redis-7.0", "redis-7.0", 2, 2)
+    there, here = clusters(s)
+    store = MemoryCheckpoint()
+    with s.running(checkpoints=store, timeout=120.0) as run:
+        run.following()
+        lane = (store.lanes or ())[0]
+        found = store.of_lane(lane.name).load()
+        assert found is not None
+        assert isinstance(found.position, OnlineCheckpoint)
+        own = OwnKeys(found.position.token, lane.name, tag_of(lane))
+        with here.client() as client:
+            position = client.get(own.position)
+            assert position is not None
+            moved(here, range(lane.own_slot, lane.own_slot + 1), 1)
+            replanned(run)
+            run.following()
+            assert client.get(own.position) is None
+            client.set(own.position, position)
+            client.sadd(own.dirty, "0 v key:1")
+        run.cut_over(again="slots")
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(there, here, 5)
+    assert_tidy(here)
+
+
 @pytest.mark.parametrize("end", ["source", "target"])
 def test_a_shard_is_emptied_and_another_one_added(end: str, scenario: NewScenario) -> None:
     """The primary that gives its last slot away becomes another shard's replica."""
