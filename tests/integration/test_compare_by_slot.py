@@ -109,6 +109,8 @@ def look(sources: Ends, targets: Ends, kinds: tuple[bool, bool], *, every: bool)
     async def lane(comparison: Comparison) -> None:
         try:
             await comparison.open()
+            # As the cut-over of all: none is counted before all compare.
+            await opened.wait()
             chosen = []
             portions = comparison.doubtful({"all"}) if every else comparison.sample()
             async for db, keys in portions:
@@ -136,6 +138,7 @@ def look(sources: Ends, targets: Ends, kinds: tuple[bool, bool], *, every: bool)
     async def main() -> None:
         await asyncio.gather(*map(lane, comparisons_of(lanes, settings, lambda: False)))
 
+    opened = asyncio.Barrier(len(lanes))
     run(main())
     return seen
 

@@ -358,7 +358,9 @@ async def test_damaged_bytes_are_found(server_factory: ServerFactory) -> None:
             # In the middle of the snapshot; the proxy has a thread of its own, and does not wait.
             proxy.corrupt(3 * MIB, "down")
             await source.open(None)
-            with pytest.raises(ProtocolFault, match="snapshot cannot be read") as caught:
+            with pytest.raises(
+                ProtocolFault, match="snapshot that this engine cannot decode"
+            ) as caught:
                 await Replay(server_factory()).snapshot(source)
             assert caught.value.fault == "source"
 

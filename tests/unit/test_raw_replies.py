@@ -146,7 +146,8 @@ def test_no_damage_leads_beyond_the_reply(entries: Any, groups: Any, data: st.Da
         stream_digests(damaged, KEY, idle_consumers=True)
     splitter = ReplySplitter()
     splitter.feed(damaged)
-    with contextlib.suppress(ValueError):
+    # (hiredis holds lengths to limits of its own.)
+    with contextlib.suppress(ValueError, hiredis.ProtocolError):
         whole = splitter.next()
         if whole is not None:
             # What it takes for whole is a reply.
