@@ -52,7 +52,9 @@ LossOption = Annotated[
 WaitOption = Annotated[
     bool,
     typer.Option(
-        "--wait", help="Stay, show progress, wait for the end; replace a worker that is killed."
+        "--wait",
+        help="Stay, show progress, wait for the end (a start: until it can be completed); "
+        "replace a worker that is killed.",
     ),
 ]
 

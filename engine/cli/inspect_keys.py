@@ -75,6 +75,8 @@ def inspect(
 
     here = endpoint("SOURCE", source)
     try:
+        if key is not None and match is not None:
+            raise UsageError("--key names one key, and --match chooses some")
         if big is not None and (key is not None or match is not None):
             raise UsageError("--big reports on all keys, and --key and --match choose some")
         reader = KeyReader(

@@ -38,7 +38,7 @@ def migrate(
             "unix:///PATH, redis+sentinel://HOST:PORT,HOST:PORT/NAME (the primary that Sentinels "
             "watch as NAME), of a cluster any node, or several: HOST:PORT,HOST:PORT; or rdb:PATH, "
             "a file of SAVE (rdb:- is standard input), or aof:PATH, an append-only file or the "
-            "folder of one. It is never written to.",
+            "folder of one. None of its keys is written.",
         ),
     ],
     target: Annotated[

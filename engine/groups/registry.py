@@ -532,9 +532,20 @@ def _add_transfer(
             "request": Request.NONE,
             "refusal": "",
             "events": 0,
-        },
+        }
+        | _unused_id(connection),
     )
     return int(added.scalar_one())
+
+
+def _unused_id(connection: Connection) -> dict[str, int]:
+    """The number of a migration that is to come, where the database would use one again: SQLite
+    gives the highest one anew when its row was deleted, and events of that one are there still."""
+    if connection.dialect.name != "sqlite":
+        return {}
+    highest = (schema.migrations.c.id, schema.events.c.migration_id)
+    found = (connection.execute(select(func.max(each))).scalar() for each in highest)
+    return {"id": 1 + max(each or 0 for each in found)}
 
 
 def _add_lane(

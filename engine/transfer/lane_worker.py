@@ -18,7 +18,7 @@ from engine.errors import LinkError
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.model.progress import Progress
+from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse
 from engine.transfer.async_helpers import cancelled, to_the_end
 from engine.transfer.control_connections import Side
@@ -34,6 +34,10 @@ _BEAT_SECONDS = 1.0
 # Looks at a process between which nothing was heard of it, before it is ended. They are counted and
 # not timed: this process may have been stopped as well.
 _SILENT_MOST = 60
+# The same in a cut-over, whose writers wait.
+_SILENT_CUT_OVER = 5
+# Behind so many it is told, and nothing is cut over.
+_SILENT_TOLD = 3
 # How long a process may take to end when it was asked to.
 _END_SECONDS = 5.0
 # Two processes tell of one cluster's slots within so many seconds.
@@ -271,7 +275,11 @@ class LaneWorker:
                 self._wished = wishes
                 channel.notify("wishes", wishes)
             self._silent += 1
-            if self._silent > _SILENT_MOST * 4:
+            if self._silent == _SILENT_TOLD * 4:
+                for lane in self.lanes.values():
+                    lane.note_silent()
+            writers_wait = any(lane.context.phase is Phase.CUT_OVER for lane in self.lanes.values())
+            if self._silent > (_SILENT_CUT_OVER if writers_wait else _SILENT_MOST) * 4:
                 _log.warning("A process of lanes does not answer", extra={"pid": process.pid})
                 await process.ended(0.0)
                 return
@@ -353,6 +361,9 @@ class LaneWorker:
             self.lanes[name].context.on_event(text)
 
     def _note_beat(self, beat: Beat) -> None:
+        if self._silent >= _SILENT_TOLD * 4:
+            for lane in self.lanes.values():
+                lane.note_heard()
         self.beat, self._silent = beat, 0
         self.peak = max(self.peak, beat.peak_rss_bytes)
         self.on_beat()

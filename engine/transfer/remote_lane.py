@@ -106,6 +106,7 @@ class RemoteLane:
         context.peers.join(lambda: self.mark)
         context.source_type = "replica"
         context.figures = self._figures
+        self._silence = context.trouble_of("the process of the lane")
         worker.join(self)
 
     # --- What the process tells ---
@@ -152,11 +153,27 @@ class RemoteLane:
         context.lets_scripts = progress.lets_scripts
         context.publish()
 
+    def note_silent(self) -> None:
+        """Its process has not been heard of for some seconds: it may be stopped, or out of
+        memory."""
+        self._context.can_complete = False
+        self._silence(f"the process {self._worker.pid} of the lane does not answer")
+        self.on_look()
+
+    def note_heard(self) -> None:
+        """It is there again: what it has told last holds."""
+        self._silence("")
+        if self._context.phase not in ENDS:
+            self._context.can_complete = self.status.can_complete
+        self.on_look()
+
     def note_lost(self) -> None:
         """Its process has ended."""
         self._lost = True
         self._connected = 0
+        self._silence("")
         self._context.can_complete = False
+        self._context.reason = "the process of the lane has ended: another one takes the lane up"
         if self._said is not None:
             self._said = replace(self._said, **_UNKNOWN)
         self.status = replace(self.status, can_complete=False, stuck="", offer=0, stopped=True)

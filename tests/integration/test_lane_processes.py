@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.fleet.lane_processes import LaneProcess, LaneProcesses
+from engine.transfer.remote_lane import RemoteCutOver
 from tests.support.comparison import assert_settled
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario
@@ -85,3 +86,50 @@ def test_a_process_that_is_killed(scenario: NewScenario) -> None:
     assert_settled(there, here, 5)
     assert_tidy(here)
     assert run.progress.full_syncs == 3
+
+
+def test_a_process_that_stands_still(scenario: NewScenario) -> None:
+    """What it told last says nothing any more: nothing is cut over, and it is told; when it goes on
+    all is as before."""
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=2, target_shards=2)
+    s.load(keys=500)
+    processes = Counted()
+    with s.running(lanes_per_worker=1, processes=processes, timeout=120.0) as run:
+        run.in_sync()
+        frozen = processes.started[0].pid
+        os.kill(frozen, signal.SIGSTOP)
+        run.wait_for(lambda: not run.progress.can_complete, "it is noticed")
+        assert "does not answer" in run.progress.reason
+        os.kill(frozen, signal.SIGCONT)
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert len(processes.started) == 2
+    assert_settled(s.whole("source"), s.whole("target"), 5)
+
+
+def test_a_process_that_stands_still_in_a_cut_over(
+    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended, and the other lanes' writers are let go: none waits for a process that may never
+    go on."""
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=2, target_shards=2)
+    s.load(keys=500)
+    processes = Counted()
+    block = RemoteCutOver.block_writes
+    frozen: list[int] = []
+
+    def stands_still(self: RemoteCutOver) -> Any:
+        if not frozen:
+            frozen.append(processes.started[0].pid)
+            os.kill(frozen[0], signal.SIGSTOP)
+        return block(self)
+
+    monkeypatch.setattr(RemoteCutOver, "block_writes", stands_still)
+    with s.running(lanes_per_worker=1, processes=processes, timeout=120.0) as run:
+        run.in_sync()
+        assert run.refused()
+        assert len(frozen) == 1
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert len(processes.started) == 3
+    assert_settled(s.whole("source"), s.whole("target"), 5)

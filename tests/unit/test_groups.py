@@ -269,6 +269,11 @@ def test_delete(registry: Registry, migrating: TransferRecord) -> None:
     # The name is free again, and nothing of the old one comes back.
     registry.register("g", TARGET)
     assert registry.get("g")[1] is None
+    # The next one is another one, though the events of the old one are there still.
+    begun = registry.begin_migration("g", [SOURCE], SETTINGS)
+    assert begun.id > migrating.id
+    told = [each.message for each in registry.list_events("g")]
+    assert told.count(f"migration from {SOURCE.address} started") == 2
 
 
 def test_events(registry: Registry) -> None:

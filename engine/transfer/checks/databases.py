@@ -113,7 +113,7 @@ async def check_existing(
     meaning, remedy = {
         "replace": (
             "of the same name they are overwritten, else they stay",
-            "Empty the target if they are not wanted; --if-exists skip or fail spares them.",
+            "Empty the target if they are not wanted; a scan with --if-exists skip spares them.",
         ),
         "skip": (
             "of the same name they stay, and the source's value is not migrated",
