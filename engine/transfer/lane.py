@@ -567,14 +567,21 @@ class Lane:
     # --- Connecting ---
 
     async def _connect(self) -> None:
-        context = self._context
         if not self._checkpoint.taken_up:
             self.take_up()
         self._roles.take_up()
         self._writer.name = self._ownership.claim.client_name
-        begins = not self._mark.begun
         # How far the target is is not known yet: all is asked in one go.
         applier = self._new_applier(importing=False, far=True)
+        try:
+            await self._connect_with(applier)
+        except BaseException:
+            # Given up in the moment in which it was opened ahead: nothing else would close it.
+            await applier.close()
+            raise
+
+    async def _connect_with(self, applier: Applier) -> None:
+        context, begins = self._context, not self._mark.begun
         left = TargetLeftovers(self._ends)
         # Whether the target lets us do what will be needed. Beside the writer's own questions,
         # whose errors are those that count.

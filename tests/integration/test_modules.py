@@ -834,6 +834,8 @@ def test_an_append_only_file_that_is_taken_up_again_still_lacks_them(
     wait_for(
         lambda: list(source.folder.glob("appendonlydir/*.2.base.rdb")), "the second base file", 20
     )
+    # The manifest names it a moment later.
+    wait_for(lambda: not source.client().info("persistence")["aof_rewrite_in_progress"], "its end")
     rules = "on", "nopass", "~*", "&*", "+@all", "-function|load"
     target.client().execute_command("ACL", "SETUSER", "mover", *rules)
     url = target.url.replace("redis://", "redis://mover:any@")
