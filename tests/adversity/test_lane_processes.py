@@ -21,6 +21,7 @@ from benches.support.waiting import wait_for
 from engine.fleet.lane_processes import LaneProcesses
 from engine.model.progress import ENDS, Phase
 from engine.transfer.cut_over import CUT_OVER
+from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
 from tests.support.library import Run
 from tests.support.own_keys import assert_tidy
@@ -113,12 +114,7 @@ def test_killed_before_the_promotion(scenario: NewScenario, steps: Steps) -> Non
             traffic.stop()
             run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
-        assert_settled(there, here, 5)
-        clients.move_to(here)
-        clients.goes_on()
-        clients.stop()
-        assert clients.check(here) == [], clients.describe()
-    assert_tidy(here)
+        assert_carried(there, here, clients)
 
 
 @pytest.mark.parametrize("moment", some(LATE, 2), ids=str)
@@ -154,12 +150,7 @@ def test_killed_from_the_promotion_on(
                 run.cut_over()
             assert run.progress.phase is Phase.DONE
         assert run.report.status == "done", (run.report.errors, run.events)
-        assert_settled(there, here, 5)
-        clients.move_to(here)
-        clients.goes_on()
-        clients.stop()
-        assert clients.check(here) == [], clients.describe()
-    assert_tidy(here)
+        assert_carried(there, here, clients)
 
 
 def test_killed_again_and_again(scenario: NewScenario) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benches.support.sentinels import sentinels, url
+from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
 from tests.support.library import migrating
 from tests.support.own_keys import assert_tidy
@@ -71,12 +72,7 @@ def test_everything_is_carried_under_traffic(
             traffic.stop()
             run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
-        assert_settled(there, here, 5)
-        clients.move_to(here)
-        clients.goes_on()
-        clients.stop()
-        assert clients.check(here) == [], clients.describe()
-    assert_tidy(here)
+        assert_carried(there, here, clients)
 
 
 @pytest.mark.parametrize("shards", [0, 3])

@@ -10,6 +10,7 @@ import pytest
 
 from engine.fleet.lane_processes import LaneProcess, LaneProcesses
 from engine.transfer.remote_lane import RemoteCutOver
+from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario
@@ -54,12 +55,7 @@ def test_several_processes_cut_over_as_one(scenario: NewScenario) -> None:
             traffic.stop()
             run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
-        assert_settled(there, here, 5)
-        clients.move_to(here)
-        clients.goes_on()
-        clients.stop()
-        assert clients.check(here) == [], clients.describe()
-    assert_tidy(here)
+        assert_carried(there, here, clients)
     assert run.report.fence_seconds is not None
     assert run.report.fence_seconds < 1.0
     assert run.report.last_shard

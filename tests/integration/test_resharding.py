@@ -13,11 +13,11 @@ from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.transfer import cluster_monitor
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.lane_plan import tag_of
+from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
 from tests.support.library import Run
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario, Scenario
-from tests.support.traffic import Retrying
 
 KEYS = 3000
 
@@ -34,16 +34,6 @@ def clusters(s: Scenario) -> tuple[Cluster, Cluster]:
     assert isinstance(there, Cluster)
     assert isinstance(here, Cluster)
     return there, here
-
-
-def assert_carried(there: Cluster, here: Cluster, clients: Retrying) -> None:
-    """Both ends are equal, and no write of clients that go on at the target is lost or doubled."""
-    assert_settled(there, here, 5)
-    clients.move_to(here)
-    clients.goes_on()
-    clients.stop()
-    assert clients.check(here) == [], clients.describe()
-    assert_tidy(here)
 
 
 def moved(cluster: Cluster, slots: range, to: int) -> None:

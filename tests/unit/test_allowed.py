@@ -265,8 +265,12 @@ async def test_one_word_for_all_that_cannot_be_reached(way: Way) -> None:
         ]
 
         async def told(endpoint: Endpoint) -> str:
-            with pytest.raises((LinkError, ProtocolFault)) as caught:
-                await way(endpoint)
+            for _ in range(10):
+                with pytest.raises((LinkError, ProtocolFault)) as caught:
+                    await way(endpoint)
+                # (A resolver may take longer than the time that there is.)
+                if endpoint.host != "no-such-host.invalid" or "no answer" not in str(caught.value):
+                    break
             return str(caught.value).replace(endpoint.address, "HOST")
 
         plainly = {await told(each) for each in ends}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.encoded_values import length, string
 from benches.support.servers import Binary, Server
 from benches.support.waiting import wait_for
 from engine._native import ProtocolError, RecordBatch, SnapshotReader
@@ -50,20 +50,6 @@ def expected(data: bytes) -> list[Read]:
 # ------------------------------------------------------------------ bytes by hand
 
 
-def length(n: int) -> bytes:
-    """A length as short as it can be."""
-    if n < 64:
-        return bytes([n])
-    if n < 1 << 14:
-        return struct.pack(">H", 0x4000 | n)
-    return b"\x80" + struct.pack(">I", n) if n < 1 << 32 else b"\x81" + struct.pack(">Q", n)
-
-
-def text(body: bytes) -> bytes:
-    """A string as it is."""
-    return length(len(body)) + body
-
-
 def whole(body: bytes, magic: bytes = b"REDIS0012", crc: bool = True) -> bytes:
     """A snapshot around opcodes and keys."""
     data = magic + body + b"\xff"
@@ -72,7 +58,7 @@ def whole(body: bytes, magic: bytes = b"REDIS0012", crc: bool = True) -> bytes:
 
 def key(kind: int, name: bytes, value: bytes) -> bytes:
     """A key of a type."""
-    return bytes([kind]) + text(name) + value
+    return bytes([kind]) + string(name) + value
 
 
 def refused(data: bytes, **options: Any) -> str:
@@ -316,7 +302,7 @@ def test_a_mark_must_follow(binary: Binary) -> None:
 
 
 def test_what_feed_brings_behind_the_end_is_kept() -> None:
-    data = whole(key(0, b"a", text(b"b")))
+    data = whole(key(0, b"a", string(b"b")))
     reader = SnapshotReader(mark=MARK)
     behind = bytes(range(256)) * 4_000
     assert reader.feed(data + MARK + behind) == 1
@@ -353,30 +339,30 @@ MODULE = (
     + length(2) + length(2**63)
     + length(3) + b"4444"
     + length(4) + b"88888888"
-    + length(5) + text(b"string") + length(5) + b"\xc1\x39\x30" + length(5) + text(b"x" * 300)
+    + length(5) + string(b"string") + length(5) + b"\xc1\x39\x30" + length(5) + string(b"x" * 300)
     + length(0)
 )  # fmt: skip
 PEL = length(2) + (bytes(16) + bytes(8) + length(1)) * 2
-GROUP = text(b"group") + length(1) + length(2) + length(3) + PEL
-CONSUMERS = length(1) + text(b"anna") + bytes(8) + bytes(8) + length(2) + bytes(32)
-LOG = length(1) + text(bytes(16)) + text(b"listpack") + length(300) * 8
+GROUP = string(b"group") + length(1) + length(2) + length(3) + PEL
+CONSUMERS = length(1) + string(b"anna") + bytes(8) + bytes(8) + length(2) + bytes(32)
+LOG = length(1) + string(bytes(16)) + string(b"listpack") + length(300) * 8
 IDEMPOTENCE = (
     length(100) + length(50)
     + length(2)
-    + text(b"producer") + length(1) + text(b"iid") + length(70_000) + length(2)
-    + text(b"other") + length(0)
+    + string(b"producer") + length(1) + string(b"iid") + length(70_000) + length(2)
+    + string(b"other") + length(0)
     + length(9) + length(8)
 )  # fmt: skip
 
 BY_HAND = {
-    "list": (1, length(3) + text(b"a") + b"\xc0\x05" + b"\xc3\x05\x0a\x00a\xe0\x00\x00", 1),
-    "zset": (3, length(4) + text(b"a") + b"\x031.5" + b"".join(
-        text(name) + bytes([mark]) for name, mark in ((b"nan", 253), (b"+", 254), (b"-", 255))
+    "list": (1, length(3) + string(b"a") + b"\xc0\x05" + b"\xc3\x05\x0a\x00a\xe0\x00\x00", 1),
+    "zset": (3, length(4) + string(b"a") + b"\x031.5" + b"".join(
+        string(name) + bytes([mark]) for name, mark in ((b"nan", 253), (b"+", 254), (b"-", 255))
     ), 1),
     "module": (7, length(ID) + MODULE, 8),
     "stream": (15, LOG[: -5 * 2] + length(0), 9),
-    "hash of 7.4-rc": (22, length(1) + length(2**40) + text(b"f") + text(b"v"), 12),
-    "listpack of 7.4-rc": (23, text(b"listpack"), 12),
+    "hash of 7.4-rc": (22, length(1) + length(2**40) + string(b"f") + string(b"v"), 12),
+    "listpack of 7.4-rc": (23, string(b"listpack"), 12),
     "stream 4": (26, LOG + length(1) + GROUP + CONSUMERS + IDEMPOTENCE, 13),
     "stream 5": (
         27, LOG + length(1) + GROUP + CONSUMERS + length(1) + bytes(16) + IDEMPOTENCE, 14
@@ -384,7 +370,7 @@ BY_HAND = {
     "array": (
         28, length(4) + length(1) + length(9) + b"".join(
             length(i) + length(tag) + value for i, (tag, value) in enumerate(
-                ((0, text(b"long string")), (1, bytes(8)), (2, bytes(8)), (3, text(b"short")))
+                ((0, string(b"long string")), (1, bytes(8)), (2, bytes(8)), (3, string(b"short")))
             )
         ), 14,
     ),
@@ -396,7 +382,7 @@ BY_HAND = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_types_that_no_server_here_writes(name: str) -> None:
     kind, value, version = BY_HAND[name]
-    body = key(kind, b"before", value) + key(0, b"after", text(b"1"))
+    body = key(kind, b"before", value) + key(0, b"after", string(b"1"))
     data = whole(body, b"REDIS0015")
     wanted = expected(data)
     assert [each.value[:-10] for each in wanted] == [bytes([kind]) + value, b"\x00\x011"]
@@ -411,14 +397,14 @@ def test_types_that_no_server_here_writes(name: str) -> None:
 
 
 def test_what_cannot_be_carried_is_listed() -> None:
-    released = text(b"lib") + text(b"LUA") + length(1) + text(b"about") + text(b"code")
-    plain = text(b"lib") + text(b"LUA") + length(0) + text(b"code")
+    released = string(b"lib") + string(b"LUA") + length(1) + string(b"about") + string(b"code")
+    plain = string(b"lib") + string(b"LUA") + length(0) + string(b"code")
     body = (
         b"\xf7" + length(ID) + MODULE + b"\xf7" + length(ID) + MODULE
         + b"\xf6" + released + b"\xf6" + plain
-        + b"\xf3" + length(2) + (b"spec" + MODULE) * 2 + key(0, b"a", text(b"1"))
+        + b"\xf3" + length(2) + (b"spec" + MODULE) * 2 + key(0, b"a", string(b"1"))
         + b"\xf4" + length(16383) + length(70_000) + length(1)
-        + b"\xf3" + length(1) + b"spec" + MODULE + key(0, b"b", text(b"1"))
+        + b"\xf3" + length(1) + b"spec" + MODULE + key(0, b"b", string(b"1"))
     )  # fmt: skip
     data = whole(body, b"REDIS0015")
     for sizes in ([1], [1 << 18]):
@@ -435,14 +421,14 @@ def test_what_cannot_be_carried_is_listed() -> None:
 
 def test_hashes_of_a_template_are_named() -> None:
     body = (
-        b"\xf2" + length(70) + length(2) + text(b"f0") + text(b"f1")
-        + b"\xf2" + length(1) + length(1) + text(b"f0")
-        + key(0, b"a", text(b"1"))
-        + key(30, b"listpack", text(b"listpack"))
+        b"\xf2" + length(70) + length(2) + string(b"f0") + string(b"f1")
+        + b"\xf2" + length(1) + length(1) + string(b"f0")
+        + key(0, b"a", string(b"1"))
+        + key(30, b"listpack", string(b"listpack"))
         + b"\xfc" + (5).to_bytes(8, "little")
-        + key(32, b"array", length(70) + text(b"v0") + text(b"v1"))
-        + key(32, b"one", length(1) + text(b"v0"))
-        + key(0, b"b", text(b"2"))
+        + key(32, b"array", length(70) + string(b"v0") + string(b"v1"))
+        + key(32, b"one", length(1) + string(b"v0"))
+        + key(0, b"b", string(b"2"))
     )  # fmt: skip
     data = whole(body, b"REDIS0015")
     for sizes in ([1], [1 << 18]):
@@ -455,13 +441,13 @@ def test_hashes_of_a_template_are_named() -> None:
         errors = [error for batch in items for error in batch.errors]
         assert [name for name, _ in errors] == [b"listpack", b"array", b"one"]
         assert all("field template" in reason for _, reason in errors)
-    unknown = whole(key(32, b"array", length(70) + text(b"v0")), b"REDIS0015")
+    unknown = whole(key(32, b"array", length(70) + string(b"v0")), b"REDIS0015")
     assert "the id of a field template" in refused(unknown)
 
 
 def test_numbers_that_mean_another_thing_to_valkey() -> None:
-    hash_ttl = length(1) + text(b"f") + text(b"v") + bytes(8)
-    imported = b"\xf3" + text(b"job") + length(2) + length(1) + length(5) + length(9) + length(9)
+    hash_ttl = length(1) + string(b"f") + string(b"v") + bytes(8)
+    imported = b"\xf3" + string(b"job") + length(2) + length(1) + length(5) + length(9) + length(9)
     data = whole(imported + key(22, b"h", hash_ttl), b"VALKEY080")
     (newer,) = read(data.replace(b"VALKEY080", b"VALKEY081")[:-8] + bytes(8))
     (found,) = read(data)
@@ -486,7 +472,7 @@ def test_numbers_that_mean_another_thing_to_valkey() -> None:
     ],
 )  # fmt: skip
 def test_types_and_opcodes_that_are_not_known(magic: bytes, kind: int) -> None:
-    said = refused(whole(bytes([kind]) + text(b"k") + text(b"v"), magic))
+    said = refused(whole(bytes([kind]) + string(b"k") + string(b"v"), magic))
     what = "opcode" if kind >= 242 else "type of value"
     assert said.startswith(f"{what} {kind} is not known in a snapshot of redis, version ")
 
@@ -499,14 +485,14 @@ def test_other_magic(magic: bytes) -> None:
 
 
 def test_before_version_5_there_is_no_checksum() -> None:
-    data = b"REDIS0004" + key(0, b"a", text(b"b")) + b"\xff"
+    data = b"REDIS0004" + key(0, b"a", string(b"b")) + b"\xff"
     assert [each.key for each in read(data)] == [b"a"]
 
 
 def test_deadlines() -> None:
     later = 1_900_000_000_000
     body = b"".join(
-        opcode + key(0, b"%d" % i, text(b"v"))
+        opcode + key(0, b"%d" % i, string(b"v"))
         for i, opcode in enumerate(
             (
                 b"\xfc" + later.to_bytes(8, "little"),
@@ -577,20 +563,20 @@ def test_keys_whose_time_is_over_are_passed_over(
 def test_whether_there_is_a_checksum() -> None:
     for crc in (True, False):
         reader = SnapshotReader()
-        reader.feed(whole(key(0, b"a", text(b"b")), crc=crc))
+        reader.feed(whole(key(0, b"a", string(b"b")), crc=crc))
         assert reader.finished
         assert reader.checksummed == crc
 
 
 def test_a_shift_does_not_overflow() -> None:
-    data = whole(b"\xfc" + bytes(8) + key(0, b"a", text(b"b")))
+    data = whole(b"\xfc" + bytes(8) + key(0, b"a", string(b"b")))
     (found,) = read(data, extend_before=2**62, extend_by=2**63 - 1)
     assert found.expire_at == 2**63 - 1
 
 
 def test_a_batch_has_one_database_and_one_kind_of_access() -> None:
     def put(name: bytes, before: bytes = b"") -> bytes:
-        return before + key(0, name, text(b"v"))
+        return before + key(0, name, string(b"v"))
 
     idle, freq = b"\xf8" + length(70_000), b"\xf9\xc8"
     body = (
@@ -608,7 +594,10 @@ def test_a_batch_has_one_database_and_one_kind_of_access() -> None:
 
 
 def test_flush_hands_on_what_is_complete() -> None:
-    first, second = key(0, b"a", text(b"b")), key(4, b"h", length(1) + text(b"f") + text(b"v"))
+    first, second = (
+        key(0, b"a", string(b"b")),
+        key(4, b"h", length(1) + string(b"f") + string(b"v")),
+    )
     data = whole(first + second)
     reader = SnapshotReader()
     reader.feed(data[: 9 + len(first)])
@@ -675,14 +664,14 @@ def test_a_long_string_that_never_comes(count: int) -> None:
         key(7, b"k", length(ID) + length(6)),
         key(28, b"k", length(1) + length(2)),
         key(28, b"k", length(1) + length(0) + length(0) + length(4)),
-        b"\x00\xc3\x05\x0b\x00a\xe0\x00\x00" + text(b"v"),
-        b"\x00\xc3\x02\x02\x05a" + text(b"v"),
+        b"\x00\xc3\x05\x0b\x00a\xe0\x00\x00" + string(b"v"),
+        b"\x00\xc3\x02\x02\x05a" + string(b"v"),
         b"\xfe" + length(2**31),
         b"\xfe\xc0\x01",
         b"\xfb\x01\xc0\x01",
         b"\xf8" + length(2**63),
         b"\xfa" + length(2**25),
-        b"\xfa" + text(b"lua") + length(2**27),
+        b"\xfa" + string(b"lua") + length(2**27),
         b"\xf5" + length(2**27),
     ],
 )
@@ -691,9 +680,9 @@ def test_bytes_that_are_no_snapshot(body: bytes) -> None:
 
 
 def test_texts_have_bounds() -> None:
-    many = b"\xfa" + text(b"x" * 200) + text(b"y" * 200)
+    many = b"\xfa" + string(b"x" * 200) + string(b"y" * 200)
     assert "of a length in bounds" in refused(whole(many * 3_000, crc=False))
-    fields = b"".join(b"\xfa" + text(b"%d" % i) + text(b"") for i in range(1_100))
+    fields = b"".join(b"\xfa" + string(b"%d" % i) + string(b"") for i in range(1_100))
     assert "fewer AUX fields" in refused(whole(fields, crc=False))
     library = b"\xf5" + b"\x80" + (1 << 20).to_bytes(4, "big") + bytes(1 << 20)
     reader = SnapshotReader()
@@ -703,7 +692,7 @@ def test_texts_have_bounds() -> None:
 
 
 def test_many_refused_keys_are_handed_on_in_time() -> None:
-    body = b"".join(key(0, b"%d" % i, text(b"long enough")) for i in range(2_500))
+    body = b"".join(key(0, b"%d" % i, string(b"long enough")) for i in range(2_500))
     items = feed(SnapshotReader(value_limit=15), whole(body))
     assert [len(batch.errors) for batch in items] == [1000, 1000, 500]
     assert [len(batch) for batch in items] == [0, 0, 0]
@@ -716,9 +705,9 @@ def test_keys_in_every_encoding(tmp_path: Path) -> None:
         b"\xc2\x00\x00\x00\x80": b"-2147483648",
         b"\xc3\x05\x0a\x00a\xe0\x00\x00": b"a" * 10,
         length(0): b"",
-        text(b"k" * 70_000): b"k" * 70_000,
+        string(b"k" * 70_000): b"k" * 70_000,
     }
-    data = whole(b"".join(b"\x00" + name + text(b"v") for name in names))
+    data = whole(b"".join(b"\x00" + name + string(b"v") for name in names))
     for sizes in ([1], [5], [1 << 18]):
         assert [each.key for each in read(data, sizes)] == list(names.values())
     assert read(data) == expected(data)
