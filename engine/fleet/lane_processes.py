@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from engine.errors import LinkError
-from engine.fleet.local import checkout
+from engine.fleet.local import child_environment
 
 SOCKET = 3
 """The number that the socket has there."""
@@ -64,10 +64,7 @@ class LaneProcesses:
 
 def _start() -> LaneProcess:
     ours, theirs = socket.socketpair()
-    environment = dict(os.environ)
-    if (root := checkout()) is not None:
-        paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment = child_environment()
     command = [sys.executable, "-P", "-m", "engine.fleet.lane_worker", str(os.getpid())]
     try:
         pid = os.posix_spawn(

@@ -136,12 +136,9 @@ def _spawn(
     *more: int,
 ) -> int:
     reap()
-    environment = {**os.environ, STATE_VARIABLE: registry.store.url}
+    environment = child_environment() | {STATE_VARIABLE: registry.store.url}
     if credentials is not None:
         environment[CREDENTIALS_VARIABLE] = credentials.to_json()
-    if (root := checkout()) is not None:
-        paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
     command = [sys.executable, "-P", "-m", module, group_id]
     actions: list[tuple[int, int, int]] = []
     if handed_over is not None:
@@ -193,6 +190,15 @@ def _open_log(path: Path) -> int:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # What writes to it puts it aside when it gets long (`fleet.worker_log_file`).
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def child_environment() -> dict[str, str]:
+    """What a process of ours is started with: it imports this very program."""
+    environment = dict(os.environ)
+    if (root := checkout()) is not None:
+        paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return environment
 
 
 def checkout() -> Path | None:

@@ -1050,6 +1050,8 @@ async def _answered(wanted: bool, applier: Applier, left: TargetLeftovers) -> bo
         await together([applier.open(), left.find()])
         return True
     except EngineError:
+        # It is opened anew.
+        await applier.close()
         return False
 
 

@@ -23,9 +23,11 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from engine import logs
 from engine.errors import EngineError, LinkError
 from engine.transfer.async_helpers import cancelled
 
+_log = logs.logger(__name__)
 _LENGTH = struct.Struct("!I")
 # A checkpoint that names ten thousand keys has a few MiB.
 _FRAME_MOST = 256 << 20
@@ -67,6 +69,11 @@ class Channel:
         """Begin, on the running loop; `end` is closed with the channel."""
         reader, self._writer = await asyncio.open_unix_connection(sock=end)
         self._reading = asyncio.create_task(self._read(reader))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the other end has not taken yet."""
+        return 0 if self.lost else self._writer.transport.get_write_buffer_size()
 
     def notify(self, name: str, *arguments: Any) -> None:
         """Send a notice; one to an end that is gone is dropped."""
@@ -112,16 +119,19 @@ class Channel:
     # --- What comes ---
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        why = "the process has ended"
+        why = "the process of the lane has ended"
         try:
             while True:
                 (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
                 if length > _FRAME_MOST:
-                    why = "the process sends what it never does"
+                    why = f"the process of the lane sent a message of {length:,} bytes"
                     break
                 self._take(*pickle.loads(await reader.readexactly(length)))
         except (OSError, asyncio.IncompleteReadError):
             pass
+        except Exception as error:
+            why = f"a message of the lane's process was not understood ({type(error).__name__})"
+            _log.exception("A message of a process of lanes was not understood")
         finally:
             self.lost = why
             self._writer.close()

@@ -12,9 +12,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from engine.errors import LinkError, ServerError
 from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.targets.applier import PositionMoved
+from engine.targets.base import ReadAgain
 from engine.transfer.cut_over_offer import Offer
 from engine.transfer.migration_context import MigrationContext
+
+LANES_OWN = (PositionMoved, ReadAgain, LinkError, ServerError)
+"""What a lane deals with itself: it dials again, and goes on from what the target has."""
 
 
 class CutOverLane(Protocol):

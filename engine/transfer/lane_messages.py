@@ -17,7 +17,11 @@ from engine.model.report import Step
 from engine.model.settings import TransferSettings
 from engine.model.verification import Verification
 
-BUILD = " ".join(str(Path(each).stat().st_mtime_ns) for each in (__file__, _native.__file__ or ""))
+_PROGRAM = Path(__file__).parents[1]
+BUILD = " ".join(
+    str(max(each.stat().st_mtime_ns for each in found))
+    for found in (_PROGRAM.rglob("*.py"), [Path(_native.__file__ or __file__)])
+)
 """Which build of the program this is: a process that is started later may find another one."""
 
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any
 
 from engine import logs
-from engine.errors import EngineError, LinkError, ServerError, TransferStopped
+from engine.errors import EngineError, LinkError, TransferStopped
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import Route
@@ -24,8 +24,6 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Progress
 from engine.model.report import EngineUse
 from engine.model.settings import TransferSettings
-from engine.targets.applier import PositionMoved
-from engine.targets.base import ReadAgain
 from engine.transfer import lane_building
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.cluster_monitor import ClusterMonitor
@@ -34,6 +32,7 @@ from engine.transfer.cut_over_check import Comparison, CutOverCheckResult
 from engine.transfer.cut_over_offer import Offer
 from engine.transfer.lane import Lane
 from engine.transfer.lane_channel import Channel, raised
+from engine.transfer.lane_interface import LANES_OWN
 from engine.transfer.lane_messages import BUILD, Beat, LaneSetup, LaneStatus, Wishes, WorkerSetup
 from engine.transfer.lane_plan import LaneEnds
 from engine.transfer.migration_context import MigrationContext, Orders
@@ -43,7 +42,8 @@ from engine.wire import failover_addresses, source_replica
 
 _BEAT_SECONDS = 1.0
 _WAIT_WORTH_TELLING = 0.1
-_LANES_OWN = (PositionMoved, ReadAgain, LinkError, ServerError)
+# So many bytes may wait for a migration's process that stands still, before the lanes' ends.
+_UNSENT_MOST = 64 << 20
 _RECORD = ("name", "levelno", "levelname", "created", "msecs", "pathname", "lineno", "funcName")
 _OF = ("migration", "shard", "end", "endpoint", "figures")
 
@@ -224,8 +224,7 @@ class LaneServer:
 
     def _note_wishes(self, wishes: Wishes) -> None:
         self._wishes = wishes
-        if hasattr(self, "_orders"):
-            self._orders.skip_verification = wishes.skip_verification
+        self._orders.skip_verification = wishes.skip_verification
 
     # --- What is told ---
 
@@ -234,10 +233,11 @@ class LaneServer:
             driven.tell()
 
     async def _beat(self) -> None:
-        while True:
+        while self._channel.unsent <= _UNSENT_MOST:
             self._tell()
             self._tell_beat()
             await asyncio.sleep(_BEAT_SECONDS)
+        _gone()
 
     def _tell_beat(self) -> None:
         used, now = self._use(), asyncio.get_running_loop().time()
@@ -334,7 +334,7 @@ class _Driven:
         """Take a step. Raises as it does."""
         try:
             await getattr(self.lane.cut_over, name)()
-        except _LANES_OWN as cause:
+        except LANES_OWN as cause:
             self._broken = self.lane.note_broken(cause)
             raise
 

@@ -96,7 +96,8 @@ class LaneWorkers:
     def on_event(self, text: str) -> None:
         """A process tells of a cluster, as others may do."""
         now = asyncio.get_running_loop().time()
-        if now - self._told.get(text, float("-inf")) > _SAME_SECONDS:
+        self._told = {each: at for each, at in self._told.items() if now - at <= _SAME_SECONDS}
+        if text not in self._told:
             self._told[text] = now
             self.overview.on_event(text)
 
@@ -200,10 +201,15 @@ class LaneWorker:
             channel = Channel(self._serves(), self._notes(), self._on_lost)
             self.number += 1
             self._began, self._silent = now, 0
-            self.channel = channel
-            await channel.open(process.socket)
-            self._watch = asyncio.create_task(self._watching(channel, process))
-            await channel.request("setup", setup)
+            try:
+                await channel.open(process.socket)
+                self.channel = channel
+                self._watch = asyncio.create_task(self._watching(channel, process))
+                await channel.request("setup", setup)
+            except BaseException:
+                # It has no lanes: nothing may take it for one that has.
+                await to_the_end(self._ended())
+                raise
             # What they have told meanwhile.
             for lane in self._others:
                 channel.notify("mark", lane.name, lane.mark)

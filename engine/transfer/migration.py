@@ -16,17 +16,20 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from engine import logs
-from engine.errors import EngineError, LinkError, ServerError, StateError, TransferStopped
+from engine.errors import EngineError, StateError, TransferStopped
 from engine.model.online_checkpoint import OnlineCheckpoint, left_at_sources
 from engine.model.progress import Phase
-from engine.targets.applier import PositionMoved
-from engine.targets.base import ReadAgain
 from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
 from engine.transfer.cut_over_barrier import StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.cut_over_offer import Offer, TakenUpAnew
-from engine.transfer.lane_interface import CutOverLane, MigratingLane, WatchedCluster
+from engine.transfer.lane_interface import (
+    LANES_OWN,
+    CutOverLane,
+    MigratingLane,
+    WatchedCluster,
+)
 from engine.transfer.overview import Overview
 
 T = TypeVar("T")
@@ -35,8 +38,6 @@ T = TypeVar("T")
 _CUT_OVERS_MOST = 3
 # For so long slots have to stay where they are before the lanes are planned anew.
 _SETTLED_SECONDS = 2.0
-# What a lane deals with itself: it dials again, and goes on from what the target has.
-_LANES_OWN = (PositionMoved, ReadAgain, LinkError, ServerError)
 
 
 class SlotsMoved(Exception):
@@ -275,7 +276,7 @@ class Migration:
     ) -> None:
         """Something broke on a lane, and is that lane's to deal with; else it is raised."""
         cause = failed.cause
-        if not isinstance(cause, _LANES_OWN):
+        if not isinstance(cause, LANES_OWN):
             raise cause
         self._again = False
         broken = next(lane for lane in lanes if lane.cut_over is failed.lane)

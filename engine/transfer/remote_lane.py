@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from engine.errors import EngineError, StateError
+from engine.errors import EngineError
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.retry import Attempts
@@ -94,7 +94,6 @@ class RemoteLane:
         self._mark: OnlineCheckpoint | None = None
         # The number of the process in which the lane is connected.
         self._connected = 0
-        self._closed = False
         self._lost = False
         self._offer: Offer | None = None
         self._offered = 0
@@ -139,7 +138,7 @@ class RemoteLane:
         if status.mark != self._mark:
             self._mark = status.mark
             self._worker.tell_others(self)
-        if status.offer != before.offer or self._offered == 0:
+        if status.offer != before.offer:
             self._offer_anew(status)
 
     def note_progress(self, progress: Progress, how_far: str) -> None:
@@ -157,7 +156,10 @@ class RemoteLane:
         """Its process has not been heard of for some seconds: it may be stopped, or out of
         memory."""
         self._context.can_complete = False
-        self._silence(f"the process {self._worker.pid} of the lane does not answer")
+        self._silence(
+            f"the process {self._worker.pid} of the lane does not answer; if that lasts another "
+            "one takes the lane up"
+        )
         self.on_look()
 
     def note_heard(self) -> None:
@@ -172,10 +174,11 @@ class RemoteLane:
         self._lost = True
         self._connected = 0
         self._silence("")
-        self._context.can_complete = False
-        self._context.reason = "the process of the lane has ended: another one takes the lane up"
-        if self._said is not None:
-            self._said = replace(self._said, **_UNKNOWN)
+        if self._context.phase not in ENDS:
+            self._context.can_complete = False
+            self._context.reason = "the process of the lane has ended: another one takes it up"
+            if self._said is not None:
+                self._said = replace(self._said, **_UNKNOWN)
         self.status = replace(self.status, can_complete=False, stuck="", offer=0, stopped=True)
         self._offer_anew(self.status)
         self.on_look()
@@ -314,8 +317,8 @@ class RemoteLane:
     async def _run(self) -> bool:
         if await self._connect():
             return True
-        channel = await self._worker.up()
-        await channel.request("run", self.name)
+        # (Of another process, where it is not connected, nothing is asked.)
+        await self._worker.ask_of(self._connected, "run", self.name)
         return True
 
     async def _persist(self, work: Callable[[], Awaitable[bool]]) -> bool:
@@ -337,7 +340,7 @@ class RemoteLane:
                 if self._worker.lived > _LIVED_SECONDS:
                     patience.progress()
                 attempt.failed(
-                    f"the process of the lane is gone: {lost.message}",
+                    lost.message,
                     remedy="Look into the worker's log, and resume the migration.",
                     event=f"{lost.message}: another process takes the lane up",
                 )
@@ -414,7 +417,6 @@ class RemoteLane:
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """As of `MigratingLane`. Where its process is gone another one takes away what it has left,
         unless the next engine does."""
-        self._closed = True
         mark = self.mark
         left = bool(mark.fenced or mark.sealed or mark.tuned) and not mark.opened
         if not self._worker.living and (resumable or not mark.begun) and not left:
@@ -448,9 +450,10 @@ class RemoteLane:
             try:
                 channel = await self._worker.up()
                 return await channel.request(what, self.name, *arguments)
-            except (WorkerLost, StateError) as exc:
-                if last or isinstance(exc, StateError):
+            except EngineError as exc:
+                if last or not isinstance(exc, WorkerLost):
                     self._context.on_event(f"what the lane has left may still be there: {exc}")
+                    return None
         return None
 
 
@@ -532,11 +535,6 @@ class RemoteCutOver:
     # --- What is known of it ---
 
     @property
-    def name(self) -> str:
-        """As of `CutOverLane`."""
-        return self._lane.name
-
-    @property
     def title(self) -> str:
         """As of `CutOverLane`."""
         return self._context.title
@@ -610,10 +608,13 @@ class RemoteCutOver:
 
     def _lead_back(self, reason: str) -> None:
         context = self._context
-        if context.phase is not Phase.CUT_OVER:
+        before = context.phase
+        if before is Phase.CUT_OVER:
+            before = Phase.FOLLOW
+        else:
             context.enter(Phase.CUT_OVER)
         context.trying_again = context.can_complete = False
-        context.lead_back(Phase.FOLLOW, reason)
+        context.lead_back(before, reason)
 
     def note_cut_over(self, step: str, waited: float) -> None:
         """As of `CutOverLane`."""
