@@ -18,6 +18,7 @@ import lz4.frame
 import pytest
 import zstandard
 
+from benches.support.encoded_values import string
 from benches.support.engines import Cli
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
@@ -29,7 +30,7 @@ from engine.wire.event_loop import run
 from tests.reference.crc import key_slot
 from tests.support.servers import ServerFactory, known
 from tests.support.snapshots import snapshot
-from tests.unit.test_rdb import key, text, whole
+from tests.unit.test_rdb import key, whole
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
@@ -194,7 +195,7 @@ def test_a_file_whose_time_was_put_back(
     target = server_factory()
     path = tmp_path / "dump.rdb"
     one, other = (
-        whole(key(0, b"a", text(value)), b"REDIS0009", crc=False) for value in (b"1st", b"2nd")
+        whole(key(0, b"a", string(value)), b"REDIS0009", crc=False) for value in (b"1st", b"2nd")
     )
     path.write_bytes(one)
 
@@ -237,8 +238,12 @@ def test_a_key_that_is_there_twice_and_one_that_is_too_long(
     target = server_factory()
     target.client().config_set("proto-max-bulk-len", 1 << 20)
     long = os.urandom(2 << 20)
-    body = key(0, b"a", text(b"first")) + key(0, b"long", text(long)) + key(0, b"a", text(b"last"))
-    body += key(1, b"b", b"\1" + text(b"first")) + key(0, b"b", text(b"last"))
+    body = (
+        key(0, b"a", string(b"first"))
+        + key(0, b"long", string(long))
+        + key(0, b"a", string(b"last"))
+    )
+    body += key(1, b"b", b"\1" + string(b"first")) + key(0, b"b", string(b"last"))
     path = tmp_path / "dump.rdb"
     path.write_bytes(whole(body + key(4, b"empty", b"\0"), b"REDIS0009", crc=False))
     events: list[str] = []

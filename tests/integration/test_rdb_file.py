@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benches.support.compare import compare
+from benches.support.encoded_values import length, string
 from benches.support.servers import Binary, Server
 from engine._native import RecordBatch
 from engine.errors import EngineError, ProtocolFault, UsageError
@@ -24,7 +25,7 @@ from engine.targets.restore_writer import RestoreWriter
 from engine.wire.event_loop import run
 from tests.support.servers import ServerFactory
 from tests.support.snapshots import Read, fill, records, save, snapshot
-from tests.unit.test_rdb import key, length, text, whole
+from tests.unit.test_rdb import key, whole
 
 # So low that strings are streamed and collections spilled.
 SETTINGS = TransferSettings(stream_above=9_000, batch_bytes=64 << 10)
@@ -166,7 +167,7 @@ def test_the_file_says_who_wrote_it(binary: Binary, tmp_path: Path) -> None:
 
 
 def test_opened_again_it_begins_anew(tmp_path: Path) -> None:
-    body = b"".join(key(0, b"%d" % i, text(b"v" * 20_000)) for i in range(200))
+    body = b"".join(key(0, b"%d" % i, string(b"v" * 20_000)) for i in range(200))
     path = written(tmp_path, whole(body, crc=False))
 
     async def main() -> tuple[list[Item], list[Item]]:
@@ -191,9 +192,10 @@ def test_opened_again_it_begins_anew(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
-    long = length(60_000) + b"".join(text(b"%d" % i * 4) for i in range(60_000))
+    long = length(60_000) + b"".join(string(b"%d" % i * 4) for i in range(60_000))
     path = written(
-        tmp_path, whole(key(1, b"long", long) + key(1, b"short", length(1) + text(b"a")), crc=False)
+        tmp_path,
+        whole(key(1, b"long", long) + key(1, b"short", length(1) + string(b"a")), crc=False),
     )
 
     async def main() -> list[Item]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benches.support.encoded_values import length, string
 from engine._native import (
     ExtendedNames,
     ProtocolError,
@@ -22,7 +23,7 @@ from engine.transfer.listpack_ex_hashes import _entries, _length, _string
 from tests.reference.stream import command
 from tests.support.feeding import contents, push
 from tests.support.snapshots import feed, records
-from tests.unit.test_rdb import key, length, text, whole
+from tests.unit.test_rdb import key, whole
 
 EXTEND = 100 * 365 * 86_400_000
 NOW = 1_800_000_000_000
@@ -59,7 +60,7 @@ def packed_hash(hash_: Fields, *, compressed: bool) -> bytes:
     pack = (7 + len(body)).to_bytes(4, "little") + (3 * len(hash_)).to_bytes(2, "little")
     pack += body + b"\xff"
     first = min((at for *_, at in hash_ if at), default=0)
-    return first.to_bytes(8, "little") + (literal_lzf(pack) if compressed else text(pack))
+    return first.to_bytes(8, "little") + (literal_lzf(pack) if compressed else string(pack))
 
 
 def large_hash(hash_: Fields) -> bytes:
@@ -69,7 +70,7 @@ def large_hash(hash_: Fields) -> bytes:
         first.to_bytes(8, "little")
         + length(len(hash_))
         + b"".join(
-            length(at - first + 1 if at else 0) + text(name) + text(value)
+            length(at - first + 1 if at else 0) + string(name) + string(value)
             for name, value, at in hash_
         )
     )
@@ -78,7 +79,7 @@ def large_hash(hash_: Fields) -> bytes:
 def valkey_hash(hash_: Fields) -> bytes:
     """Type 22 of Valkey."""
     return length(len(hash_)) + b"".join(
-        text(name) + text(value) + (at or -1).to_bytes(8, "little", signed=True)
+        string(name) + string(value) + (at or -1).to_bytes(8, "little", signed=True)
         for name, value, at in hash_
     )
 
@@ -138,7 +139,7 @@ def lifted(hash_: Fields) -> Fields:
 @given(fields, st.lists(st.integers(1, 300), min_size=1, max_size=3), st.integers(20, 3000))
 def test_a_snapshot_s_fields(hash_: Fields, sizes: list[int], stream_above: int) -> None:
     for kind, magic, value in values(hash_):
-        data = whole(key(0, b"a", text(b"1")) + key(kind, b"hash", value), magic)
+        data = whole(key(0, b"a", string(b"1")) + key(kind, b"hash", value), magic)
         reader = SnapshotReader(
             extend_before=1 << 62, extend_by=EXTEND, extend_fields=True, stream_above=stream_above
         )

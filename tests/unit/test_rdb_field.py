@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benches.support.encoded_values import length, string
 from benches.support.servers import Binary, Server, binaries, extra_binaries
 from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SlotFilter, SnapshotReader
 from engine.errors import ProtocolFault
@@ -26,42 +27,42 @@ from engine.transfer.checks.value_encodings import type_name
 from tests.reference.crc import crc64, key_slot
 from tests.support.servers import ServerFactory
 from tests.support.snapshots import feed, records
-from tests.unit.test_rdb import key, length, refused, text, whole
+from tests.unit.test_rdb import key, refused, whole
 from tests.unit.test_rdb_fuzz import EMPTY_ZIPLIST
 
-ZIPLIST = text(EMPTY_ZIPLIST)
-LISTPACK = text(b"\x07\0\0\0\0\0\xff")
-INTSET = text(b"\x02\0\0\0\0\0\0\0")
+ZIPLIST = string(EMPTY_ZIPLIST)
+LISTPACK = string(b"\x07\0\0\0\0\0\xff")
+INTSET = string(b"\x02\0\0\0\0\0\0\0")
 # (type, a value without members, one that has some and begins alike)
 EMPTY = {
-    "list": (1, length(0), length(1) + text(b"")),
-    "set": (2, b"\x40\x00", length(1) + text(b"")),
-    "sorted set": (3, length(0), length(1) + text(b"") + b"\x011"),
-    "hash": (4, b"\x80\0\0\0\0", length(1) + text(b"") * 2),
-    "sorted set 2": (5, length(0), length(1) + text(b"") + bytes(8)),
-    "zipmap": (9, text(b"\0\xff"), text(b"\x01\xff")),
-    "ziplist list": (10, ZIPLIST, text(EMPTY_ZIPLIST[:8] + b"\1\0\xff")),
-    "intset": (11, INTSET, text(b"\x02\0\0\0\1\0\0\0")),
-    "ziplist zset": (12, ZIPLIST, text(EMPTY_ZIPLIST[:8] + b"\2\0\xff")),
-    "ziplist hash": (13, ZIPLIST, text(EMPTY_ZIPLIST + b" ")),
+    "list": (1, length(0), length(1) + string(b"")),
+    "set": (2, b"\x40\x00", length(1) + string(b"")),
+    "sorted set": (3, length(0), length(1) + string(b"") + b"\x011"),
+    "hash": (4, b"\x80\0\0\0\0", length(1) + string(b"") * 2),
+    "sorted set 2": (5, length(0), length(1) + string(b"") + bytes(8)),
+    "zipmap": (9, string(b"\0\xff"), string(b"\x01\xff")),
+    "ziplist list": (10, ZIPLIST, string(EMPTY_ZIPLIST[:8] + b"\1\0\xff")),
+    "intset": (11, INTSET, string(b"\x02\0\0\0\1\0\0\0")),
+    "ziplist zset": (12, ZIPLIST, string(EMPTY_ZIPLIST[:8] + b"\2\0\xff")),
+    "ziplist hash": (13, ZIPLIST, string(EMPTY_ZIPLIST + b" ")),
     "quicklist": (14, length(0), length(5) + ZIPLIST * 5),
-    "quicklist of nothing": (14, length(2) + ZIPLIST * 2, length(2) + ZIPLIST + text(b"x")),
-    "listpack hash": (16, LISTPACK, text(b"\x07\0\0\0\1\0\xff")),
-    "listpack zset": (17, LISTPACK, text(b"\x07\0\0\0\0\1\xff")),
-    "quicklist 2": (18, length(0), length(1) + length(1) + text(b"plain")),
+    "quicklist of nothing": (14, length(2) + ZIPLIST * 2, length(2) + ZIPLIST + string(b"x")),
+    "listpack hash": (16, LISTPACK, string(b"\x07\0\0\0\1\0\xff")),
+    "listpack zset": (17, LISTPACK, string(b"\x07\0\0\0\0\1\xff")),
+    "quicklist 2": (18, length(0), length(1) + length(1) + string(b"plain")),
     "quicklist 2 of nothing": (
         18, length(1) + length(2) + LISTPACK, length(1) + length(1) + LISTPACK
     ),
-    "listpack set": (20, LISTPACK, text(b"\x07\0\0\0\1\0\xff")),
-    "field TTLs": (24, bytes(8) + length(0), bytes(8) + length(1) + length(0) + text(b"") * 2),
-    "field TTLs, listpack": (25, bytes(8) + LISTPACK, bytes(8) + text(b"\x07\0\0\0\1\0\xff")),
+    "listpack set": (20, LISTPACK, string(b"\x07\0\0\0\1\0\xff")),
+    "field TTLs": (24, bytes(8) + length(0), bytes(8) + length(1) + length(0) + string(b"") * 2),
+    "field TTLs, listpack": (25, bytes(8) + LISTPACK, bytes(8) + string(b"\x07\0\0\0\1\0\xff")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_collections_without_members_are_passed_over(name: str) -> None:
     kind, empty, other = EMPTY[name]
-    around = key(0, b"before", text(b"1"))
+    around = key(0, b"before", string(b"1"))
     body = around + b"\xfc" + bytes(8) + key(kind, b"gone", empty) + key(kind, b"stays", other)
     data = whole(body, b"REDIS0012")
     for sizes in ([1], [5], [1 << 18]):
@@ -80,7 +81,7 @@ def test_collections_without_members_are_passed_over(name: str) -> None:
 
 def test_streams_and_strings_may_be_empty() -> None:
     stream = length(0) * 9 + length(0)
-    data = whole(key(0, b"a", text(b"")) + key(21, b"b", stream), b"REDIS0012")
+    data = whole(key(0, b"a", string(b"")) + key(21, b"b", stream), b"REDIS0012")
     reader = SnapshotReader()
     assert [each.key for each in records(feed(reader, data))] == [b"a", b"b"]
     assert reader.empty == 0
@@ -88,8 +89,8 @@ def test_streams_and_strings_may_be_empty() -> None:
 
 def test_redis_enterprise_s_opcodes_are_passed_over() -> None:
     body = (
-        b"\x6b" + length(5) + b"\x79" + length(16_000) + key(0, b"a", text(b"1"))
-        + b"\x6b\x81" + (2**40).to_bytes(8, "big") + key(1, b"b", length(1) + text(b"x"))
+        b"\x6b" + length(5) + b"\x79" + length(16_000) + key(0, b"a", string(b"1"))
+        + b"\x6b\x81" + (2**40).to_bytes(8, "big") + key(1, b"b", length(1) + string(b"x"))
     )  # fmt: skip
     data = whole(body, b"REDIS0009")
     for sizes in ([1], [1 << 18]):
@@ -102,9 +103,9 @@ def test_redis_enterprise_s_opcodes_are_passed_over() -> None:
 def test_keys_of_slots_on_their_way_in_are_left_out() -> None:
     names = [b"key:%d" % n for n in range(400)]
     first, last = 1000, 9000
-    imports = b"\xf3" + text(b"j" * 40) + length(2) + length(first) + length(last)
+    imports = b"\xf3" + string(b"j" * 40) + length(2) + length(first) + length(last)
     imports += length(12_345) + length(12_345)
-    body = imports + b"".join(key(0, name, text(b"1")) for name in names)
+    body = imports + b"".join(key(0, name, string(b"1")) for name in names)
     data = whole(body, b"VALKEY080")
     ours = [
         name for name in names if not (first <= key_slot(name) <= last or key_slot(name) == 12_345)
@@ -120,7 +121,7 @@ def test_keys_of_slots_on_their_way_in_are_left_out() -> None:
     reader = SnapshotReader()
     assert [each.key for each in records(feed(reader, data))] == names
     for wrong in (length(5) + length(4), length(0) + length(16_384)):
-        said = refused(whole(b"\xf3" + text(b"j") + length(1) + wrong, b"VALKEY080"))
+        said = refused(whole(b"\xf3" + string(b"j") + length(1) + wrong, b"VALKEY080"))
         assert said.startswith("expected what comes next")
 
 
@@ -128,7 +129,7 @@ def test_keys_of_slots_on_their_way_in_are_left_out() -> None:
 
 
 def batches(names: list[bytes], db: int = 0, at_once: int = 50) -> list[RecordBatch]:
-    body = b"\xfe" + length(db) + b"".join(key(0, name, text(b"1")) for name in names)
+    body = b"\xfe" + length(db) + b"".join(key(0, name, string(b"1")) for name in names)
     found = feed(SnapshotReader(batch_bytes=at_once * 20), whole(body, crc=False))
     return [item for item in found if isinstance(item, RecordBatch)]
 
@@ -175,7 +176,11 @@ def test_the_table_has_a_bound() -> None:
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans(), st.booleans()), max_size=40))
 def test_strings_first(kinds: list[tuple[int, bool, bool]]) -> None:
-    values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
+    values = {
+        0: string(b"v"),
+        1: length(1) + string(b"v"),
+        4: length(1) + string(b"f") + string(b"v"),
+    }
     body = b"".join(
         (b"\xfc" + (2**40).to_bytes(8, "little") if mortal else b"")
         + (b"\xf8" + length(5) if idle else b"")
@@ -209,7 +214,11 @@ def test_take_from_a_batch_in_another_order(
     kinds: list[tuple[int, bool]], without_deadlines: bool, data: st.DataObject
 ) -> None:
     """Whatever was moved or taken out before: both parts say what the batch said."""
-    values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
+    values = {
+        0: string(b"v"),
+        1: length(1) + string(b"v"),
+        4: length(1) + string(b"f") + string(b"v"),
+    }
     body = b"".join(
         (b"\xfc" + (2**40 + index).to_bytes(8, "little") if mortal else b"")
         + key(kind, b"%d" % index, values[kind])
@@ -233,7 +242,11 @@ def test_take_from_a_batch_in_another_order(
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 4]), st.booleans(), st.booleans()), max_size=40))
 def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
-    values = {0: text(b"v"), 1: length(1) + text(b"v"), 4: length(1) + text(b"f") + text(b"v")}
+    values = {
+        0: string(b"v"),
+        1: length(1) + string(b"v"),
+        4: length(1) + string(b"f") + string(b"v"),
+    }
     body = b"".join(
         (b"\xfc" + (2**40 + index).to_bytes(8, "little") if mortal else b"")
         + (b"\xf8" + length(5) if idle else b"")
@@ -258,7 +271,13 @@ def test_take_deadlines(kinds: list[tuple[int, bool, bool]]) -> None:
 
 def test_a_string_is_summed_up_where_it_leaves_as_a_payload() -> None:
     """By MSET it needs no CRC64; by RESTORE, as a value of a batch and of a part of one it does."""
-    values = [text(b""), text(b"v" * 3), text(b"v" * 300), b"\xc0\x7f", b"\xc3\x04\x03\x02aaa"]
+    values = [
+        string(b""),
+        string(b"v" * 3),
+        string(b"v" * 300),
+        b"\xc0\x7f",
+        b"\xc3\x04\x03\x02aaa",
+    ]
     expiring = b"\xfc" + (10**13).to_bytes(8, "little")
     body = b"".join(
         before + key(0, b"%d%d" % (n, bool(before)), value)
@@ -304,7 +323,7 @@ def in_database(db: int, *keys: tuple[bytes, bool]) -> bytes:
         + length(db)
         + b"".join(
             (b"\xfc" + (2**42).to_bytes(8, "little") if mortal else b"")
-            + key(0, name, text(b"v" * 9))
+            + key(0, name, string(b"v" * 9))
             for name, mortal in keys
         )
     )
@@ -351,7 +370,7 @@ def test_no_more_of_them_wait_than_there_is_room_for(
 
 
 def test_values_without_footers() -> None:
-    body = key(0, b"a", text(b"v")) + key(1, b"b", length(1) + text(b"v"))
+    body = key(0, b"a", string(b"v")) + key(1, b"b", length(1) + string(b"v"))
     for each, bare in zip(
         records(feed(SnapshotReader(), whole(body))),
         records(feed(SnapshotReader(footers=False), whole(body))),
@@ -370,8 +389,12 @@ def surveyed(folder: Path, data: bytes) -> Survey:
 
 
 def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
-    body = key(0, b"a", text(b"1")) + key(0, b"b", text(b"1")) + key(1, b"a", length(1) + text(b""))
-    found = surveyed(tmp_path, whole(body + b"\xfe\x01" + key(0, b"a", text(b"1"))))
+    body = (
+        key(0, b"a", string(b"1"))
+        + key(0, b"b", string(b"1"))
+        + key(1, b"a", length(1) + string(b""))
+    )
+    found = surveyed(tmp_path, whole(body + b"\xfe\x01" + key(0, b"a", string(b"1"))))
     assert found.keys == {0: 2, 1: 1}
     assert found.refused_total == 1
     assert found.refused[0][0] == b"a"
@@ -567,10 +590,10 @@ def test_every_encoding_s_edge(binary: Binary, server_factory: ServerFactory) ->
 def test_keys_of_other_slots_are_passed_over() -> None:
     """However long they are, and whatever their type: what is left is as without a filter."""
     names = [b"key:%d" % n for n in range(60)]
-    values = {name: text(b"v" * (n % 7 * 100)) for n, name in enumerate(names)}
-    hashes = {name: length(10) + text(b"f" * 40) * 20 for name in names[::5]}
-    imports = b"\xf3" + text(b"job") + length(1) + length(3) + length(5)
-    body = b"\xfa" + text(b"name") + text(b"value") + imports
+    values = {name: string(b"v" * (n % 7 * 100)) for n, name in enumerate(names)}
+    hashes = {name: length(10) + string(b"f" * 40) * 20 for name in names[::5]}
+    imports = b"\xf3" + string(b"job") + length(1) + length(3) + length(5)
+    body = b"\xfa" + string(b"name") + string(b"value") + imports
     for db in (0, 1):
         body += b"\xfe" + length(db) + b"\xfb" + length(len(names)) + length(0)
         for name in names:
@@ -600,15 +623,15 @@ def test_keys_of_other_slots_are_passed_over() -> None:
 
 def test_imports_of_slots_are_told() -> None:
     name = b"0123456789abcdef" * 2 + b"01234567"
-    body = b"\xf3" + text(name) + length(2) + length(0) + length(100) + length(9) + length(16_383)
-    body += b"\xf3" + text(b"") + length(0) + key(0, b"a", text(b"1"))
+    body = b"\xf3" + string(name) + length(2) + length(0) + length(100) + length(9) + length(16_383)
+    body += b"\xf3" + string(b"") + length(0) + key(0, b"a", string(b"1"))
     for sizes in ([1], [1 << 18]):
         for drop in (False, True):
             reader = SnapshotReader(drop_imports=drop)
             feed(reader, whole(body, b"VALKEY080"), sizes)
             assert reader.slot_imports == [(name, ((0, 100), (9, 16_383))), (b"", ())]
-    many = b"\xf3" + text(b"j") + length(300_000) + (length(0) + length(1)) * 300_000
+    many = b"\xf3" + string(b"j") + length(300_000) + (length(0) + length(1)) * 300_000
     assert refused(whole(many, b"VALKEY080")) == "expected an import of fewer slots"
-    assert refused(whole(b"\xf3" + text(b"j" * 1025) + length(0), b"VALKEY080")).startswith(
+    assert refused(whole(b"\xf3" + string(b"j" * 1025) + length(0), b"VALKEY080")).startswith(
         "expected fewer imports of slots"
     )

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benches.support.encoded_values import length, string
 from benches.support.servers import binaries
 from engine._native import ProtocolError, SnapshotReader
 from tests.reference import rdb as reference
 from tests.support.snapshots import Read, feed, records, snapshot
-from tests.unit.test_rdb import BY_HAND, ID, MODULE, key, length, text, whole
+from tests.unit.test_rdb import BY_HAND, ID, MODULE, key, whole
 
 HEAD = b"REDIS0015"
 EMPTY_ZIPLIST = b"\x0b\0\0\0\x0a\0\0\0\0\0\xff"
@@ -30,9 +31,9 @@ def seeds() -> tuple[bytes, ...]:
     """Small snapshots of every server, and one of what none of them writes."""
     rare = b"".join(key(kind, b"key", value) for kind, value, _ in BY_HAND.values())
     rare += b"\xf7" + length(ID) + MODULE + b"\xf3" + length(1) + b"spec" + MODULE
-    rare += b"\xf2" + length(7) + length(1) + text(b"f") + key(32, b"t", length(7) + text(b"v"))
-    rare += b"\xf9\x07" + key(0, b"k", b"\xc3\x05\x0a\x00a\xe0\x00\x00") + b"\xf5" + text(b"code")
-    rare += b"\x6b\x07" + key(4, b"empty", length(0)) + key(12, b"empty", text(EMPTY_ZIPLIST))
+    rare += b"\xf2" + length(7) + length(1) + string(b"f") + key(32, b"t", length(7) + string(b"v"))
+    rare += b"\xf9\x07" + key(0, b"k", b"\xc3\x05\x0a\x00a\xe0\x00\x00") + b"\xf5" + string(b"code")
+    rare += b"\x6b\x07" + key(4, b"empty", length(0)) + key(12, b"empty", string(EMPTY_ZIPLIST))
     return (whole(rare, HEAD), *(snapshot(binary, "tiny").data for binary in binaries()))
 
 
@@ -147,7 +148,7 @@ def test_prefixes_with_garbage_behind() -> None:
 
 VALUES = st.binary(max_size=40) | st.integers(0, 2**64 - 1).map(length)
 KEYS = st.builds(
-    lambda kind, name, value: bytes([kind]) + text(name) + value,
+    lambda kind, name, value: bytes([kind]) + string(name) + value,
     st.integers(0, 34) | st.sampled_from([107, 121]),
     st.binary(max_size=5),
     st.lists(VALUES, max_size=8).map(b"".join),

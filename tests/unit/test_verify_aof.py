@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benches.support.encoded_values import string
 from engine._native import crc64
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles
@@ -17,7 +18,7 @@ from engine.sources.aof_survey import survey_aof
 from engine.verify import aof_comparison as verifier
 from engine.verify.key_comparison import Look
 from tests.reference.stream import command
-from tests.unit.test_rdb import key, text, whole
+from tests.unit.test_rdb import key, whole
 
 LATER = int(time.time() * 1000) + 3_600_000
 KEYS = [b"a", b"b", b"c", b"d"]
@@ -25,7 +26,7 @@ KEYS = [b"a", b"b", b"c", b"d"]
 
 def payload(value: bytes) -> bytes:
     """Of a string."""
-    body = b"\x00" + text(value) + b"\x09\x00"
+    body = b"\x00" + string(value) + b"\x09\x00"
     return body + crc64(body).to_bytes(8, "little")
 
 
@@ -116,7 +117,7 @@ def test_nothing_is_told_that_is_not_so(
     def check(given_: list[tuple[bytes, ...]], snapshot: bool) -> None:
         nonlocal same
         path = tmp_path / "appendonly.aof"
-        head = whole(key(0, b"a", text(b"s")) + key(0, b"d", text(b"s")), b"REDIS0009")
+        head = whole(key(0, b"a", string(b"s")) + key(0, b"d", string(b"s")), b"REDIS0009")
         path.write_bytes(
             (head if snapshot else b"") + b"".join(command(*words) for words in given_)
         )
