@@ -195,16 +195,20 @@ def follow(binary: Binary, rate: int, seconds: float, shards: int) -> dict[str, 
         time.sleep(2.5)
         (other, _), *_ = nodes_of(target)
         probe = Probe(first, other, f"{{{names(places[0][1], 1000)[0]}}}:probe")
-        commands = -watch.progress().commands
-        cpu, began = procstat.cpu_seconds(worker), time.monotonic()
-        lags: list[int] = []
-        while time.monotonic() - began < seconds:
-            time.sleep(0.5)
-            lags.append(watch.progress().lag_bytes or 0)
-        commands += watch.progress().commands
-        cpu, took = procstat.cpu_seconds(worker) - cpu, time.monotonic() - began
-        rss = procstat.peak_rss_bytes(worker) / (1 << 20)
-        seen = sorted(probe.stop())
+        try:
+            commands = -watch.progress().commands
+            cpu, began = procstat.cpu_seconds(worker), time.monotonic()
+            lags: list[int] = []
+            while time.monotonic() - began < seconds:
+                time.sleep(0.5)
+                lags.append(watch.progress().lag_bytes or 0)
+            commands += watch.progress().commands
+            cpu, took = procstat.cpu_seconds(worker) - cpu, time.monotonic() - began
+            rss = procstat.peak_rss_bytes(worker) / (1 << 20)
+        finally:
+            seen = sorted(probe.stop())
+        if not seen:
+            raise SystemExit("no write of the probe has reached the target: the lag is not known")
         for writer in writers:
             writer.kill()
             writer.wait()

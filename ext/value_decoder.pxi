@@ -558,7 +558,7 @@ cdef class ValueDecoder:
             raise ProtocolError(
                 f"the value is longer than the {self.sink.tape_most:,} bytes that may be shown", at)
         expected = (<bytes>self.reader.expected).decode()
-        raise ProtocolError(f"expected {expected}, in the value before its byte {at}", at)
+        raise ProtocolError(f"expected {expected}; the value was read up to its byte {at}", at)
 
     cdef void release(self) noexcept:
         """A large value's memory is given back."""
@@ -613,18 +613,27 @@ cdef class ValueDecoder:
           [ids]]], from type 27 on ids that were given back]; from type 26 on what producers sent
         - module: its id, its items; array: [index, element]
         """
-        self.decode(
-            <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), VALUE_TAPE)
         try:
+            self.decode(
+                <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), VALUE_TAPE)
             return _KIND_NAMES[self.sink.kind], tape_value(&self.sink.tape)
         finally:
             if self.sink.tape.capacity > TEXT_KEPT:
                 bytes_free(&self.sink.tape)
 
 
-def value_kind(int number):
+def value_flavour(bytes payload not None):
+    """The project that numbers the type of a DUMP payload: "redis" or "valkey"."""
+    if len(payload) <= FOOTER_BYTES:
+        raise ValueError("a DUMP payload has more than ten bytes")
+    return "valkey" if payload_flavour(
+        <const uint8_t *>PyBytes_AS_STRING(payload) + len(payload) - FOOTER_BYTES
+    ) == FLAVOUR_VALKEY else "redis"
+
+
+def value_kind(int number, str flavour not None):
     """What values of a type are, by the number before them; None: that is not known."""
-    kind = kind_of(FLAVOUR_REDIS, number)
+    kind = kind_of(FLAVOUR_VALKEY if flavour == "valkey" else FLAVOUR_REDIS, number)
     return None if kind < 0 else _KIND_NAMES[kind]
 
 
@@ -633,7 +642,5 @@ def value_encoding(bytes payload not None):
     if len(payload) <= FOOTER_BYTES:
         return None
     number = payload[0]
-    own = (_ENCODINGS_VALKEY if payload_flavour(
-        <const uint8_t *>PyBytes_AS_STRING(payload) + len(payload) - FOOTER_BYTES
-    ) == FLAVOUR_VALKEY else _ENCODINGS_REDIS)
+    own = _ENCODINGS_VALKEY if value_flavour(payload) == "valkey" else _ENCODINGS_REDIS
     return _ENCODINGS.get(number) or own.get(number)

@@ -31,14 +31,6 @@ cdef inline uint32_t load_le32(const uint8_t *p) noexcept nogil:
     return p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16 | <uint32_t>p[3] << 24
 
 
-cdef inline uint64_t load_be64(const uint8_t *p) noexcept nogil:
-    cdef uint64_t value = 0
-    cdef int i
-    for i in range(8):
-        value = (value << 8) | p[i]
-    return value
-
-
 cdef inline int64_t little_24(const uint8_t *p) noexcept nogil:
     """A signed number of three bytes."""
     return <int32_t>(

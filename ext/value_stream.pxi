@@ -40,8 +40,8 @@ cdef bint next_id(ValueReader *r, uint64_t *ms, uint64_t *seq) noexcept nogil:
     cdef const uint8_t *p = NULL
     if not next_raw(r, 16, &p):
         return False
-    ms[0] = load_be64(p)
-    seq[0] = load_be64(p + 8)
+    ms[0] = load_big_endian(p, 8)
+    seq[0] = load_big_endian(p + 8, 8)
     return True
 
 
@@ -102,19 +102,19 @@ cdef bint decode_stream(ValueReader *r, int type) noexcept nogil:
 cdef bint decode_node(ValueReader *r, StreamState *state) noexcept nogil:
     cdef ElementSink *sink = r.sink
     cdef Piece key, blob, piece
-    cdef Pack pack, names, after
-    cdef Sip named, hashed, s
+    cdef Pack pack, names
+    cdef Sip named
     cdef int64_t live = 0, deleted = 0, name_count = 0, end = 0, flags, ms_off, seq_off, fields, told
     cdef int64_t live_seen = 0, deleted_seen = 0, i
-    cdef uint64_t node_ms, node_seq, ms, seq, names_size = 0, size
-    cdef Sum names_hash, hash_
+    cdef uint64_t node_ms, node_seq, ms, seq, names_size = 0
+    cdef Sum names_hash
     if not next_string(r, &key, 0):
         return False
     piece_text(&key)
     if key.n != 16:
         return wrong(r, b"an id of 16 bytes before a node")
-    node_ms = load_be64(key.p)
-    node_seq = load_be64(key.p + 8)
+    node_ms = load_big_endian(key.p, 8)
+    node_seq = load_big_endian(key.p + 8, 8)
     if not next_blob(r, &blob) or not pack_open(r, &blob, False, &pack):
         return False
     # The head: entries, deleted ones, the names of the first one's fields, 0.
@@ -242,7 +242,7 @@ cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
     cdef Piece name
     cdef const uint8_t *p = NULL
     cdef uint64_t ms = 0, seq = 0, read_ = 0, pending = 0, consumers = 0, held = 0, released = 0
-    cdef uint64_t left, delivered, i
+    cdef uint64_t left, delivered
     cdef Sum none, group, owner
     cdef bint tape = sink.mode == VALUE_TAPE, digest = sink.mode == VALUE_DIGEST
     cdef uint64_t seen, active

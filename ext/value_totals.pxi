@@ -55,6 +55,8 @@ cdef class ValueTotals:
                     record = &batch.arena.records[i]
                     value = batch.arena.data + record.offset + record.key_size
                     if record.value_size <= FOOTER_BYTES:
+                        self.not_decoded += 1
+                        self.note(-1, 0, 0, 0, record.expire_at >= 0)
                         continue
                     size = record.value_size - FOOTER_BYTES
                     flavour = payload_flavour(value + size)

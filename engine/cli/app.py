@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -14,11 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli import node_list_option
+from engine.cli.error_output import complain, unwritten_output
 from engine.cli.program_name import program
-from engine.cli.verb_runner import INTERRUPTED
+from engine.cli.verb_runner import FAILED, INTERRUPTED
+from engine.errors import EngineError
 from engine.front import verbs
 
 DISTRIBUTION = "startmigration"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 COMPLETE = f"_{DISTRIBUTION.upper()}_COMPLETE"
 """In the environment: a shell asks for its completion script (`source_bash`), or for words."""
 VERBS: Mapping[str, str] = {verb.name: verb.file for verb in verbs.VERBS}
@@ -91,6 +95,15 @@ def run(arguments: Sequence[str]) -> int:
 
         completion_init()
     try:
+        code = _run(arguments)
+    finally:
+        written = _flush()
+        signal.signal(signal.SIGTERM, previous)
+    return code if written else code or FAILED
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
         known = arguments[:1] if arguments and arguments[0] in {*VERBS, *ALIASES} else ()
         application(*known)(args=node_list_option.spread(arguments), prog_name=program())
         return 0
@@ -98,17 +111,29 @@ def run(arguments: Sequence[str]) -> int:
         return ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except KeyboardInterrupt:
         return INTERRUPTED
-    finally:
-        _flush()
-        signal.signal(signal.SIGTERM, previous)
+    except EngineError as error:
+        # The answer could not be printed.
+        complain(error)
+        return FAILED
+    except OSError as error:
+        # Of what the verbs' framework prints; all else is the verbs' own.
+        if error.errno not in _FULL:
+            raise
+        complain(unwritten_output(error))
+        return FAILED
 
 
-def _flush() -> None:
+def _flush() -> bool:
+    """Write what is left; False: standard output does not take it, which is said."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has gone (`| head`); Python would complain when it closes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        complain(unwritten_output(error))
+        return False
+    return True
 
 
 def _terminated(_number: int, _frame: FrameType | None) -> None:

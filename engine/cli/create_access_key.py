@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from engine.cli.common_options import OutputOption
+from engine.cli.error_output import show
 from engine.cli.output_format import as_json, as_text
 from engine.cli.verb_runner import fail
 
@@ -49,4 +50,4 @@ def create_access_key(
             "Role": key.role.value,
         }
     }
-    print(as_json(shown) if output == "json" else as_text(shown["AccessKey"]))
+    show(as_json(shown) if output == "json" else as_text(shown["AccessKey"]))

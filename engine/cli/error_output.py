@@ -1,4 +1,5 @@
-"""What a failed command says: a line on stderr, and with `--output json` an object on stdout."""
+"""What a failed command says: a line on stderr, and with `--output json` an object on stdout; and
+where its answer cannot be printed."""
 
 from __future__ import annotations
 
@@ -82,6 +83,28 @@ def complain(error: BaseException) -> None:
     if debugging() and not isinstance(error, EngineError):
         traceback.print_exception(error)
     print(f"{code_of(error)}: {message_of(error)}", file=sys.stderr)
+
+
+def show(text: str) -> None:
+    """Print a line, or lines, of the answer. Raises `EngineError` where standard output does not
+    take them (a full disk), `BrokenPipeError` where its reader has gone."""
+    try:
+        print(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritten_output(error) from None
+
+
+def unwritten_output(error: OSError) -> EngineError:
+    """What is said where standard output takes nothing more: all else goes nowhere from here on."""
+    # Python would write it again, and complain, when it closes it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EngineError(
+        f"standard output cannot be written: {error.strerror}",
+        remedy="What was printed is not complete.",
+        fault="user",
+    )
 
 
 def debugging() -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli.common_options import OutputOption, endpoint
+from engine.cli.error_output import show
 from engine.cli.output_format import clean, table, volume
 from engine.cli.verb_runner import fail
 from engine.errors import EngineError, UsageError
@@ -59,7 +62,12 @@ def inspect(
     db: Annotated[
         int | None,
         typer.Option(
-            "--db", metavar="N", min=0, show_default=False, help="Keys of this database alone."
+            "--db",
+            metavar="N",
+            min=0,
+            show_default=False,
+            help="Keys of this database alone. Without it --key asks a server for its database 0, "
+            "and all else looks at every database.",
         ),
     ] = None,
     output: OutputOption = "text",
@@ -88,7 +96,7 @@ def inspect(
         if key is not None or match is not None:
             found = run(_each(reader, output))
             if key is not None and not found:
-                raise EngineError(f"there is no key {clean(key)}", fault="user")
+                raise _no_key(clean(key), reader, db)
         else:
             run(_report(reader, _BIGGEST if big is None else big, output))
     except Exception as error:
@@ -97,14 +105,24 @@ def inspect(
 
 async def _each(reader: KeyReader, output: str) -> int:
     """Print the keys as they come; how many there were."""
+    from engine.inspect.key_reader import COMMANDS
+
     count = 0
     async for seen in reader.keys():
         count += 1
         if output == "json":
-            print(json.dumps(_as_object(seen, reader, seen.encoding, value=True)))
+            show(json.dumps(_as_object(seen, reader, seen.encoding, value=True)))
         else:
-            print("\n".join(_as_text(seen, reader)))
+            show("\n".join(_as_text(seen, reader)))
+    if COMMANDS in reader.left_out:
+        print(f"Not shown: {COMMANDS}", file=sys.stderr)
     return count
+
+
+def _no_key(name: str, reader: KeyReader, db: int | None) -> EngineError:
+    where = "" if reader.searched is None else f" in database {reader.searched}"
+    remedy = "--db N looks in another database." if where and db is None else ""
+    return EngineError(f"there is no key {name}{where}", remedy=remedy, fault="user")
 
 
 async def _report(reader: KeyReader, most: int, output: str) -> None:
@@ -114,10 +132,10 @@ async def _report(reader: KeyReader, most: int, output: str) -> None:
     await report.read(reader)
     if output == "json":
         for seen, encoding in report.biggest:
-            print(json.dumps(_as_object(seen, reader, encoding, value=False)))
-        print(json.dumps({"totals": _totals(report), "left_out": reader.left_out}))
+            show(json.dumps(_as_object(seen, reader, encoding, value=False)))
+        show(json.dumps({"totals": _totals(report), "left_out": reader.left_out}))
     else:
-        print("\n".join(_report_text(report, reader)))
+        show("\n".join(_report_text(report, reader)))
 
 
 def _as_object(seen: Seen, reader: KeyReader, encoding: str, *, value: bool) -> dict[str, Any]:
@@ -126,14 +144,14 @@ def _as_object(seen: Seen, reader: KeyReader, encoding: str, *, value: bool) -> 
     found: dict[str, Any] = {
         "db": seen.db,
         "key": text(seen.key),
-        "type": seen.kind,
+        "type": None if seen.kind == "?" else seen.kind,
         "encoding": encoding or None,
         "elements": None if seen.objection else seen.elements,
         "bytes": seen.size,
         "memory": seen.memory,
         "longest_element": None if seen.objection else seen.longest,
         "expire_at": seen.expire_at,
-        "fields_with_ttl": seen.field_ttls,
+        "fields_with_ttl": None if seen.objection else seen.field_ttls,
     }
     if seen.objection:
         return found | {"not_decoded": seen.objection}
@@ -165,7 +183,11 @@ def _totals(report: Report) -> dict[str, Any]:
 def _as_text(seen: Seen, reader: KeyReader) -> Iterator[str]:
     from engine.inspect.shown_value import text
 
-    facts = [seen.kind]
+    name = text(seen.key) + (f" (database {seen.db})" if seen.db else "")
+    if seen.size is None or seen.memory is None:
+        yield f"{clean(name)}: not decoded: {clean(seen.objection)}"
+        return
+    facts = ["type not known" if seen.kind == "?" else seen.kind]
     if seen.encoding and seen.encoding != seen.kind:
         facts.append(seen.encoding)
     if not seen.objection and seen.kind != "string":
@@ -177,7 +199,6 @@ def _as_text(seen: Seen, reader: KeyReader) -> Iterator[str]:
     ]
     if seen.field_ttls:
         facts.append(f"{seen.field_ttls:,} fields with TTLs")
-    name = text(seen.key) + (f" (database {seen.db})" if seen.db else "")
     yield f"{clean(name)}: {', '.join(facts)}"
     if seen.objection:
         yield f"  not decoded: {clean(seen.objection)}"
@@ -186,11 +207,11 @@ def _as_text(seen: Seen, reader: KeyReader) -> Iterator[str]:
     if objection:
         yield f"  not shown: {objection}"
         return
-    lines = list(_value_lines(value))
-    for line in lines[:_ELEMENTS]:
+    # A long value's other lines are counted, and not made.
+    for line in islice(_value_lines(value), _ELEMENTS):
         yield f"  {line}"
-    if len(lines) > _ELEMENTS:
-        yield f"  … and {len(lines) - _ELEMENTS:,} more (--output json shows all)"
+    if (more := _count_lines(value) - _ELEMENTS) > 0:
+        yield f"  … and {more:,} more (--output json shows all)"
 
 
 def _value_lines(value: Any) -> Iterator[str]:
@@ -205,6 +226,13 @@ def _value_lines(value: Any) -> Iterator[str]:
         yield from map(_short, value)
     else:
         yield _short(value)
+
+
+def _count_lines(value: Any) -> int:
+    """How many `_value_lines` are there."""
+    if isinstance(value, dict):
+        return len(value) + sum(len(part) for part in value.values() if isinstance(part, list))
+    return len(value) if isinstance(value, list) else 1
 
 
 def _short(part: Any) -> str:
@@ -237,8 +265,11 @@ def _report_text(report: Report, reader: KeyReader) -> Iterator[str]:
         ["type", "keys", "with TTL", "elements", "bytes", "memory, about"],
         [
             (
-                kind, f"{each.keys:,}", f"{each.with_ttl:,}", f"{each.elements:,}",
-                volume(each.size), volume(each.memory),
+                kind, f"{each.keys:,}", f"{each.with_ttl:,}",
+                # Where not one value was decoded, and where nothing but names is known.
+                "-" if kind == "?" else f"{each.elements:,}",
+                "-" if kind == "?" and not each.size else volume(each.size),
+                "-" if kind == "?" and not each.size else volume(each.memory),
             )
             for kind, each in rows
         ],
@@ -252,13 +283,14 @@ def _report_text(report: Report, reader: KeyReader) -> Iterator[str]:
                 (
                     _short(text(seen.key)), str(seen.db), seen.kind, encoding,
                     "-" if seen.objection else f"{seen.elements:,}",
-                    volume(seen.size), volume(seen.memory),
+                    volume(seen.size or 0), volume(seen.memory or 0),
                 )
                 for seen, encoding in report.biggest
             ],
             right=(4, 5, 6),
         )  # fmt: skip
     if report.not_decoded:
-        yield f"{report.not_decoded:,} keys were not decoded: --key says why of each"
+        many = "key" if report.not_decoded == 1 else "keys"
+        yield f"Not decoded: {report.not_decoded:,} {many}; --key KEY says why"
     for line in reader.left_out:
         yield f"Not shown: {line}"

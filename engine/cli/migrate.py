@@ -10,7 +10,7 @@ import typer
 from engine.cli import log_options
 from engine.cli.check_table import warnings
 from engine.cli.common_options import LossOption, OutputOption, StateOption, endpoint
-from engine.cli.error_output import code_of, lost_writes, message_of
+from engine.cli.error_output import code_of, lost_writes, message_of, show
 from engine.cli.log_options import LogFormatOption, LogLevelOption, VerboseOption
 from engine.cli.output_format import as_json
 from engine.cli.program_name import command
@@ -117,7 +117,7 @@ def migrate(
         fail(error, output, on_interrupt=again, result=report.to_dict(), indent=None)
     if report.status != "done":
         if output == "text":
-            print(as_text(report))
+            show(as_text(report))
         reason = report.errors[0] if report.errors else f"the transfer has {report.status}"
         end = TransferFailed(reason)
         if report.status == "stopped":
@@ -128,6 +128,6 @@ def migrate(
         fail(end, output, result=report.to_dict(), indent=None)
     if (lost := lost_writes(report)) is not None:
         if output == "text":
-            print(as_text(report))
+            show(as_text(report))
         fail(lost, output, result=report.to_dict(), indent=None)
-    print(as_json(report.to_dict(), indent=None) if output == "json" else as_text(report))
+    show(as_json(report.to_dict(), indent=None) if output == "json" else as_text(report))

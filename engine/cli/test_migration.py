@@ -12,6 +12,7 @@ from engine.cli.common_options import (
     StateOption,
     endpoints,
 )
+from engine.cli.error_output import show
 from engine.cli.output_format import as_json
 from engine.cli.transfer_options import with_transfer_options
 from engine.cli.verb_runner import fail, perform
@@ -42,9 +43,9 @@ def preflight(
         if checks:
             result = {"Checks": list(checks)}
             if output == "text":
-                print(checks_table(checks))
+                show(checks_table(checks))
         fail(error, output, result=result)
     if output == "json":
-        print(as_json(response))
+        show(as_json(response))
     else:
-        print(checks_table(response["Checks"]))
+        show(checks_table(response["Checks"]))

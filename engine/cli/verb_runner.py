@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 from engine.cli.common_options import Output
-from engine.cli.error_output import complain, error_object
+from engine.cli.error_output import complain, error_object, show
 from engine.cli.output_format import as_json, as_text
 from engine.errors import EngineError, Interrupted, StateError, UsageError
 
@@ -54,9 +54,9 @@ def respond(
         fail(error, output, on_interrupt=on_interrupt, result=result)
     if (missing := lacks(response)) is not None:
         if output == "text":
-            print(as_shown(response))
+            show(as_shown(response))
         fail(missing, output, result=response)
-    print(as_json(response) if output == "json" else as_shown(response))
+    show(as_json(response) if output == "json" else as_shown(response))
 
 
 def _check_state(state: str | None) -> None:
@@ -105,7 +105,7 @@ def fail(
         print(way, file=sys.stderr)
     if output == "json":
         answer = {**(result or {}), "Error": error_object(error)}
-        print(as_json(answer, indent=indent))
+        show(as_json(answer, indent=indent))
     if stopped:
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from None

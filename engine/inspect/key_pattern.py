@@ -1,5 +1,10 @@
 """Names of keys by a glob as the servers match it (stringmatchlen of util.c): in a file nobody else
-does."""
+does.
+
+What stands between two stars is looked for behind what was found before it, and its first place is
+kept: if the rest has no match behind that, it has none behind a later one. So a name takes no
+longer than its length by the glob's.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +13,28 @@ import re
 
 def compiled(glob: bytes) -> re.Pattern[bytes]:
     """A pattern that matches a whole name where the glob does."""
-    found = b""
+    parts = [b""]
     at = 0
     while at < len(glob):
         sign = glob[at : at + 1]
         at += 1
         if sign == b"*":
-            # Several in a row say no more than one, and would take long to match.
-            found = found.removesuffix(b".*") + b".*"
+            parts.append(b"")
         elif sign == b"?":
-            found += b"."
+            parts[-1] += b"."
         elif sign == b"[":
             among, at = _class(glob, at)
-            found += among
+            parts[-1] += among
         elif sign == b"\\" and at < len(glob):
-            found += re.escape(glob[at : at + 1])
+            parts[-1] += re.escape(glob[at : at + 1])
             at += 1
         else:
-            found += re.escape(sign)
+            parts[-1] += re.escape(sign)
+    found, *others = parts
+    if others:
+        *between, last = others
+        # Several stars in a row say no more than one.
+        found += b"".join(b"(?>.*?%b)" % part for part in between if part) + b".*" + last
     return re.compile(found, re.DOTALL)
 
 

@@ -7,7 +7,6 @@ and size are told alone.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,15 @@ from typing import Any
 from engine._native import (
     ProtocolError,
     RecordBatch,
+    SlotFilter,
     SnapshotReader,
     ValueDecoder,
+    key_slot,
     value_encoding,
+    value_flavour,
     value_kind,
 )
-from engine.errors import UsageError
+from engine.errors import EngineError, UsageError
 from engine.inspect.key_pattern import compiled
 from engine.inspect.shown_value import shown
 from engine.model.endpoint import Endpoint
@@ -34,25 +36,26 @@ from engine.wire.dial import dial_and_ask
 _Look = tuple[str, int, int, int, int, int, int]
 HELD_BYTES = 32 << 20
 """A longer value is not held, unless its key was named."""
-_NO_LIMIT = 1 << 62
+_VALUE_MOST = 16 << 30
+"""No value is longer, but by a damaged length."""
 _FOOTER = 10
+COMMANDS = "the commands behind this base of an append-only file"
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One key. `elements`, `data` (bytes of these) and `longest` are 0, and `payload` may be empty,
-    where the value was not decoded, for the reason of `objection`."""
+    """One key. `elements`, `longest` and `field_ttls` are 0, and `payload` may be empty, where the
+    value was not decoded, for the reason of `objection`; `size` and `memory` are None where nothing
+    but the name is known, and then `expire_at` says nothing."""
 
     db: int
     key: bytes
     kind: str
     elements: int
-    data: int
     longest: int
     field_ttls: int
-    groups: int
-    size: int
-    memory: int
+    size: int | None
+    memory: int | None
     expire_at: int | None
     objection: str = ""
     value: bytes = b""
@@ -93,6 +96,8 @@ class KeyReader:
         self._glob = match
         self._db = db
         self._timeout = timeout
+        # Of what wrote the file, or of the server.
+        self._flavour = "redis"
         self.decoder = ValueDecoder()
         self.left_out: list[str] = []
 
@@ -128,9 +133,10 @@ class KeyReader:
             look = self.decoder.look_at(batch, index)
         except ProtocolError as exc:
             look = str(exc)
-        size = batch.value_size(index) - _FOOTER
+        size = max(batch.value_size(index) - _FOOTER, 0)
         return _found(
-            batch.db, batch.key(index), look, size, batch.value_type(index),
+            batch.db, batch.key(index), look, size,
+            self._kind(batch.value_type(index)),
             batch.expire_at(index), batch=batch, index=index,
         )  # fmt: skip
 
@@ -143,6 +149,11 @@ class KeyReader:
         except ProtocolError as exc:
             return None, str(exc)
 
+    @property
+    def searched(self) -> int | None:
+        """The database in which a key is looked for that was named; None: in all of them."""
+        return self._db if self._db is not None or self._source.rdb_path is not None else 0
+
     def takes(self, db: int) -> bool:
         """Whether keys of a database are wanted."""
         return self._db is None or db == self._db
@@ -150,11 +161,17 @@ class KeyReader:
     # --- Where they come from ---
 
     async def _of_file(self, path: str) -> AsyncGenerator[Item, None]:
-        held = HELD_BYTES if self._key is None else _NO_LIMIT
-        reader = SnapshotReader(stream_above=held, value_limit=_NO_LIMIT)
-        file = RdbFile(path, reader)
+        # Other keys' values are not held beside that of a key that was named.
+        named = None if self._key is None else key_slot(self._key)
+        reader = SnapshotReader(
+            stream_above=HELD_BYTES if named is None else _VALUE_MOST,
+            value_limit=_VALUE_MOST,
+            slots=None if named is None else SlotFilter([(named, named)], keyless=False),
+        )
+        file = RdbFile(path, reader, part=True)
         try:
             await file.open()
+            self._flavour = reader.flavour
             more = True
             while more:
                 for item in reader.take():
@@ -163,6 +180,15 @@ class KeyReader:
             for item in reader.take():
                 yield item
             self.left_out += reader.left_out
+            if file.part_of_aof:
+                self.left_out.append(COMMANDS)
+        except MemoryError:
+            raise EngineError(
+                f"{file.name} at byte {reader.offset}: there is not enough memory for the value "
+                "that is read there",
+                remedy="It is that long, or its length is damaged (redis-check-rdb says which).",
+                fault="source",
+            ) from None
         finally:
             file.close()
 
@@ -175,9 +201,10 @@ class KeyReader:
             connect_timeout=self._timeout,
         )
         source = ScanSource(self._source, settings)
-        source.bulk_limit = _NO_LIMIT
+        source.bulk_limit = _VALUE_MOST
         try:
             await source.open(None)
+            self._flavour = source.info.flavour
             async with contextlib.aclosing(source.items()) as items:
                 async for item in items:
                     yield item
@@ -190,19 +217,30 @@ class KeyReader:
         try:
             if db:
                 await connection.call("SELECT", db)
-            replies = await connection.together(("PTTL", key), ("DUMP", key))
+            expire, ttl, now, dump = await connection.together(
+                ("PEXPIRETIME", key), ("PTTL", key), ("TIME",), ("DUMP", key)
+            )
         finally:
             connection.close()
-        ttl, payload = (answered(reply) for reply in replies)
+        payload = answered(dump)
         if payload is None:
             return None
-        expire_at = None if ttl < 0 else round(time.time() * 1000) + ttl
+        at: int
+        if isinstance(expire, EngineError):
+            # Before 7.0 there is no PEXPIRETIME. By the server's clock: ours may differ.
+            at = answered(ttl)
+            seconds, micros = (int(part) for part in answered(now))
+            at += seconds * 1000 + micros // 1000 if at >= 0 else 0
+        else:
+            at = expire
+        expire_at = None if at < 0 else at
         look: _Look | str
         try:
             look = self.decoder.look(payload, len(key), expire_at is not None)
         except ProtocolError as exc:
             look = str(exc)
-        return _found(db, key, look, len(payload) - _FOOTER, payload[0], expire_at, value=payload)
+        kind = value_kind(payload[0], value_flavour(payload))
+        return _found(db, key, look, len(payload) - _FOOTER, kind, expire_at, value=payload)
 
     # --- What they are ---
 
@@ -234,7 +272,7 @@ class KeyReader:
                     yield item
                 for key, reason in item.errors:
                     if self._wanted(item.db, key):
-                        yield _found(item.db, key, reason, 0, None, None)
+                        yield _found(item.db, key, reason, None, None, None)
                 first = b""
 
     def _wanted(self, db: int, key: bytes) -> bool:
@@ -244,22 +282,24 @@ class KeyReader:
             return key == self._key
         return self._match is None or self._match.fullmatch(key) is not None
 
+    def _kind(self, number: int | None) -> str | None:
+        return None if number is None else value_kind(number, self._flavour)
+
     def _long(self, batch: RecordBatch, first: bytes) -> Iterator[Seen]:
         key = batch.key(0)
         if self._wanted(batch.db, key):
             reason = f"longer than the {HELD_BYTES:,} bytes that are held; name it by --key"
             size = batch.value_size(0) - _FOOTER
-            yield _found(
-                batch.db, key, reason, size, first[0] if first else None, batch.expire_at(0)
-            )
+            kind = self._kind(first[0] if first else None)
+            yield _found(batch.db, key, reason, size, kind, batch.expire_at(0))
 
 
 def _found(
     db: int,
     key: bytes,
     look: _Look | str,
-    size: int,
-    number: int | None,
+    size: int | None,
+    known: str | None,
     expire_at: int | None,
     *,
     value: bytes = b"",
@@ -267,10 +307,10 @@ def _found(
     index: int = 0,
 ) -> Seen:
     if isinstance(look, str):
-        kind = "?" if number is None else value_kind(number) or "?"
-        return Seen(db, key, kind, 0, 0, 0, 0, 0, size, size, expire_at, look, value, batch, index)
-    kind, elements, data, longest, ttls, groups, memory = look
+        return Seen(
+            db, key, known or "?", 0, 0, 0, size, size, expire_at, look, value, batch, index
+        )
+    kind, elements, _, longest, ttls, _, memory = look
     return Seen(
-        db, key, kind, elements, data, longest, ttls, groups, size, memory, expire_at,
-        "", value, batch, index,
-    )  # fmt: skip
+        db, key, kind, elements, longest, ttls, size, memory, expire_at, "", value, batch, index
+    )

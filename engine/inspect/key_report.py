@@ -35,9 +35,8 @@ class Report:
         async with contextlib.aclosing(reader.batches()) as batches:
             async for each in batches:
                 if isinstance(each, Seen):
-                    self._totals.count(each.kind, each.size, each.expire_at is not None)
-                    if each.memory > self._least:
-                        self._keep(each)
+                    self._totals.count(each.kind, each.size or 0, each.expire_at is not None)
+                    self._keep(each)
                 elif reader.takes(each.db):
                     for index in self._totals.add(each, self._least):
                         self._keep(reader.record(each, index))
@@ -50,7 +49,7 @@ class Report:
         return self._biggest[0][0] if len(self._biggest) >= self._most else -1
 
     def _keep(self, seen: Seen) -> None:
-        if seen.memory <= self._least:
+        if seen.memory is None or seen.memory <= self._least:
             return
         self._count += 1
         # Without its batch, which would stay in memory with all its other keys.

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine._native import module_type
 
-NOT_KEPT, NEVER = -2, -1
+NEVER = -1
 
 
 def text(data: bytes) -> str:

@@ -679,6 +679,11 @@ class TransferSettings:
         return names.in_stream(found["source"], found["target"])
 
     @property
+    def match_bytes(self) -> bytes | None:
+        """`match` as servers are sent it: a command line may name bytes that are no UTF-8."""
+        return None if self.match is None else self.match.encode("utf-8", "surrogateescape")
+
+    @property
     def chooses_keys(self) -> bool:
         """Whether not everything is wanted."""
         return not (self.match is None and self.key_type is None and self.databases is None)

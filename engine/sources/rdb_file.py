@@ -53,15 +53,19 @@ _WHAT_IT_TAKES = (
 
 
 class RdbFile:
-    """A file that is read from its first byte to its last, through `reader`.
+    """A file that is read from its first byte to its last, through `reader`. `part`: the snapshot
+    before an append-only file's commands is taken too (`part_of_aof`); else it is refused.
 
     Raises `EngineError` (fault: the user's) when it cannot be read, `ProtocolFault`, with the
     offset of what is wrong, when it is no whole and sound snapshot.
     """
 
-    def __init__(self, path: Path | str, reader: SnapshotReader) -> None:
+    def __init__(self, path: Path | str, reader: SnapshotReader, *, part: bool = False) -> None:
         self.path = Path(path)
         self.reader = reader
+        self.part_of_aof = False
+        """Whether commands belong to the snapshot, in this file or in others."""
+        self._part = part
         self.behind = 0
         """Bytes behind the snapshot, which are passed over."""
         self._input: FileInput | None = None
@@ -194,6 +198,8 @@ class RdbFile:
             ) from exc
         end = reader.offset
         if reader.aux.get("aof-base") == b"1":
+            self.part_of_aof = True
+        if self.part_of_aof and not self._part:
             raise ProtocolFault(
                 f"{self.name} is the base of an append-only file, which holds only a part of the "
                 "data",
@@ -222,12 +228,14 @@ class RdbFile:
         """Bytes behind the snapshot mean nothing to a server, unless they are commands."""
         commands = rest[:1] in (b"*", b"#")
         if rest and not self.behind and (commands or self._is_preamble):
-            raise ProtocolFault(
-                f"{self.name} goes on behind its snapshot, from byte {end}: it is an append-only "
-                "file, which holds commands there",
-                remedy=f"Give it as aof:{self.path}, or the file that SAVE wrote.",
-                fault="user",
-            )
+            self.part_of_aof = True
+            if not self._part:
+                raise ProtocolFault(
+                    f"{self.name} goes on behind its snapshot, from byte {end}: it is an "
+                    "append-only file, which holds commands there",
+                    remedy=f"Give it as aof:{self.path}, or the file that SAVE wrote.",
+                    fault="user",
+                )
         self.behind += len(rest)
 
     @property

@@ -234,7 +234,7 @@ class _DatabaseScan:
         self._connection = connection
         self._pipeline = pipeline
         self._fetch_policy = fetch_policy
-        self._match = settings.match
+        self._match = settings.match_bytes
         self._key_type = settings.key_type
         self._clock = asyncio.get_running_loop().time
         self._ranged = parts > 1

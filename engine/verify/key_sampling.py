@@ -116,8 +116,8 @@ def _bytes(names: Iterable[bytes]) -> int:
 
 def _filters(settings: TransferSettings) -> list[Arg]:
     filters: list[Arg] = []
-    if settings.match is not None:
-        filters += ["MATCH", settings.match]
+    if (match := settings.match_bytes) is not None:
+        filters += ["MATCH", match]
     if settings.key_type is not None:
         filters += ["TYPE", settings.key_type]
     return filters

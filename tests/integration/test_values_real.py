@@ -4,6 +4,7 @@ limits of every encoding; and `inspect` shows it, from a file and from a server.
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -213,10 +214,12 @@ def test_inspect_shows_a_file_and_a_server(
     for source in (f"rdb:{file}", server.url):
         (found,) = lines(capsys, source, "--key", "hash:2", "--db", "0")
         assert found["value"] == [["field 0", "0"], ["field 1", "1"]]
-        assert found["expire_at"] == pytest.approx(4_000_000_000_000, abs=2000)
+        assert found["expire_at"] == 4_000_000_000_000
         assert (found["type"], found["elements"]) == ("hash", 2)
         (found,) = lines(capsys, source, "--match", "not*")
         assert (found["key"], found["value"]) == ("not \\xff UTF-8", "\x00\\xff")
+        (found,) = lines(capsys, source, "--match", os.fsdecode(b"not \xff*"))
+        assert found["key"] == "not \\xff UTF-8"
         assert lines(capsys, source, "--match", "stream:[^1e]*0[^0]") == []
         matched = lines(capsys, source, "--match", "stream:1*")
         assert sorted(line["key"] for line in matched) == ["stream:1", "stream:100", "stream:101"]
@@ -236,6 +239,20 @@ def test_inspect_shows_a_file_and_a_server(
         assert "biggest keys" in inspected(capsys, source)[1]
     assert shown[0] == shown[1]
     assert len(shown[0]) == client.dbsize()
+
+
+def test_inspect_asks_a_server_of_old_for_a_key(
+    server_factory: ServerFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without PEXPIRETIME; and in database 0, which is said."""
+    server = server_factory(known("redis-6.2"))
+    server.client().set("key", 1)
+    server.client().pexpireat("key", 4_000_000_000_000)
+    (found,) = lines(capsys, server.url, "--key", "key")
+    assert found["expire_at"] == pytest.approx(4_000_000_000_000, abs=50)
+    assert app.run(["inspect", server.url, "--key", "none"]) == 1
+    said = capsys.readouterr().err
+    assert "there is no key none in database 0. --db N looks in another database." in said
 
 
 def test_inspect_takes_the_credentials_of_the_configuration(

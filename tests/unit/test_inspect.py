@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
+import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benches.support import encoded_values as encoded
 from benches.support.encoded_values import length, string
-from engine._native import ValueDecoder
+from engine._native import ValueDecoder, key_slot, value_flavour, value_kind
 from engine.cli import app
 from engine.inspect import key_reader
 from engine.inspect.key_pattern import compiled
@@ -50,12 +57,34 @@ def test_globs(glob: bytes, matches: list[bytes], others: list[bytes]) -> None:
 
 def test_many_stars_take_no_long_time() -> None:
     assert not compiled(b"*" * 1_000 + b"b").fullmatch(b"a" * 10_000)
+    assert not compiled(b"*a" * 50 + b"*b").fullmatch(b"a" * 100_000)
+    assert compiled(b"*a" * 50 + b"*b*").fullmatch(b"a" * 100_000 + b"b")
 
 
-def file_of(folder: Path, body: bytes) -> str:
+@given(
+    glob=st.text("ab*?[^]-\\", max_size=12).map(str.encode),
+    name=st.text("ab-", max_size=9).map(str.encode),
+)
+@settings(max_examples=1500)
+def test_globs_match_as_the_slow_way_does(glob: bytes, name: bytes) -> None:
+    def matches(parts: list[bytes], name: bytes) -> bool:
+        if not parts:
+            return not name
+        if parts[0] == b"*":
+            return any(matches(parts[1:], name[n:]) for n in range(len(name) + 1))
+        one = compiled(parts[0]).fullmatch(name[:1]) is not None
+        return bool(name) and one and matches(parts[1:], name[1:])
+
+    # A star, and what stands for one byte: an escape, a class (its end may be missing).
+    parts = re.findall(rb"\\.|\[\^?(?:\\.|[^\]]-.|[^\]])*\]?|\*+|.", glob)
+    parts = [b"*" if part.startswith(b"*") else part for part in parts]
+    assert (compiled(glob).fullmatch(name) is not None) == matches(parts, name)
+
+
+def file_of(folder: Path, body: bytes, magic: bytes = b"REDIS0015") -> str:
     """A file with these keys, as a source."""
     path = folder / "dump.rdb"
-    path.write_bytes(whole(body, b"REDIS0015", crc=False))
+    path.write_bytes(whole(body, magic, crc=False))
     return f"rdb:{path}"
 
 
@@ -88,11 +117,24 @@ def test_what_is_not_decoded_is_named_and_the_others_go_on(tmp_path: Path, capsy
     assert "a listpack that ends where it says" in found[b"damaged"].objection
     assert "template" in found[b"of a template"].objection
     assert app.run(["inspect", source]) == 0
-    assert "2 keys were not decoded" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Not decoded: 2 keys; --key KEY says why" in out
+    # Of one that is named alone nothing is known: it is none of the biggest, and has no size.
+    assert "of a template" not in out
+    assert next(line for line in out.splitlines() if line.startswith("?")).split()[3:] == ["-"] * 3
+    assert app.run(["inspect", source, "--key", "of a template"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("of a template: not decoded: ")
+    assert app.run(["inspect", source, "--key", "of a template", "--output", "json"]) == 0
+    of_template = json.loads(capsys.readouterr().out)
+    assert "template" in of_template.pop("not_decoded")
+    assert {*of_template.values()} == {"of a template", 0, None}
     assert app.run(["inspect", source, "--key", "damaged"]) == 0
     assert "not decoded: expected a listpack" in capsys.readouterr().out
     assert app.run(["inspect", source, "--match", "d*", "--output", "json"]) == 0
-    assert "a listpack" in json.loads(capsys.readouterr().out)["not_decoded"]
+    damaged = json.loads(capsys.readouterr().out)
+    assert "a listpack" in damaged["not_decoded"]
+    assert (damaged["fields_with_ttl"], damaged["type"], damaged["bytes"]) == (None, "hash", 13)
 
 
 def test_long_values_are_counted_and_shown_by_name(
@@ -125,6 +167,80 @@ def test_a_value_that_is_too_long_to_be_shown_is_named(
     found = json.loads(capsys.readouterr().out)
     assert (found["value"], found["elements"]) == (None, 20)
     assert "longer than" in found["not_shown"]
+
+
+def test_other_keys_are_not_held_beside_the_named_one(tmp_path: Path) -> None:
+    other = next(b"%d" % n for n in range(9) if key_slot(b"%d" % n) != key_slot(b"named"))
+    body = key(0, other, string(b"o" * 100_000)) + key(0, b"named", string(b"1"))
+
+    async def batches(**options: Any) -> list[bytes]:
+        reader = KeyReader(Endpoint.parse(file_of(tmp_path, body)), **options)
+        found = [each async for each in reader.batches()]
+        return [
+            each.key(n) for each in found if not isinstance(each, Seen) for n in range(len(each))
+        ]
+
+    assert asyncio.run(batches(key=b"named")) == [b"named"]
+    assert asyncio.run(batches()) == [other, b"named"]
+
+
+@pytest.mark.parametrize("promised", [1 << 20, 15 << 30, 1 << 40])
+def test_a_damaged_length_ends_in_words(promised: int, tmp_path: Path, capsys: Capture) -> None:
+    source = file_of(tmp_path, key(0, b"key", length(promised) + b"short"))
+    for options in (["--key", "key"], ["--match", "*"], []):
+        assert app.run(["inspect", source, *options]) == 1
+        said = capsys.readouterr().err
+        assert "in the middle of its snapshot" in said or "not enough memory" in said
+
+
+def test_the_base_of_an_append_only_file_is_read(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "base.rdb"
+    base = b"\xfa" + string(b"aof-base") + string(b"1") + key(0, b"key", string(b"value"))
+    preamble = b"\xfa" + string(b"aof-preamble") + string(b"1") + key(0, b"key", string(b"value"))
+    command = b"*2\r\n$3\r\nDEL\r\n$3\r\nkey\r\n"
+    for data in (whole(base), whole(preamble) + command):
+        path.write_bytes(data)
+        assert app.run(["inspect", f"rdb:{path}", "--output", "json"]) == 0
+        *_, last = map(json.loads, capsys.readouterr().out.splitlines())
+        assert last["totals"]["all"]["keys"] == 1
+        assert last["left_out"] == ["the commands behind this base of an append-only file"]
+        assert app.run(["inspect", f"rdb:{path}", "--key", "key"]) == 0
+        said = capsys.readouterr()
+        assert "value" in said.out
+        assert "the commands behind this base" in said.err
+
+
+def test_types_are_named_by_their_flavour() -> None:
+    assert [value_kind(number, "redis") for number in (22, 24, 26, 30)] == [
+        "hash", "hash", "stream", None
+    ]  # fmt: skip
+    assert [value_kind(number, "valkey") for number in (22, 24, 26, 0)] == [
+        "hash", None, None, "string"
+    ]  # fmt: skip
+    assert value_flavour(BY_HAND[next(iter(BY_HAND))]) in ("redis", "valkey")
+
+
+def test_a_key_that_is_not_there_is_named(tmp_path: Path, capsys: Capture) -> None:
+    source = file_of(tmp_path, key(0, b"key", string(b"1")))
+    assert app.run(["inspect", source, "--key", "none"]) == 1
+    assert "there is no key none\n" in capsys.readouterr().err
+    assert app.run(["inspect", source, "--key", "key", "--db", "3"]) == 1
+    assert "there is no key key in database 3\n" in capsys.readouterr().err
+
+
+def test_a_full_disk_behind_standard_output_is_said(tmp_path: Path) -> None:
+    items = [b"x" * 1000] * 200
+    source = file_of(tmp_path, in_file(b"key", encoded.lists(items)[0]))
+    for arguments in (["inspect", source], ["inspect", source, "--key", "key", "--output", "json"],
+                      ["--version"]):  # fmt: skip
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "engine", *arguments],
+                stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        said = f"standard output cannot be written: {os.strerror(errno.ENOSPC)}. What was printed"
+        assert done.returncode == 1
+        assert done.stderr == f"EngineError: {said} is not complete.\n"
 
 
 def test_a_report_keeps_the_biggest(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import math
 import random
 import resource
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -352,3 +353,16 @@ def test_damage_costs_no_memory_and_little_time() -> None:
 def test_a_key_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match="16 bytes"):
         ValueDecoder(b"short")
+
+
+def test_a_value_that_is_too_long_to_be_shown_is_not_kept() -> None:
+    decoder = ValueDecoder(most=8 << 20)
+    data = payload(1, length(90) + string(b"x" * 100_000) * 90)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="longer than the 8,388,608 bytes"):
+            decoder.value(data)
+        assert tracemalloc.get_traced_memory()[1] > 4 << 20
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -58,7 +58,8 @@ async def sample_keys(
 
     Raises `LinkError`.
     """
-    pattern = () if settings.match is None else ("MATCH", settings.match)
+    match = settings.match_bytes
+    pattern = () if match is None else ("MATCH", match)
     found: list[bytes] = []
     for db in databases if source is not None else ():
         assert source is not None
@@ -75,8 +76,8 @@ async def sample_keys(
                 break
     if found:
         return SampleKeys(_varied(found), there=True)
-    if settings.match is not None:
-        return SampleKeys((example(settings.match.encode("utf-8", "surrogateescape")),))
+    if match is not None:
+        return SampleKeys((example(match),))
     return SampleKeys()
 
 
