@@ -31,8 +31,9 @@ def inspect(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="What is to be looked at: rdb:PATH, a file of SAVE (rdb:- is standard input), or "
-            "a server's URL. Of a cluster it is one node. It is never written to.",
+            help="What is to be looked at: rdb:PATH, a file of SAVE (rdb:- is standard input), "
+            "aof:PATH, the base of an append-only file, or a server's URL. Of a cluster it is one "
+            "node. It is never written to.",
         ),
     ],
     key: Annotated[
@@ -88,14 +89,17 @@ def inspect(
         if big is not None and (key is not None or match is not None):
             raise UsageError("--big reports on all keys, and --key and --match choose some")
         reader = KeyReader(
-            here if here.rdb_path is not None else Credentials.load().apply(here),
+            here if here.file_path is not None else Credentials.load().apply(here),
             key=None if key is None else key.encode("utf-8", "surrogateescape"),
             match=None if match is None else match.encode("utf-8", "surrogateescape"),
             db=db,
         )
-        if key is not None or match is not None:
-            found = run(_each(reader, output))
-            if key is not None and not found:
+        if key is not None and reader.behind_base:
+            count, commands = run(_named_in_base(reader, output))
+            if not count:
+                raise _no_key(clean(key), reader, db, _behind_words(commands))
+        elif key is not None or match is not None:
+            if not run(_each(reader, output)) and key is not None:
                 raise _no_key(clean(key), reader, db)
         else:
             run(_report(reader, _BIGGEST if big is None else big, output))
@@ -108,21 +112,57 @@ async def _each(reader: KeyReader, output: str) -> int:
     from engine.inspect.key_reader import COMMANDS
 
     count = 0
+    _say_unshown(reader.behind_base, output)
     async for seen in reader.keys():
         count += 1
-        if output == "json":
-            show(json.dumps(_as_object(seen, reader, seen.encoding, value=True)))
-        else:
-            show("\n".join(_as_text(seen, reader)))
+        _show_key(seen, reader, output)
     if COMMANDS in reader.left_out:
-        print(f"Not shown: {COMMANDS}", file=sys.stderr)
+        _say_unshown(COMMANDS, "json")
     return count
 
 
-def _no_key(name: str, reader: KeyReader, db: int | None) -> EngineError:
+async def _named_in_base(reader: KeyReader, output: str) -> tuple[int, int | None]:
+    """The same of the key that was asked for; and how many commands behind the base name it, None:
+    they may change it without that."""
+    found = [seen async for seen in reader.keys()]  # noqa: SIM118
+    _say_unshown(reader.behind_base, output)
+    commands = await reader.named_behind_base()
+    for seen in found:
+        _show_key(seen, reader, output, {"commands_behind": commands})
+    if found and output == "text":
+        show(f"  {_behind_words(commands)}")
+    return len(found), commands
+
+
+def _behind_words(commands: int | None) -> str:
+    if commands is None:
+        return "Commands behind the base may change it without naming it."
+    return f"Commands behind the base that name it: {commands:,}."
+
+
+def _show_key(
+    seen: Seen, reader: KeyReader, output: str, more: dict[str, Any] | None = None
+) -> None:
+    if output == "json":
+        found = _as_object(seen, reader, seen.encoding, value=True) | (more or {})
+        show(json.dumps(found))
+    else:
+        show("\n".join(_as_text(seen, reader)))
+
+
+def _say_unshown(what: str, output: str) -> None:
+    if what and output == "json":
+        # Each line of the answer is a key, or the totals.
+        print(f"Not shown: {what}", file=sys.stderr)
+    elif what:
+        show(f"Not shown: {what}")
+
+
+def _no_key(name: str, reader: KeyReader, db: int | None, behind: str = "") -> EngineError:
     where = "" if reader.searched is None else f" in database {reader.searched}"
+    where += " of the base" if where and behind else " in the base" if behind else ""
     remedy = "--db N looks in another database." if where and db is None else ""
-    return EngineError(f"there is no key {name}{where}", remedy=remedy, fault="user")
+    return EngineError(f"there is no key {name}{where}", remedy=behind or remedy, fault="user")
 
 
 async def _report(reader: KeyReader, most: int, output: str) -> None:
@@ -130,10 +170,12 @@ async def _report(reader: KeyReader, most: int, output: str) -> None:
 
     report = Report(most)
     await report.read(reader)
+    _say_unshown(reader.behind_base, output)
     if output == "json":
         for seen, encoding in report.biggest:
             show(json.dumps(_as_object(seen, reader, encoding, value=False)))
-        show(json.dumps({"totals": _totals(report), "left_out": reader.left_out}))
+        left_out = [each for each in (reader.behind_base, *reader.left_out) if each]
+        show(json.dumps({"totals": _totals(report), "left_out": left_out}))
     else:
         show("\n".join(_report_text(report, reader)))
 

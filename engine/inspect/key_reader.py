@@ -22,7 +22,8 @@ from engine._native import (
     value_flavour,
     value_kind,
 )
-from engine.errors import EngineError, UsageError
+from engine.errors import EngineError
+from engine.inspect.aof_base import AofBase
 from engine.inspect.key_pattern import compiled
 from engine.inspect.shown_value import shown
 from engine.model.endpoint import Endpoint
@@ -74,7 +75,10 @@ class Seen:
 
 
 class KeyReader:
-    """Reads `source` once. `left_out` says, once it was read, what else is there and not shown."""
+    """Reads `source` once. `left_out` says, once it was read, what else is there and not shown.
+
+    Of an append-only file it is the base that is read. Raises what `AofBase` raises.
+    """
 
     def __init__(
         self,
@@ -85,11 +89,10 @@ class KeyReader:
         db: int | None = None,
         timeout: float = 10.0,
     ) -> None:
-        if source.aof_path is not None:
-            raise UsageError(
-                "an append-only file holds commands, not values",
-                remedy="Give its base as rdb:FILE, or load it into a server and give that one.",
-            )
+        self._base = None if source.aof_path is None else AofBase(source.aof_path)
+        self._path = source.rdb_path if self._base is None else str(self._base.path)
+        self._snapshot_end = 0
+        self._behind_snapshot: int | None = None
         self._source = source
         self._key = key
         self._match = None if match is None else compiled(match)
@@ -103,7 +106,7 @@ class KeyReader:
 
     async def keys(self) -> AsyncGenerator[Seen, None]:
         """All of them, in the order of the source. Raises `EngineError`."""
-        if self._source.rdb_path is None and self._key is not None:
+        if self._path is None and self._key is not None:
             found = await self._asked(self._db or 0, self._key)
             if found is not None:
                 yield found
@@ -120,8 +123,7 @@ class KeyReader:
     async def batches(self) -> AsyncGenerator[RecordBatch | Seen, None]:
         """The same, but whole batches as they come, wanted or not; and keys whose value is not in
         any, those alone that are wanted."""
-        path = self._source.rdb_path
-        items = self._of_server() if path is None else self._of_file(path)
+        items = self._of_server() if self._path is None else self._of_file(self._path)
         async with contextlib.aclosing(items):
             async for each in self._without_pieces(items):
                 yield each
@@ -152,7 +154,21 @@ class KeyReader:
     @property
     def searched(self) -> int | None:
         """The database in which a key is looked for that was named; None: in all of them."""
-        return self._db if self._db is not None or self._source.rdb_path is not None else 0
+        return self._db if self._db is not None or self._path is not None else 0
+
+    @property
+    def behind_base(self) -> str:
+        """What of an append-only file is not shown, for people; empty: nothing, or it is none. Once
+        it was read it is known how much that is."""
+        return "" if self._base is None else self._base.behind(self._behind_snapshot)
+
+    async def named_behind_base(self) -> int | None:
+        """How many commands behind the base of an append-only file, once that was read, name the
+        key that is looked for; None: it may be changed by some that do not name it. Raises
+        `EngineError`."""
+        if self._base is None or self._key is None:
+            return 0
+        return await self._base.naming(self._key, self._snapshot_end)
 
     def takes(self, db: int) -> bool:
         """Whether keys of a database are wanted."""
@@ -179,8 +195,9 @@ class KeyReader:
                 more = await file.read_on()
             for item in reader.take():
                 yield item
+            self._snapshot_end, self._behind_snapshot = file.end, file.behind
             self.left_out += reader.left_out
-            if file.part_of_aof:
+            if self._base is None and file.part_of_aof:
                 self.left_out.append(COMMANDS)
         except MemoryError:
             raise EngineError(

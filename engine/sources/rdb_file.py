@@ -66,6 +66,8 @@ class RdbFile:
         self.part_of_aof = False
         """Whether commands belong to the snapshot, in this file or in others."""
         self._part = part
+        self.end = 0
+        """Where the snapshot ends, once it was read; of a packed file in what it unpacks to."""
         self.behind = 0
         """Bytes behind the snapshot, which are passed over."""
         self._input: FileInput | None = None
@@ -208,6 +210,7 @@ class RdbFile:
                 fault="user",
             )
         if reader.finished:
+            self.end = self.end or end
             self._pass_over(reader.rest(), end)
 
     def _explain_newer(self) -> None:

@@ -274,7 +274,7 @@ def test_inspect_takes_the_credentials_of_the_configuration(
 
 
 def test_what_inspect_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["rdb:a", "--key", "a", "--big", "3"], ["aof:/somewhere"], ["http://host"]):
+    for arguments in (["rdb:a", "--key", "a", "--big", "3"], ["http://host"]):
         assert inspected(capsys, *arguments)[0] == 2
     file = tmp_path / "no.rdb"
     file.write_bytes(b"REDIS0009\xffshort")

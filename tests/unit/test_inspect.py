@@ -27,6 +27,7 @@ from engine.inspect.key_reader import KeyReader, Seen
 from engine.inspect.key_report import Report
 from engine.inspect.shown_value import shown
 from engine.model.endpoint import Endpoint
+from tests.reference.stream import command
 from tests.unit.test_rdb import key, whole
 from tests.unit.test_value_decoder import BY_HAND, stream
 
@@ -208,6 +209,63 @@ def test_the_base_of_an_append_only_file_is_read(tmp_path: Path, capsys: Capture
         said = capsys.readouterr()
         assert "value" in said.out
         assert "the commands behind this base" in said.err
+
+
+def test_the_base_of_an_append_only_folder_is_shown(tmp_path: Path, capsys: Capture) -> None:
+    """What is behind it is said first; and of a key how many commands name it."""
+    base = whole(b"\xfa" + string(b"aof-base") + string(b"1") + key(0, b"key", string(b"old")))
+    (tmp_path / "a.base.rdb").write_bytes(base)
+    (tmp_path / "a.incr.1").write_bytes(
+        command(b"SET", b"key", b"new") + command(b"SET", b"other", b"1")
+    )
+    last = tmp_path / "a.incr.2"
+    last.write_bytes(command(b"MULTI") + command(b"APPEND", b"key", b"er") + command(b"EXEC"))
+    (tmp_path / "a.manifest").write_text(
+        "file a.base.rdb seq 1 type b\nfile a.incr.1 seq 1 type i\nfile a.incr.2 seq 2 type i\n"
+    )
+    source = f"aof:{tmp_path}"
+    size = sum((tmp_path / f"a.incr.{n}").stat().st_size for n in (1, 2))
+    first = f"Not shown: what the commands behind the base come to, {size} bytes in 2 files: "
+    for options in ([], ["--match", "*"], ["--key", "key"]):
+        assert app.run(["inspect", source, *options]) == 0
+        assert capsys.readouterr().out.startswith(first)
+        assert app.run(["inspect", source, *options, "--output", "json"]) == 0
+        assert capsys.readouterr().err.startswith(first)
+    assert app.run(["inspect", source, "--key", "key", "--output", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["value"], found["commands_behind"]) == ("old", 2)
+    assert app.run(["inspect", source, "--key", "other"]) == 1
+    said = "no key other in the base. Commands behind the base that name it: 1."
+    assert said in capsys.readouterr().err
+    last.write_bytes(last.read_bytes() + command(b"FLUSHALL"))
+    assert app.run(["inspect", source, "--key", "key"]) == 0
+    assert "may change it without naming it" in capsys.readouterr().out
+    last.write_bytes(b"*1\r\n$x")
+    assert app.run(["inspect", source, "--key", "key"]) == 1
+    assert "a.incr.2 is not a valid append-only file" in capsys.readouterr().err
+
+
+def test_one_append_only_file_is_shown_as_far_as_its_snapshot(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "appendonly.aof"
+    snapshot = whole(
+        b"\xfa" + string(b"aof-preamble") + string(b"1") + key(0, b"key", string(b"old"))
+    )
+    incr = command(b"INCR", b"counter")
+    for behind in (b"", incr, incr * 100_000):
+        path.write_bytes(snapshot + behind)
+        assert app.run(["inspect", f"aof:{path}", "--output", "json"]) == 0
+        *_, last = map(json.loads, capsys.readouterr().out.splitlines())
+        assert last["totals"]["all"]["keys"] == 1
+        assert [f" {len(behind):,} bytes:" in line for line in last["left_out"]] == (
+            [True] if behind else []
+        )
+        assert app.run(["inspect", f"aof:{path}", "--key", "key"]) == 0
+        assert "name it: 0." in capsys.readouterr().out
+    path.write_bytes(incr)
+    assert app.run(["inspect", f"aof:{path}"]) == 1
+    assert "holds commands alone" in capsys.readouterr().err
 
 
 def test_types_are_named_by_their_flavour() -> None:
