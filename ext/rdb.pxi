@@ -33,6 +33,7 @@ cdef enum SnapshotStop:
     SNAP_LAST_PIECE
     SNAP_DROPPED         # the end of a value that was not kept, or of an opcode's own
     SNAP_TEMPLATE        # how many fields has template `noted`?
+    SNAP_REBUILD         # the value that is held whole is a hash of a template
     SNAP_EOF
     SNAP_UNKNOWN
     SNAP_PROTOCOL
@@ -73,6 +74,8 @@ cdef enum:
     # Bytes of what modules keep beside the keys.
     MODULE_DATA_MOST = 16 << 20
     TEMPLATES_MOST = 1 << 20
+    # Bytes of the names of all of them.
+    TEMPLATE_BYTES_MOST = 64 << 20
     # An import of slots: its job's name, and bytes of all; how many there may be.
     IMPORT_NAME_MOST = 1024
     IMPORT_BYTES_MOST = 512 << 10
@@ -263,7 +266,11 @@ cdef class SnapshotReader:
     cdef size_t aux_bytes
     cdef size_t scripts_bytes
     cdef size_t functions_bytes
+    # (Number of fields, their names as they came; None: too long to be kept) by id.
     cdef dict templates
+    cdef Bytes template_bytes
+    cdef size_t template_bytes_before
+    cdef bint template_too_long
     cdef uint64_t key_metadata
     cdef list left
     cdef readonly dict aux
@@ -322,6 +329,7 @@ cdef class SnapshotReader:
         bytes_free(&self.timed)
         bytes_free(&self.module_bytes)
         bytes_free(&self.import_bytes)
+        bytes_free(&self.template_bytes)
         bytes_free(&self.stuck)
         bytes_free(&self.unpacked)
 
@@ -495,7 +503,9 @@ cdef class SnapshotReader:
             if self.walk.noted not in self.templates:
                 self.expected = "the id of a field template that the snapshot has defined"
                 self.raise_wrong()
-            self.walk.counted = self.templates[self.walk.noted]
+            self.walk.counted = self.templates[self.walk.noted][0]
+        elif stop == SNAP_REBUILD:
+            self.rebuild()
         elif stop == SNAP_EOF:
             self.close_if_any()
         elif stop == SNAP_UNKNOWN:
@@ -696,7 +706,6 @@ cdef class SnapshotReader:
 
     cdef int end_dropped(self) except -1:
         """The end of what was read to nothing."""
-        cdef RecordBatch batch
         if self.type == 246:
             self.leave_out("functions as the release candidates of Redis 7.0 wrote them")
         elif self.type == 247:
@@ -705,7 +714,7 @@ cdef class SnapshotReader:
             if len(self.templates) >= TEMPLATES_MOST:
                 self.expected = "fewer field templates"
                 self.raise_wrong()
-            self.templates[self.walk.noted] = self.walk.counted
+            self.keep_template()
         elif self.type == 243 and self.flavour_number == FLAVOUR_REDIS:
             self.key_metadata += 1
         elif self.type == 243:
@@ -727,13 +736,15 @@ cdef class SnapshotReader:
             self.value_ended()
             return 0
         if self.refused == REFUSED_TEMPLATE:
-            why = ("it is a hash that names a field template of the snapshot, and so no payload "
-                   "of RESTORE; DUMP gives one")
-        else:
-            why = (
-                f"its value, {self.value_size + FOOTER_BYTES:,} bytes as dumped, is longer than "
-                "the target takes in one bulk, its proto-max-bulk-len "
-                f"({self.value_limit:,} bytes)")
+            return self.refuse_template("is too long for it")
+        why = (
+            f"its value, {self.value_size + FOOTER_BYTES:,} bytes as dumped, is longer than the "
+            f"target takes in one bulk, its proto-max-bulk-len ({self.value_limit:,} bytes)")
+        return self.refuse(why)
+
+    cdef int refuse(self, str why) except -1:
+        """Name the key whose value has ended, and is not handed on."""
+        cdef RecordBatch batch
         self.errors.append((self.key, why))
         self.errors_count += 1
         self.key = None
@@ -744,6 +755,75 @@ cdef class SnapshotReader:
             self.close_batch()
         self.value_ended()
         return 0
+
+    # --- Hashes of a template ---
+
+    cdef int keep_template(self) except -1:
+        """The names of a template, whose bytes are here: its walk was sound."""
+        cdef Bytes *found = &self.template_bytes
+        cdef uint64_t number = 0
+        cdef size_t at = 0
+        names = None
+        if not self.template_too_long:
+            at = length_head(found.data, found.size, &number)
+            at += length_head(found.data + at, found.size - at, &number)
+            names = PyBytes_FromStringAndSize(<char *>found.data + at, found.size - at)
+            self.template_bytes_before += found.size
+        found.size = 0
+        self.template_too_long = False
+        self.templates[self.walk.noted] = (self.walk.counted, names)
+        return 0
+
+    cdef int rebuild(self) except -1:
+        """Make a hash that stands for itself of the value, which is at the arena's end."""
+        cdef TemplateHash value
+        cdef uint8_t *data = self.arena.data + self.value_at
+        cdef size_t n = self.arena.size - self.value_at
+        cdef size_t most = left_of(min(self.stream_above, self.value_limit), FOOTER_BYTES)
+        cdef const uint8_t *p
+        cdef size_t size
+        cdef uint64_t count
+        cdef TemplateEnd end
+        cdef SnapshotStop stop
+        found = None
+        try:
+            end = template_open(&value, self.type, data + 1, n - 1)
+            if end == TEMPLATE_DONE:
+                found = self.templates.get(value.id)
+                if found is None:
+                    end = TEMPLATE_WRONG
+                elif found[1] is None:
+                    end = TEMPLATE_TOO_LONG
+                else:
+                    count = found[0]
+                    p = <const uint8_t *>PyBytes_AS_STRING(found[1])
+                    size = PyBytes_GET_SIZE(found[1])
+                    with nogil:
+                        end = template_build(&value, p, size, count, &self.unpacked, most)
+        finally:
+            template_close(&value)
+        if end == TEMPLATE_NO_MEMORY:
+            raise MemoryError()
+        if end != TEMPLATE_DONE:
+            self.key = self.take_begun()[0]
+            return self.refuse_template(
+                "is too long for it" if end == TEMPLATE_TOO_LONG else "does not fit it")
+        self.of_type[self.type] -= 1
+        self.type = 4
+        self.of_type[4] += 1
+        if not self.replace_value():
+            raise MemoryError()
+        stop = self.finish_record()
+        if stop == SNAP_NO_MEMORY:
+            raise MemoryError()
+        if stop == SNAP_CLOSE:
+            self.close_if_any()
+        return 0
+
+    cdef int refuse_template(self, str what) except -1:
+        return self.refuse(
+            f"it is a hash that names a field template of the snapshot, and {what}: no payload of "
+            "RESTORE can be made of it; DUMP gives one")
 
     cdef int keep_module_data(self) except -1:
         cdef Bytes *found = &self.module_bytes
@@ -1012,11 +1092,11 @@ cdef class SnapshotReader:
         self.is_stuck = False
         self.sink = SINK_ARENA
         self.begin_walk()
-        if self.flavour_number == FLAVOUR_REDIS and (self.type == 30 or self.type == 32):
-            self.refused = REFUSED_TEMPLATE
-            self.judged = True
-            return SNAP_REFUSED
         return SNAP_GO_ON
+
+    cdef inline bint of_template(self) noexcept nogil:
+        """Whether the value names a template, and is held whole to be made into another."""
+        return (self.type == 30 or self.type == 32) and self.flavour_number == FLAVOUR_REDIS
 
     cdef inline bint imports_slot_of(self, const uint8_t *key, size_t n) noexcept nogil:
         cdef uint16_t slot = slot_of(key, n)
@@ -1070,6 +1150,10 @@ cdef class SnapshotReader:
             self.judged = True
             self.refused = REFUSED_LENGTH
             return SNAP_REFUSED
+        if whole > self.stream_above and self.of_template():
+            self.judged = True
+            self.refused = REFUSED_TEMPLATE
+            return SNAP_REFUSED
         if whole > self.stream_above:
             self.judged = True
             self.value_size = whole
@@ -1091,6 +1175,8 @@ cdef class SnapshotReader:
         cdef Record *record = &self.arena.records[self.arena.count]
         cdef uint8_t *value = self.arena.data + self.value_at
         cdef size_t n
+        if self.of_template():
+            return SNAP_REBUILD
         if self.extend_fields and has_field_ttls(self.flavour_number, self.type):
             if not self.extend_members():
                 return SNAP_NO_MEMORY
@@ -1130,6 +1216,11 @@ cdef class SnapshotReader:
         if n + FOOTER_BYTES > self.value_limit:
             self.is_stuck = True
             return True
+        return self.replace_value()
+
+    cdef bint replace_value(self) noexcept nogil:
+        """Put `unpacked` in the place of the value at the arena's end; False: no memory."""
+        cdef size_t n = self.unpacked.size
         self.arena.size = self.value_at
         if not arena_reserve(&self.arena, n + FOOTER_BYTES, self.batch_bytes):
             return False
@@ -1204,6 +1295,9 @@ cdef class SnapshotReader:
             if total > self.value_limit:
                 self.refused = REFUSED_LENGTH
                 return SNAP_REFUSED
+            if total > self.stream_above and self.of_template():
+                self.refused = REFUSED_TEMPLATE
+                return SNAP_REFUSED
             if total > self.stream_above:
                 return SNAP_OUTGROWN
             room = n + FOOTER_BYTES
@@ -1222,6 +1316,8 @@ cdef class SnapshotReader:
             else:
                 return self.cut_piece(ended)
         if self.type == 247 and not self.keep_module_bytes(input.data + input.start, n):
+            return SNAP_NO_MEMORY
+        if self.type == 242 and not self.keep_template_bytes(input.data + input.start, n):
             return SNAP_NO_MEMORY
         if self.type == 243 and self.flavour_number == FLAVOUR_VALKEY:
             if self.import_bytes.size + n > IMPORT_BYTES_MOST:
@@ -1248,6 +1344,20 @@ cdef class SnapshotReader:
             self.module_too_long = True
             return True
         if not bytes_reserve(kept, n, MODULE_DATA_MOST):
+            return False
+        memcpy(kept.data + kept.size, p, n)
+        kept.size += n
+        return True
+
+    cdef bint keep_template_bytes(self, const uint8_t *p, size_t n) noexcept nogil:
+        """Of a template; False: no memory."""
+        cdef Bytes *kept = &self.template_bytes
+        cdef size_t room = left_of(TEMPLATE_BYTES_MOST, self.template_bytes_before + kept.size)
+        if self.template_too_long or n > room:
+            bytes_free(kept)
+            self.template_too_long = True
+            return True
+        if not bytes_reserve(kept, n, TEMPLATE_BYTES_MOST):
             return False
         memcpy(kept.data + kept.size, p, n)
         kept.size += n

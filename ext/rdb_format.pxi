@@ -76,7 +76,8 @@ _WALKS_COMMON = {
     246: (10, "ssgs"),
     247: (8, "im"),
 }
-# 29 and 31 stand in DUMP payloads alone: a snapshot has 30 and 32 instead.
+# 29 and 31 stand in DUMP payloads alone: a snapshot has 30 and 32 instead, which are made into 4
+# (template_hashes.pxi).
 _WALKS_REDIS = {
     22: (12, "(lss)"),
     23: (12, "s"),
@@ -92,10 +93,12 @@ _WALKS_REDIS = {
     242: (14, "ic<s>"),
     243: (12, "(4m)"),
 }
-# A hash with field TTLs; a slot import that was under way. What 9.2 added (23: path hashes, 242) is
-# not known.
+# A hash with field TTLs; a path hash; a slot import that was under way. Behind 242 stands a command
+# that was written while the snapshot was (Valkey 9.2, for replicas): it is no part of what a
+# snapshot holds, and named as not known.
 _WALKS_VALKEY = {
     22: (80, "(ss8)"),
+    23: (81, "(s(ss))"),
     243: (80, "s(be)"),
 }
 
@@ -103,7 +106,7 @@ _WALKS_VALKEY = {
 # at a lower version, for pre-releases wrote them before they raised their number.
 _NEEDED = {
     FLAVOUR_REDIS: {22: 12, 23: 12, 24: 12, 25: 12, 26: 13, 27: 14, 28: 14, 33: 15},
-    FLAVOUR_VALKEY: {22: 80},
+    FLAVOUR_VALKEY: {22: 80, 23: 81},
 }
 
 cdef uint8_t walk_ops[WALK_OPS_MOST]

@@ -6,8 +6,8 @@
 # than LZF can make of their bytes, and for the tape, which is bounded.
 #
 # Types 29 and 31 (hashes of a template, Redis 8.10) are known from descriptions alone, and so are 28
-# (arrays, Redis 8.8), 27 and 33. Sets whose members have TTLs (34 and 35, Redis 8.12) and Valkey's
-# path hashes (23) are described nowhere, and named as not known.
+# (arrays, Redis 8.8), 27, 33 and Valkey's path hashes (23, Valkey 9.2). Sets whose members have TTLs
+# (34 and 35, Redis 8.12) are described nowhere, and named as not known.
 
 cdef extern from *:
     """
@@ -48,7 +48,7 @@ _ENCODINGS_REDIS = {
     27: "stream 5", 28: "array", 29: "listpack of a template", 31: "array of a template",
     33: "gcra",
 }
-_ENCODINGS_VALKEY = {22: "hash table"}
+_ENCODINGS_VALKEY = {22: "hash table", 23: "radix tree"}
 
 
 cdef bint next_string(ValueReader *r, Piece *out, int place) noexcept nogil:
@@ -161,7 +161,7 @@ cdef bint decode_scored(ValueReader *r, bint binary) noexcept nogil:
 
 
 cdef bint decode_fields(ValueReader *r, int flavour, int type) noexcept nogil:
-    """Fields, each for itself: plain ones (4, 31), with expire times of Redis' kind (22: as they
+    """Fields, each for itself: plain ones (4), with expire times of Redis' kind (22: as they
     are; 24: how far from the earliest, and one more) and of Valkey's (22: behind the value)."""
     cdef uint64_t count = 0, far = 0
     cdef int64_t earliest = 0, ttl
@@ -364,40 +364,108 @@ cdef bint decode_array(ValueReader *r) noexcept nogil:
     return True
 
 
-cdef bint decode_template_listpack(ValueReader *r) noexcept nogil:
-    """A hash of a template with its names before it: their number, the names, a listpack of the
-    values; before these may stand the template's id."""
-    cdef uint64_t count = 0, left
-    cdef const uint8_t *names
-    cdef const uint8_t *behind
+cdef bint decode_template(ValueReader *r, int type) noexcept nogil:
+    """A hash of a template that brings the names: how they are kept (0: in a listpack, 1: as many
+    strings as a length says), the names, the values (29: a listpack, which begins with the
+    template's id; 31: strings)."""
+    cdef uint64_t form = 0, count = 0, left
+    cdef const uint8_t *names = NULL
+    cdef const uint8_t *values
     cdef Piece name, value, blob
-    cdef Pack pack
-    if not next_length(r, &count):
+    cdef Pack name_pack, pack
+    if not next_length(r, &form):
         return False
-    names = r.at
-    left = count
-    while left:
-        if not next_string(r, &name, 0):
+    if form > 1:
+        return wrong(r, b"how the names of a template are kept")
+    if form == 0:
+        if not (string_into(r, &blob, &r.inflated[0]) and pack_open(r, &blob, False, &name_pack)):
             return False
-        left -= 1
-    if not (next_blob(r, &blob) and pack_open(r, &blob, False, &pack)):
-        return False
-    behind = r.at
-    if pack.told == count + 1:
-        if not pack_next(r, &pack, &value):
+    else:
+        if not next_length(r, &count):
+            return False
+        names = r.at
+        left = count
+        while left:
+            if not next_string(r, &name, 0):
+                return False
+            left -= 1
+    if type == 29:
+        if not (next_blob(r, &blob) and pack_open(r, &blob, False, &pack)
+                and pack_next(r, &pack, &value)):
             return False
         if not value.numeric:
             return wrong(r, b"the id of a template")
-    r.at = names
-    while count:
-        if not (next_string(r, &name, 0) and pack_next(r, &pack, &value)
-                and sink_field(r.sink, &name, &value, -1)):
+    while (form and count) or (not form and pack_more(&name_pack)):
+        if form:
+            values = r.at
+            r.at = names
+            if not next_string(r, &name, 0):
+                return False
+            names = r.at
+            r.at = values
+            count -= 1
+        elif not pack_next(r, &name_pack, &name):
             return False
-        count -= 1
-    r.at = behind
+        if not (pack_next(r, &pack, &value) if type == 29 else next_string(r, &value, 1)):
+            return False
+        if not sink_field(r.sink, &name, &value, -1):
+            return False
+    if form == 0 and not pack_close(r, &name_pack):
+        return False
+    if type != 29:
+        return True
     if pack_more(&pack):
         return wrong(r, b"as many values as the template has fields")
     return pack_close(r, &pack)
+
+
+cdef bint decode_paths(ValueReader *r) noexcept nogil:
+    """A path hash of Valkey 9.2: paths, each with fields and their values."""
+    cdef ElementSink *sink = r.sink
+    cdef uint64_t paths = 0, fields = 0, size
+    cdef Piece path, name, value
+    cdef Sum none, owner
+    cdef Sip s
+    cdef bint tape = sink.mode == VALUE_TAPE, digest = sink.mode == VALUE_DIGEST
+    none.low = none.high = owner.low = owner.high = 0
+    if not next_length(r, &paths):
+        return False
+    while paths:
+        if not (next_string(r, &path, 0) and next_length(r, &fields)):
+            return False
+        if fields == 0:
+            return wrong(r, b"a path that has fields")
+        piece_text(&path)
+        size = path.n
+        sink.count += 1
+        sink.loose += 1
+        if digest:
+            owner = name_of(sink, AS_PATH, &none, &path)
+        elif tape and not (tape_open(sink) and tape_bytes(sink, path.p, path.n)):
+            return False
+        while fields:
+            if not (next_string(r, &name, 0) and next_string(r, &value, 1)):
+                return False
+            piece_text(&name)
+            piece_text(&value)
+            size += name.n + value.n
+            if digest:
+                s = sink.start
+                sip_word(&s, AS_PATH_FIELD)
+                sip_word(&s, owner.low)
+                sip_word(&s, owner.high)
+                sip_bytes_of(&s, name.p, name.n)
+                sip_bytes_of(&s, value.p, value.n)
+                sip_add(&s, &sink.value)
+            elif tape and not (
+                    tape_bytes(sink, name.p, name.n) and tape_bytes(sink, value.p, value.n)):
+                return False
+            fields -= 1
+        sink_counted(sink, size)
+        if tape and not tape_close(sink):
+            return False
+        paths -= 1
+    return True
 
 
 cdef int kind_of(int flavour, int type) noexcept nogil:
@@ -417,7 +485,7 @@ cdef int kind_of(int flavour, int type) noexcept nogil:
     if type == 15 or type == 19 or type == 21:
         return KIND_STREAM
     if flavour != FLAVOUR_REDIS:
-        return -1
+        return KIND_PATH_HASH if type == 23 else -1
     if type == 23 or type == 24 or type == 25 or type == 29 or type == 31:
         return KIND_HASH
     if type == 26 or type == 27:
@@ -444,6 +512,8 @@ cdef bint decode_body(ValueReader *r, int flavour, int type) noexcept nogil:
         return decode_module(r)
     if kind == KIND_ARRAY:
         return decode_array(r)
+    if kind == KIND_PATH_HASH:
+        return decode_paths(r)
     if kind == KIND_GCRA:
         if not next_length(r, &number):
             return False
@@ -455,10 +525,10 @@ cdef bint decode_body(ValueReader *r, int flavour, int type) noexcept nogil:
         return decode_scored(r, type == 5)
     if type == 14 or type == 18:
         return decode_quicklist(r, type)
-    if type == 4 or type == 22 or type == 24 or type == 31:
+    if type == 4 or type == 22 or type == 24:
         return decode_fields(r, flavour, type)
-    if type == 29:
-        return decode_template_listpack(r)
+    if type == 29 or type == 31:
+        return decode_template(r, type)
     if type == 25 and not next_raw(r, 8, &p):
         return False
     # One string that holds all of it.
@@ -611,7 +681,7 @@ cdef class ValueDecoder:
           were added (-1: its version does not keep that); its groups: [name, last id, entries read,
           [[pending id, delivered at, how often]], [[consumer, seen at, active at (-2: not kept),
           [ids]]], from type 27 on ids that were given back]; from type 26 on what producers sent
-        - module: its id, its items; array: [index, element]
+        - module: its id, its items; array: [index, element]; path hash: [path, field, value, …]
         """
         try:
             self.decode(

@@ -29,6 +29,7 @@ cdef enum ValueKind:
     KIND_MODULE
     KIND_ARRAY
     KIND_GCRA
+    KIND_PATH_HASH
     KINDS
 
 cdef enum HashedAs:
@@ -53,9 +54,11 @@ cdef enum HashedAs:
     AS_PRODUCER
     AS_ARRAY_ITEM
     AS_ARRAY_CURSOR
+    AS_PATH
+    AS_PATH_FIELD
 
 _KIND_NAMES = (
-    "string", "list", "set", "zset", "hash", "stream", "module", "array", "gcra"
+    "string", "list", "set", "zset", "hash", "stream", "module", "array", "gcra", "path hash"
 )
 
 cdef struct Piece:

@@ -250,7 +250,15 @@ def hashes(fields: Fields) -> list[bytes]:
         payload(9, string(zipmap(fields))),
         payload(13, string(ziplist(flat))),
         payload(16, string(listpack(flat))),
-        payload(29, count + names + string(listpack(values))),
-        payload(29, count + names + string(listpack([7, *values]))),
-        payload(31, count + b"".join(string(name) + string(value) for name, value, _ in fields)),
+        *(
+            payload(number, form + body)
+            for number, body in (
+                (29, string(listpack([7, *values]))),
+                (31, b"".join(as_number(value) for _, value, _ in fields)),
+            )
+            for form in (
+                b"\0" + string(listpack([numeric(name) for name, _, _ in fields])),
+                b"\1" + count + names,
+            )
+        ),
     ]

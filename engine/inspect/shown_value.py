@@ -111,6 +111,10 @@ def _finite(number: float) -> Any:
     return _number(number) if isinstance(number, float) else number
 
 
+def _paths(elements: list[Any], _: bytes) -> Any:
+    return [[text(path), _pairs(fields)] for path, *fields in elements]
+
+
 def _array(elements: list[Any], _: bytes) -> Any:
     return [
         [index, text(each) if isinstance(each, bytes) else _finite(each)]
@@ -128,4 +132,5 @@ _SHOWN: dict[str, Callable[[list[Any], bytes], Any]] = {
     "module": _module,
     "array": _array,
     "gcra": _string,
+    "path hash": _paths,
 }

@@ -11,12 +11,11 @@ from __future__ import annotations
 from engine.model.server_capabilities import Flavour
 
 NEWEST_READ: dict[Flavour, int] = {"redis": 15, "valkey": 80}
-"""The newest RDB version of which every type and opcode is known."""
+"""The newest RDB version of which every type and opcode is read."""
 _FIRST_OPCODE = 242
 _FEATURES: dict[tuple[Flavour, int], tuple[str, str]] = {
     ("redis", 34): ("sets whose members have TTLs", "Redis 8.12"),
     ("redis", 35): ("small sets whose members have TTLs", "Redis 8.12"),
-    ("valkey", 23): ("path hashes", "Valkey 9.2"),
     ("valkey", 242): ("commands that stand inside a snapshot", "Valkey 9.2"),
 }
 _IN_DUMP_ALONE: dict[Flavour, frozenset[int]] = {

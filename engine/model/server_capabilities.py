@@ -69,7 +69,7 @@ _TYPES: dict[Flavour, tuple[tuple[Version, frozenset[int]], ...]] = {
         ((9, 2, 0), frozenset({23})),
     ),
 }
-# The first Valkey of whose snapshots not everything can be read (RDB 81: path hashes, commands),
+# The first Valkey of whose snapshots not everything can be read (RDB 81: commands inside of them),
 # and what is said to it and later ones, which then write RDB 80.
 _VALKEY_UNREAD: Version = (9, 2, 0)
 _NEWEST_VALKEY: Version = (9, 1, 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from benches.support.encoded_values import length, string
 from tests.reference.crc import crc64, key_slot
 
 # The lowest RDB version that knows each type of value; and what each flavour has alone.
@@ -15,7 +16,7 @@ LOWEST_VERSION = dict(
 )
 OWN_LOWEST = {
     "redis": {22: 12, 23: 12, 24: 12, 25: 12, 26: 13, 27: 14, 28: 14, 33: 15},
-    "valkey": {22: 80},
+    "valkey": {22: 80, 23: 81},
 }
 
 
@@ -27,7 +28,8 @@ class Damaged(Exception):
 class Entry:
     """One key. `value` is its type byte and its bytes; `expire_at` in ms; `access` (kind, figure).
 
-    `value` None: it names a template of the snapshot and means nothing outside of it.
+    Of a hash that names a template of the snapshot, `value` is the one that stands for itself, or
+    None where there is none; `held` is how long it is at the most, a footer behind it, on the way.
     """
 
     db: int
@@ -36,6 +38,7 @@ class Entry:
     expire_at: int | None
     access: tuple[str, int] | None
     importing: bool = False
+    held: int = 0
 
 
 @dataclass
@@ -207,7 +210,11 @@ def skip_array(reader: Reader) -> None:
             raise Damaged("array tag")
 
 
-def skip_value(reader: Reader, kind: int, flavour: str, templates: dict[int, int]) -> None:
+Templates = dict[int, list[bytes]]
+"""Their names, as they stand in the snapshot."""
+
+
+def skip_value(reader: Reader, kind: int, flavour: str, templates: Templates) -> None:
     """Go to the end of a value of type `kind`."""
     if kind in (0, 9, 10, 11, 12, 13, 16, 17, 20):
         reader.skip_string()
@@ -239,6 +246,11 @@ def skip_value(reader: Reader, kind: int, flavour: str, templates: dict[int, int
             reader.skip_string()
             reader.skip_string()
             reader.raw(8)
+    elif kind == 23 and flavour == "valkey":
+        for _ in range(reader.length()):
+            reader.skip_string()
+            for _ in range(2 * reader.length()):
+                reader.skip_string()
     elif flavour == "valkey":
         raise Damaged(f"type {kind}")
     elif kind in (22, 24):
@@ -258,12 +270,40 @@ def skip_value(reader: Reader, kind: int, flavour: str, templates: dict[int, int
         template = reader.length()
         if template not in templates:
             raise Damaged(f"template {template}")
-        for _ in range(templates[template]):
+        for _ in templates[template]:
             reader.skip_string()
     elif kind == 33:
         reader.length()
     else:
         raise Damaged(f"type {kind}")
+
+
+def of_template(kind: int, body: bytes, templates: Templates) -> bytes | None:
+    """The hash that stands for itself; None: it does not fit its template."""
+    reader = Reader(body)
+    if kind == 32:
+        names = templates[reader.length()]
+        values = []
+        for _ in names:
+            start = reader.at
+            reader.skip_string()
+            values.append(body[start : reader.at])
+    else:
+        # (It reads what this module has.)
+        from tests.reference.values import listpack
+
+        try:
+            blob = b"" if body[0] in (0xC0, 0xC1, 0xC2) else reader.string()
+            number, *elements = listpack(blob)
+        except (Damaged, ValueError):
+            return None
+        found = templates.get(number % 2**64) if isinstance(number, int) else None
+        if found is None or len(found) != len(elements):
+            return None
+        names = found
+        values = [string(b"%d" % each if isinstance(each, int) else each) for each in elements]
+    pairs = b"".join(name + value for name, value in zip(names, values, strict=True))
+    return b"\4" + length(len(names)) + pairs if names else None
 
 
 def parse(data: bytes) -> Snapshot:
@@ -275,7 +315,7 @@ def parse(data: bytes) -> Snapshot:
     if not flavour or not digits.isdigit() or int(digits) == 0:
         raise Damaged("magic")
     snapshot = Snapshot(flavour, int(digits))
-    templates: dict[int, int] = {}
+    templates: Templates = {}
     db = 0
     expire_at: int | None = None
     access: tuple[str, int] | None = None
@@ -321,10 +361,13 @@ def parse(data: bytes) -> Snapshot:
                 expire_at = access = None
                 continue
             value: bytes | None = bytes([code]) + data[start : reader.at]
+            held = 0
             if flavour == "redis" and code in (30, 32):
-                value = None
+                held = reader.at - start
+                value = of_template(code, data[start : reader.at], templates)
+                held = max(held + 1, len(value or b"")) + 10
             importing = bool(snapshot.importing) and key_slot(key) in snapshot.importing
-            snapshot.entries.append(Entry(db, key, value, expire_at, access, importing))
+            snapshot.entries.append(Entry(db, key, value, expire_at, access, importing, held))
             expire_at = access = None
     if snapshot.version >= 5:
         end = reader.at
@@ -372,15 +415,15 @@ def deadline(at: int) -> int | None:
 
 def known(code: int, snapshot: Snapshot) -> bool:
     """Whether a snapshot of this version may hold the type or opcode."""
-    if snapshot.flavour == "valkey" and code in (22, 243):
-        return snapshot.version >= 80
+    if snapshot.flavour == "valkey" and code in (22, 23, 243):
+        return snapshot.version >= (81 if code == 23 else 80)
     first = {5: 8, 7: 8, 14: 7, 15: 9, 247: 8, 246: 10, 27: 13, 28: 13}
     first |= dict.fromkeys((16, 17, 18, 19), 10) | dict.fromkeys((20, 21), 11)
     first |= dict.fromkeys((22, 23, 24, 25, 26, 243), 12) | dict.fromkeys((30, 32, 33, 242), 14)
     return snapshot.version >= first.get(code, 1)
 
 
-def skip_section(reader: Reader, code: int, snapshot: Snapshot, templates: dict[int, int]) -> None:
+def skip_section(reader: Reader, code: int, snapshot: Snapshot, templates: Templates) -> None:
     """What is neither a key nor said of one."""
     redis = snapshot.flavour == "redis"
     if not known(code, snapshot):
@@ -407,8 +450,11 @@ def skip_section(reader: Reader, code: int, snapshot: Snapshot, templates: dict[
             snapshot.importing.update(range(first, last + 1))
     elif code == 242 and redis:
         template, fields = reader.length(), reader.length()
+        names = []
         for _ in range(fields):
+            start = reader.at
             reader.skip_string()
-        templates[template] = fields
+            names.append(reader.data[start : reader.at])
+        templates[template] = names
     else:
         raise Damaged(f"opcode {code}")

@@ -41,7 +41,9 @@ def _body(number: int, valkey: bool, reader: Reader) -> tuple[str, list[Any]]:
         return "zset", _scored(number, reader)
     if number == 7:
         return "module", _module(reader)
-    if valkey and number >= 23:
+    if valkey and number == 23:
+        return "path hash", _paths(reader)
+    if valkey and number > 23:
         raise Damaged(f"type {number}")
     if number in HASHES:
         return "hash", _fields(number, valkey, reader)
@@ -268,8 +270,8 @@ def _fields(number: int, valkey: bool, reader: Reader) -> list[Any]:
             [_text(flat[i]), _text(flat[i + 1]), _field_ttl(_whole(flat[i + 2]))]
             for i in range(0, len(flat), 3)
         ]
-    if number == 29:
-        return _of_template(reader)
+    if number in (29, 31):
+        return _of_template(number, reader)
     found: list[Any] = []
     earliest = int.from_bytes(reader.raw(8), "little", signed=True) if number == 24 else 0
     for _ in range(reader.length()):
@@ -302,14 +304,30 @@ def _field_ttl(at: int) -> int:
     return at or -1
 
 
-def _of_template(reader: Reader) -> list[Any]:
-    names = [reader.string() for _ in range(reader.length())]
-    values = listpack(_blob(reader))
-    if len(values) == len(names) + 1 and isinstance(values.pop(0), bytes):
-        raise Damaged("template")
-    if len(values) != len(names):
-        raise Damaged("template")
-    return [[name, _text(value), -1] for name, value in zip(names, values, strict=True)]
+def _of_template(number: int, reader: Reader) -> list[Any]:
+    form = reader.length()
+    if form > 1:
+        raise Damaged("form of a template's names")
+    if form == 0:
+        names = [_text(each) for each in listpack(_blob(reader))]
+    else:
+        names = [reader.string() for _ in range(reader.length())]
+    if number == 29:
+        values = listpack(_blob(reader))
+        if not values or isinstance(values.pop(0), bytes) or len(values) != len(names):
+            raise Damaged("template")
+        return [[name, _text(value), -1] for name, value in zip(names, values, strict=True)]
+    return [[name, reader.string(), -1] for name in names]
+
+
+def _paths(reader: Reader) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(reader.length()):
+        path, fields = reader.string(), reader.length()
+        if not fields:
+            raise Damaged("path without fields")
+        found.append([path, *(reader.string() for _ in range(2 * fields))])
+    return found
 
 
 def _module(reader: Reader) -> list[Any]:

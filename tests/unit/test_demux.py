@@ -73,10 +73,10 @@ async def test_newlines_behind_a_snapshot_have_no_offset(
 async def test_a_snapshot_that_holds_what_came_later_names_it(tmp_path: Path) -> None:
     """And says what works: such a key can be read by itself."""
     demux = demux_of(FullSync("a" * 40, 0, None, b"m" * 40), tmp_path)
-    snapshot = b"VALKEY081" + b"\x17\x01k" + bytes(30)
+    snapshot = b"VALKEY081" + b"\xf2" + bytes(30)
     with pytest.raises(ProtocolFault) as caught:
         give(demux, snapshot)
-    assert "at byte 9: it holds path hashes (type of value 23), which Valkey 9.2" in str(
+    assert "at byte 9: it holds commands that stand inside a snapshot (opcode 242)" in str(
         caught.value
     )
     assert "--source-type scan" in str(caught.value)

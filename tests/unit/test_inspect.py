@@ -108,8 +108,7 @@ def test_what_is_not_decoded_is_named_and_the_others_go_on(tmp_path: Path, capsy
         tmp_path,
         key(0, b"first", string(b"1"))
         + key(16, b"damaged", string(b"no listpack"))
-        + b"\xf2" + length(7) + length(1) + string(b"f")
-        + key(32, b"of a template", length(7) + string(b"v"))
+        + key(30, b"of a template", string(b"no listpack"))
         + key(0, b"last", string(b"2")),
     )  # fmt: skip
     found = {each.key: each for each in seen(source)}
@@ -136,6 +135,24 @@ def test_what_is_not_decoded_is_named_and_the_others_go_on(tmp_path: Path, capsy
     damaged = json.loads(capsys.readouterr().out)
     assert "a listpack" in damaged["not_decoded"]
     assert (damaged["fields_with_ttl"], damaged["type"], damaged["bytes"]) == (None, "hash", 13)
+
+
+def test_what_later_versions_brought_is_shown(tmp_path: Path) -> None:
+    source = file_of(
+        tmp_path,
+        b"\xf2" + length(7) + length(2) + string(b"f") + string(b"g")
+        + key(32, b"array", length(7) + string(b"v") + string(b"w"))
+        + key(30, b"packed", string(encoded.listpack([7, b"v", 5]))),
+    )  # fmt: skip
+    reader = KeyReader(Endpoint.parse(source))
+    for found, last in zip(seen(source), ("w", "5"), strict=True):
+        assert reader.value(found)[0] == [["f", "v"], ["g", last]]
+    paths = BY_HAND["path hash"]
+    (found,) = seen(file_of(tmp_path, in_file(b"paths", paths), b"VALKEY081"))
+    assert (found.kind, found.encoding, found.elements) == ("path hash", "radix tree", 2)
+    assert reader.value(found)[0] == [
+        ["", [["field", "17"]]], ["a/b", [["f", "v"], ["g", ""]]]
+    ]  # fmt: skip
 
 
 def test_long_values_are_counted_and_shown_by_name(
@@ -313,11 +330,12 @@ def test_a_report_keeps_the_biggest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_every_type_is_shown(name: str, tmp_path: Path, capsys: Capture) -> None:
-    source = file_of(tmp_path, in_file(b"key", BY_HAND[name]))
+    magic = b"VALKEY081" if name == "path hash" else b"REDIS0015"
+    source = file_of(tmp_path, in_file(b"key", BY_HAND[name]), magic)
     assert app.run(["inspect", source, "--key", "key"]) == 0
     assert "not decoded" not in capsys.readouterr().out
     assert app.run(["inspect", source, "--key", "key", "--output", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["type"] == name.split()[0]
+    assert json.loads(capsys.readouterr().out)["type"] == name.rstrip(" 0123456789")
 
 
 def test_parts_of_a_stream_have_names(tmp_path: Path, capsys: Capture) -> None:

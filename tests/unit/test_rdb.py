@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from benches.support.encoded_values import length, string
+from benches.support.encoded_values import compressed, length, listpack, string
 from benches.support.servers import Binary, Server
 from benches.support.waiting import wait_for
 from engine._native import ProtocolError, RecordBatch, SnapshotReader
@@ -419,30 +419,101 @@ def test_what_cannot_be_carried_is_listed() -> None:
         ]
 
 
-def test_hashes_of_a_template_are_named() -> None:
+def template(number: int, *names: bytes) -> bytes:
+    """The names of a template of the snapshot."""
+    return b"\xf2" + length(number) + length(len(names)) + b"".join(map(string, names))
+
+
+def test_hashes_of_a_template_are_made_plain() -> None:
+    packed = listpack([70, b"v" * 90, -129])
     body = (
-        b"\xf2" + length(70) + length(2) + string(b"f0") + string(b"f1")
-        + b"\xf2" + length(1) + length(1) + string(b"f0")
+        template(70, b"f0", b"17")
+        + template(1, b"f0")
         + key(0, b"a", string(b"1"))
-        + key(30, b"listpack", string(b"listpack"))
+        + key(30, b"listpack", string(packed))
+        + key(30, b"compressed", compressed(packed))
         + b"\xfc" + (5).to_bytes(8, "little")
-        + key(32, b"array", length(70) + string(b"v0") + string(b"v1"))
+        + key(32, b"array", length(70) + string(b"v0") + b"\xc0\x05")
         + key(32, b"one", length(1) + string(b"v0"))
         + key(0, b"b", string(b"2"))
     )  # fmt: skip
     data = whole(body, b"REDIS0015")
+    both = b"\4\2" + string(b"f0") + string(b"v" * 90) + string(b"17") + string(b"-129")
+    plain = [
+        (b"a", None, b"\0" + string(b"1")),
+        (b"listpack", None, both),
+        (b"compressed", None, both),
+        (b"array", 5, b"\4\2" + string(b"f0") + string(b"v0") + string(b"17") + b"\xc0\x05"),
+        (b"one", None, b"\4\1" + string(b"f0") + string(b"v0")),
+        (b"b", None, b"\0" + string(b"2")),
+    ]
     for sizes in ([1], [1 << 18]):
         reader = SnapshotReader(batch_bytes=64)
-        items = feed(reader, data, sizes)
-        assert [(each.key, each.expire_at) for each in records(items)] == [
-            (b"a", None),
-            (b"b", None),
-        ]
+        found = records(feed(reader, data, sizes))
+        assert [(each.key, each.expire_at, each.value[:-10]) for each in found] == plain
+        # It is 4 for the target: the lowest version, and what it counts as.
+        assert found[1].value[-10:-8] == b"\1\0"
+        assert reader.types == {0: 2, 4: 4}
+
+
+def test_hashes_that_do_not_fit_their_template_are_named() -> None:
+    body = (
+        template(70, b"f0", b"f1")
+        + template(2)
+        + key(30, b"damaged", string(b"listpack"))
+        + key(30, b"few", string(listpack([70, b"v0"])))
+        + key(30, b"many", string(listpack([70, 1, 2, 3])))
+        + key(30, b"no id", string(listpack([b"70", 1, 2])))
+        + key(30, b"unknown", string(listpack([9, 1, 2])))
+        + key(32, b"none", length(2))
+        + key(0, b"a", string(b"1"))
+    )
+    for sizes in ([1], [1 << 18]):
+        items = feed(SnapshotReader(), whole(body, b"REDIS0015"), sizes)
+        assert [each.key for each in records(items)] == [b"a"]
         errors = [error for batch in items for error in batch.errors]
-        assert [name for name, _ in errors] == [b"listpack", b"array", b"one"]
-        assert all("field template" in reason for _, reason in errors)
+        names = [b"damaged", b"few", b"many", b"no id", b"unknown", b"none"]
+        assert [name for name, _ in errors] == names
+        assert all("field template" in why and "does not fit" in why for _, why in errors)
     unknown = whole(key(32, b"array", length(70) + string(b"v0")), b"REDIS0015")
     assert "the id of a field template" in refused(unknown)
+
+
+def test_hashes_of_a_template_that_are_too_long_are_named() -> None:
+    """Few bytes of the snapshot may stand for very many: no more is held than of other values."""
+    body = (
+        template(1, b"n" * 500)
+        + template(2, b"f")
+        + key(32, b"name", length(1) + string(b"v"))
+        + key(32, b"value", length(2) + string(b"v" * 500))
+        + key(30, b"packed", string(listpack([2, b"v" * 500])))
+        + key(32, b"short", length(2) + string(b"v"))
+    )
+    for sizes in ([1], [1 << 18]):
+        items = feed(SnapshotReader(stream_above=400), whole(body, b"REDIS0015"), sizes)
+        assert [each.key for each in records(items)] == [b"short"]
+        errors = [error for batch in items for error in batch.errors]
+        assert [name for name, _ in errors] == [b"name", b"value", b"packed"]
+        assert all("is too long for it" in why for _, why in errors)
+    many = b"".join(template(n, b"n" * (1 << 20)) for n in range(70)) + b"".join(
+        key(32, b"%d" % n, length(n) + string(b"v")) for n in range(70)
+    )
+    items = feed(SnapshotReader(), whole(many, b"REDIS0015", crc=False))
+    assert len(records(items)) == 63
+    assert sum(len(batch.errors) for batch in items) == 7
+
+
+def test_path_hashes_of_valkey_are_carried() -> None:
+    value = length(2) + string(b"") + length(1) + string(b"f") + string(b"v")
+    value += string(b"p") + length(2) + string(b"f") + b"\xc0\x05" + string(b"g") + string(b"w")
+    body = key(23, b"before", value) + key(23, b"empty", length(0)) + key(0, b"after", string(b"1"))
+    data = whole(body, b"VALKEY081")
+    wanted = expected(data)
+    assert [each.value[:-10] for each in wanted] == [b"\x17" + value, b"\x17\0", b"\0\x011"]
+    assert int.from_bytes(wanted[0].value[-10:-8], "little") == 81
+    for sizes in ([1], [3], [1 << 18]):
+        assert read(data, sizes) == wanted
+        assert read(data, sizes, stream_above=15) == wanted
 
 
 def test_numbers_that_mean_another_thing_to_valkey() -> None:

@@ -20,7 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benches.support import encoded_values as encoded
-from benches.support.encoded_values import REDIS, VALKEY, length, listpack, payload, string
+from benches.support.encoded_values import (
+    REDIS,
+    VALKEY,
+    as_number,
+    length,
+    listpack,
+    payload,
+    string,
+)
 from benches.support.servers import binaries
 from engine._native import ProtocolError, ValueDecoder, value_encoding
 from tests.reference import values as reference
@@ -88,6 +96,12 @@ BY_HAND = {
         + length(2**40) + length(3) + string(b"short"),
     ),
     "gcra": payload(33, length(2**50)),
+    "path hash": payload(
+        23,
+        length(2) + string(b"") + length(1) + string(b"field") + as_number(b"17")
+        + string(b"a/b") + length(2) + string(b"f") + string(b"v") + string(b"g") + string(b""),
+        81,
+    ),
 }  # fmt: skip
 
 
@@ -317,7 +331,7 @@ def test_what_is_no_payload_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("number", "version"),
-    [(6, REDIS), (34, REDIS), (35, REDIS), (23, VALKEY), (30, REDIS), (99, VALKEY)],
+    [(6, REDIS), (34, REDIS), (35, REDIS), (24, VALKEY), (30, REDIS), (99, VALKEY)],
 )
 def test_a_type_that_is_not_known_is_named(number: int, version: int) -> None:
     data = payload(number, string(b"?"), version)
