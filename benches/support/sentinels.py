@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
+
+import redis
 
 from benches.support.servers import Binary, Server
 
@@ -16,6 +19,12 @@ class Sentinel(Server):
     """One Sentinel. `start` it by `sentinels`."""
 
     watched: tuple[str, Server, int]
+
+    @cached_property
+    def _asked(self) -> redis.Redis:
+        # Whoever waits for a failover asks a hundred times a second, and what `client` gives stays
+        # open until the end.
+        return self.client()
 
     def _arguments(self) -> list[str]:
         name, primary, quorum = self.watched
@@ -39,12 +48,12 @@ class Sentinel(Server):
 
     def primary(self) -> tuple[str, int]:
         """Where it says that the primary is."""
-        host, port = self.client().sentinel_get_master_addr_by_name(self.watched[0])
+        host, port = self._asked.sentinel_get_master_addr_by_name(self.watched[0])
         return (host.decode() if isinstance(host, bytes) else host), int(port)
 
     def told(self) -> dict[str, Any]:
         """What it knows of the primary: "num-slaves", "num-other-sentinels", "flags" …"""
-        found: dict[str, Any] = self.client().sentinel_master(self.watched[0])
+        found: dict[str, Any] = self._asked.sentinel_master(self.watched[0])
         return found
 
 

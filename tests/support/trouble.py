@@ -97,9 +97,12 @@ class _Watched(Deployment):
         super().__init__(name)
         binary = known(name.removesuffix("s"))
         self._servers = [make(binary, *BACKLOG, *KEPT) for _ in range(2)]
+        # They are asked again and again, and what `client` gives stays open until the end.
+        self._clients = {each.port: each.client() for each in self._servers}
         primary, replica = self._servers
-        replica.client().execute_command("REPLICAOF", primary.host, primary.port)
+        self._clients[replica.port].execute_command("REPLICAOF", primary.host, primary.port)
         self._group = stack.enter_context(sentinels(binary, primary))
+        self._asked = self._group[0].client()
         self._until_whole()
 
     @property
@@ -124,7 +127,7 @@ class _Watched(Deployment):
                     return False
                 (primary,) = {self._named(each).port for each in self._group}
                 replica = next(each for each in self._servers if each.port != primary)
-                role = replica.client().info("replication")
+                role = self._clients[replica.port].info("replication")
                 return (
                     role["role"] == "slave"
                     and int(role["master_port"]) == primary
@@ -133,7 +136,9 @@ class _Watched(Deployment):
             return False
 
         def told() -> object:
-            servers = [each.client().info("replication") for each in self._servers if each.alive]
+            servers = [
+                self._clients[each.port].info("replication") for each in self._servers if each.alive
+            ]
             return [each.told() for each in self._group], servers
 
         wait_for(lambda: len({self._named(each).port for each in self._group}) == 1, "one name")
@@ -150,7 +155,7 @@ class _Watched(Deployment):
             # Refused while another one is not over; one that comes to nothing is asked for again.
             if self.whole is before:
                 with contextlib.suppress(redis.ResponseError):
-                    self._group[0].client().execute_command("SENTINEL", "FAILOVER", "main")
+                    self._asked.execute_command("SENTINEL", "FAILOVER", "main")
             return self.whole is not before
 
         wait_for(over, "a failover", every=0.2)
