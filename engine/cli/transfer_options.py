@@ -53,11 +53,18 @@ def _parts(values: Iterable[str]) -> tuple[str, ...]:
     return _distinct(part for part in parts if part)
 
 
+def _count_or_auto(text: str) -> int | str:
+    if text != "auto" and not (text.isascii() and text.isdigit()):
+        raise UsageError(f"{text!r} is neither auto nor a whole number of 0 or more")
+    return text if text == "auto" else int(text)
+
+
 KINDS: dict[str, Kind] = {
     "word": Kind(str, optional=False),
     "text": Kind(str),
     "number": Kind(float, optional=False),
     "count": Kind(int, optional=False),
+    "count-or-auto": Kind(str, _count_or_auto, lambda value: (str(value),), optional=False),
     "numbers": Kind(list[int], _distinct, lambda value: value),
     "names": Kind(list[str], _distinct, lambda value: value),
     "list": Kind(list[str], _parts, lambda value: (",".join(value),)),

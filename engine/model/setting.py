@@ -14,10 +14,11 @@ from typing import Any, Literal, TypeVar
 T = TypeVar("T")
 
 Kind = Literal[
-    "word", "text", "number", "count", "numbers", "names", "list", "path", "duration", "size",
-    "moment", "flag", "yes-no",
+    "word", "text", "number", "count", "count-or-auto", "numbers", "names", "list", "path",
+    "duration", "size", "moment", "flag", "yes-no",
 ]  # fmt: skip
-"""How a value is written on a command line. "count": 0 or more; "numbers", "names": the option may
+"""How a value is written on a command line. "count": 0 or more; "count-or-auto": that,
+or the word `auto`; "numbers", "names": the option may
 be repeated; "list": also with commas; "moment": seconds since the epoch, or ISO 8601."""
 _KEY = "setting"
 

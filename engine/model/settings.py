@@ -24,6 +24,7 @@ Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
 Publish = Literal["pass", "drop"]
 PositionForm = Literal["transaction", "record"]
+Auto = Literal["auto"]
 _DETACHED = "=detached"
 MIB = 1 << 20
 GIB = 1 << 30
@@ -185,20 +186,26 @@ class TransferSettings:
         resumed="From now on: so many shards of the source send their snapshots at once.",
     )
     """How many shards of the source send a snapshot at once; 0: all of them."""
-    lanes_per_worker: int = setting(
-        0,
+    lanes_per_worker: int | Auto = setting(
+        "auto",
         option="--lanes-per-worker",
-        kind="count",
+        kind="count-or-auto",
         metavar="N",
-        help="So many lanes in one process, more in further ones (0: all in one).",
+        help=(
+            "So many lanes in one process, more in further ones (0: all in one; auto: as many as "
+            "it has CPU for)."
+        ),
         row=(
             "A migration of more lanes than this is driven by several processes, each with so many "
             "of them; lanes that share a server at either end stay together. `0`: one process "
-            "drives all"
+            "drives all. `auto`: one drives all until its CPU is short while it follows (70 % of a "
+            "core over 10 s, and the machine has another one), then some of them go on in another "
+            "one ([many lanes](operating.md#clusters))"
         ),
         resumed="From now on: so many lanes are driven by one process.",
     )
-    """How many lanes one process drives; 0: all of them."""
+    """How many lanes one process drives; 0: all of them; "auto": as many as it has CPU for
+    (`transfer.lane_parting`)."""
     durability: str = setting(
         "",
         option="--durability",
@@ -611,8 +618,9 @@ class TransferSettings:
         AddressMap.read(self.address_map)
         if self.parallel_snapshots < 0:
             raise UsageError("--parallel-snapshots must be 0 or more")
-        if self.lanes_per_worker < 0:
-            raise UsageError("--lanes-per-worker must be 0 or more")
+        lanes = self.lanes_per_worker
+        if lanes != "auto" and (not isinstance(lanes, int) or lanes < 0):
+            raise UsageError("--lanes-per-worker must be auto, or 0 or more")
         if self.durability and not re.fullmatch(r"replicas=\d{1,3}", self.durability):
             raise UsageError("--durability: expected replicas=N")
         if self.tune_source and self.read_from == "replica":
@@ -844,7 +852,7 @@ class Changes(TypedDict, total=False):
     source_nodes: Sequence[str] | None
     address_map: Sequence[str] | None
     parallel_snapshots: int | None
-    lanes_per_worker: int | None
+    lanes_per_worker: int | Auto | None
     read_from: ReadFrom | None
 
 

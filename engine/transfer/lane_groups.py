@@ -18,17 +18,17 @@ def grouped(lanes: Sequence[PlannedLane], most: int) -> list[list[int]]:
     if not most:
         return [list(range(len(lanes)))]
     groups: list[list[int]] = []
-    for inseparable in _inseparable(lanes):
-        # The fullest one that has room for it.
-        fits = [group for group in groups if len(group) + len(inseparable) <= most]
+    for members in inseparable(lanes):
+        # The fullest one that has room for them.
+        fits = [group for group in groups if len(group) + len(members) <= most]
         if fits:
-            max(fits, key=len).extend(inseparable)
+            max(fits, key=len).extend(members)
         else:
-            groups.append(list(inseparable))
+            groups.append(members)
     return [sorted(group) for group in groups]
 
 
-def _inseparable(lanes: Sequence[PlannedLane]) -> list[list[int]]:
+def inseparable(lanes: Sequence[PlannedLane]) -> list[list[int]]:
     """Lanes that share a server, directly or by others between them; the largest first."""
     found: list[tuple[set[object], list[int]]] = []
     for at, lane in enumerate(lanes):

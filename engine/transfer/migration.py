@@ -45,6 +45,10 @@ class SlotsMoved(Exception):
     anew."""
 
 
+class LanesParted(Exception):
+    """The lanes are to go on in other processes (`transfer.lane_parting`)."""
+
+
 class Migration:
     """Moves the sources of some lanes into their targets while they are written to."""
 
@@ -84,6 +88,9 @@ class Migration:
         # How often it was refused since all lanes have followed what they follow now.
         self._refused = 0
         self._followed: list[object] = []
+        # A cut-over goes on, or what it needs is borrowed.
+        self._cutting_over = False
+        self._parting: asyncio.Future[bool] | None = None
         if overview.orders.one_go and self._settings.until == "snapshot":
             self._steps = SNAPSHOT
         elif overview.orders.one_go and self._settings.until == "in-sync":
@@ -102,8 +109,8 @@ class Migration:
             yield
 
     async def run(self) -> None:
-        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure, and
-        `SlotsMoved` where other lanes are to go on."""
+        """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure,
+        `SlotsMoved` where other lanes are to go on, and `LanesParted` (`part`)."""
         self._take_up()
         over = await self._connect()
         running = [lane for lane, is_over in zip(self.lanes, over, strict=True) if not is_over]
@@ -167,8 +174,10 @@ class Migration:
 
     async def _look(self, lanes: Sequence[MigratingLane]) -> bool:
         """Cut over if it is wanted, and can be; whether it was tried. Raises `TransferStopped`
-        where that is wanted in one go and can never be, and `SlotsMoved`."""
+        where that is wanted in one go and can never be, `SlotsMoved`, and `LanesParted`."""
         self._look_at_slots(lanes)
+        if self._parting is not None and self._answer_parting(self.may_part):
+            raise LanesParted
         one_go = self._orders.one_go
         can_complete = all(lane.context.can_complete for lane in lanes)
         if self._steps is not SNAPSHOT:
@@ -181,6 +190,15 @@ class Migration:
                 return False
         if not self._orders.word.is_set():
             return False
+        self._cutting_over = True
+        try:
+            return await self._try_cut_over(lanes)
+        finally:
+            self._cutting_over = False
+            self._answer_parting(False)
+
+    async def _try_cut_over(self, lanes: Sequence[MigratingLane]) -> bool:
+        """Cut over if all lanes can be borrowed; whether it was tried. Raises as `_look`."""
         offers = await self._borrow(lanes)
         if not offers:
             return False
@@ -306,6 +324,35 @@ class Migration:
             if not lane.taken_up:
                 lane.take_up()
 
+    # --- Parted lanes ---
+
+    @property
+    def may_part(self) -> bool:
+        """Whether the lanes can be ended and opened again just now: all of them follow, and no
+        cut-over is wanted, or has left anything that is to be led back."""
+        if self._orders.word.is_set() or self._cutting_over or self._again:
+            return False
+        if self.promoted or self.in_doubt or self.fenced or self.sealed:
+            return False
+        if any(cluster.moved_for for cluster in self._clusters):
+            return False
+        return all(_follows(lane) for lane in self.lanes)
+
+    async def part(self) -> bool:
+        """End by `LanesParted` at the next look, unless that may not be any more by then; whether
+        it does."""
+        parting = self._parting = asyncio.get_running_loop().create_future()
+        self._looked.set()
+        await asyncio.wait({parting})
+        is_parted: bool = parting.result()
+        return is_parted
+
+    def _answer_parting(self, is_parted: bool) -> bool:
+        parting, self._parting = self._parting, None
+        if parting is not None:
+            parting.set_result(is_parted)
+        return is_parted
+
     # --- The whole, from its lanes ---
 
     @property
@@ -409,6 +456,12 @@ async def _of(lane: MigratingLane, work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns, whose log lines are the lane's."""
     with logs.of_shard(lane.context.title):
         return await work
+
+
+def _follows(lane: MigratingLane) -> bool:
+    context = lane.context
+    follows = context.phase in (Phase.CATCH_UP, Phase.FOLLOW) and not context.trouble
+    return follows and lane.offer is not None and context.progress.link == "up"
 
 
 async def _end_of(asked: asyncio.Future[None]) -> None:

@@ -86,6 +86,9 @@ class MigrationContext:
         """A cut-over that came to nothing is tried again by itself: it is not refused yet."""
         # What is waited for just now, by its waiter.
         self._troubles: dict[str, str] = {}
+        # Of what went on with the lane before, in this run of the engine.
+        self._keys_before: int | None = None
+        self._commands_before = 0
         self.stats: TransferStats
         self.count_with(TransferStats())
         self.total_keys: int | None = None
@@ -132,7 +135,16 @@ class MigrationContext:
     def count_with(self, stats: TransferStats) -> None:
         """From now on this one counts what arrives."""
         self.stats = stats
+        if self._keys_before is not None:
+            stats.keys_before = self._keys_before
         stats.on_telemetry = self.on_event
+
+    def go_on_from(self, former: MigrationContext) -> None:
+        """The lane goes on that `former` was the context of: what is told of it counts on."""
+        self._keys_before = former.stats.keys_before
+        self._commands_before = former.progress.commands
+        self.steps, self.copy_seconds = list(former.steps), former.copy_seconds
+        self.total_keys = former.total_keys
 
     @property
     def lost_words(self) -> str:
@@ -209,7 +221,9 @@ class MigrationContext:
             "uncomparable": self.only_uncomparable and not self._troubles,
             "reason": self.trouble or self.reason,
         }
-        return Progress(**members | self.figures())
+        members |= self.figures()
+        members["commands"] = members.get("commands", 0) + self._commands_before
+        return Progress(**members)
 
     # --- What is waited for ---
 

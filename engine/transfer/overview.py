@@ -75,16 +75,23 @@ class Overview:
         self._contexts.append(context)
         return context
 
-    def planned(self, lanes: Sequence[PlannedLane]) -> list[MigrationContext]:
+    def planned(
+        self, lanes: Sequence[PlannedLane], *, parted: bool = False
+    ) -> list[MigrationContext]:
         """The contexts of these lanes, in the place of those that there were until they were known:
-        the only one, or those of lanes that were planned before."""
-        only = self._contexts[0]
+        the only one, or those of lanes that were planned before. `parted`: the lanes are the same,
+        and go on elsewhere."""
+        only, before = self._contexts[0], {each.lane: each for each in self._contexts if each.lane}
         self._contexts, self.peers = [], Peers(self.settings.parallel_snapshots)
         self._said.clear()
         self._copies = False
         found = [self.lane(each.name, each.title) for each in lanes]
         for each in found:
             each.began, each.failed_dials = only.began, only.failed_dials
+            if (former := before.get(each.lane)) is not None:
+                each.go_on_from(former)
+                if parted:
+                    each.phase = Phase.CATCH_UP
         return found
 
     @property

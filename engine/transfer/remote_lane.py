@@ -105,6 +105,8 @@ class RemoteLane:
         context.peers.join(lambda: self.mark)
         context.source_type = "replica"
         context.figures = self._figures
+        # Of what went on with the lane before this process.
+        self._steps, self._copied = tuple(context.steps), context.copy_seconds
         self._silence = context.trouble_of("the process of the lane")
         worker.join(self)
 
@@ -132,8 +134,9 @@ class RemoteLane:
             self._enter(status.phase)
             context.can_complete = status.can_complete
             context.reason = status.reason
-        context.failed_dials, context.copy_seconds = status.failed_dials, status.copy_seconds
-        context.steps[:] = status.steps
+        context.failed_dials = status.failed_dials
+        context.copy_seconds = self._copied + status.copy_seconds
+        context.steps[:] = [*self._steps, *status.steps]
         context.verification = status.verification
         if status.mark != self._mark:
             self._mark = status.mark
@@ -174,6 +177,7 @@ class RemoteLane:
         self._lost = True
         self._connected = 0
         self._silence("")
+        self._steps, self._copied = tuple(self._context.steps), self._context.copy_seconds
         if self._context.phase not in ENDS:
             self._context.can_complete = False
             self._context.reason = "the process of the lane has ended: another one takes it up"

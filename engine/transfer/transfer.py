@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -30,7 +30,7 @@ from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.transfer import lane_plan
-from engine.transfer.async_helpers import together
+from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.checkpoint_store import LaneCheckpoints
 from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.permissions import replica_objection
@@ -56,6 +56,7 @@ from engine.wire.control_connection import Admin, admin
 if TYPE_CHECKING:
     # Each is imported when it is gone, and the others are not.
     from engine.transfer.aof_migration import AppendOnly
+    from engine.transfer.lane_parting import LaneParting
     from engine.transfer.lane_worker import LaneProcesses, LaneWorkers
     from engine.transfer.migration import Migration
     from engine.transfer.offline import Offline
@@ -146,6 +147,11 @@ class Transfer:
         self._processes = processes
         # Of each plan of lanes that other processes have driven.
         self._workers: list[LaneWorkers] = []
+        # Of those that drive the lanes now; None: this process does.
+        self._driving: LaneWorkers | None = None
+        self._ends: Sequence[LaneEnds] = ()
+        # What parts the lanes, where that is wanted.
+        self._parting: LaneParting | None = None
         self._source_endpoint = settings.named("source", source)
         self._target_endpoint = settings.named("target", target)
         self._settings = settings
@@ -280,6 +286,8 @@ class Transfer:
             await self._way.save_last(errors)
         for workers in self._workers:
             await workers.end()
+        if self._parting is not None:
+            await self._parting.end()
         report = self._report(status, errors, loop.time() - began)
         return replace(report, needs_hand=needs_hand)
 
@@ -290,7 +298,7 @@ class Transfer:
         try:
             while lanes:
                 assert _follows(way)
-                found = await self._go_lanes(way)
+                found = await self._go_lanes(way, lanes)
                 if found is None:
                     return
                 lanes, way = found
@@ -313,19 +321,46 @@ class Transfer:
             async with way.watching():
                 await way.run()
 
-    async def _go_lanes(self, way: Migration) -> tuple[tuple[PlannedLane, ...], Migration] | None:
-        """Go the way of several lanes to its end; the next one, where slots have moved."""
-        from engine.transfer.migration import SlotsMoved
+    async def _go_lanes(
+        self, way: Migration, lanes: tuple[PlannedLane, ...]
+    ) -> tuple[tuple[PlannedLane, ...], Migration] | None:
+        """Go the way of several lanes to its end; the next one, where slots have moved, or where
+        the lanes go on in other processes."""
+        from engine.transfer.migration import LanesParted, SlotsMoved
 
         try:
-            async with way.watching():
+            async with way.watching(), self._parted_if_busy(way, lanes):
                 await way.run()
             return None
         except SlotsMoved:
             await way.close(resumable=True)
             await way.save_last([])
+        except LanesParted:
+            parting, processes = self._parting, self._processes
+            assert parting is not None
+            assert processes is not None
+            await way.close(resumable=True)
+            await way.save_last([])
+            started = parting.take(lanes, processes)
+            return lanes, self._of_lanes(lanes, parted=started)
         lanes = await self._planned()
         return lanes, self._of_lanes(lanes)
+
+    @contextlib.asynccontextmanager
+    async def _parted_if_busy(
+        self, way: Migration, lanes: tuple[PlannedLane, ...]
+    ) -> AsyncIterator[None]:
+        """Have the lanes parted meanwhile, where their process has no CPU left for them."""
+        parting, processes = self._parting, self._processes
+        if parting is None or processes is None:
+            yield
+            return
+        watch = parting.watch(way, lanes, self._ends, self._driving, processes)
+        watching = asyncio.create_task(watch)
+        try:
+            yield
+        finally:
+            await cancelled(watching)
 
     async def _planned(self) -> tuple[PlannedLane, ...]:
         """The lanes of a migration with a cluster at one of its ends, as they were planned by an
@@ -543,21 +578,29 @@ class Transfer:
             gate=self._gate_of_files,
         )
 
-    def _of_lanes(self, lanes: Sequence[PlannedLane], *, here: bool = False) -> Migration:
+    def _of_lanes(
+        self,
+        lanes: Sequence[PlannedLane],
+        *,
+        here: bool = False,
+        parted: LaneProcesses | None = None,
+    ) -> Migration:
         """The way of a migration with these lanes: in this process if they are `here`, or if one
-        process has all of them."""
+        process has all of them. `parted`: starts the processes of lanes that went on elsewhere
+        until now."""
         from engine.transfer.migration import Migration
 
         ends = lane_plan.ends_of(
             lanes, self._source_endpoint, self._target_endpoint, self._settings
         )
-        contexts = self._overview.planned(lanes)
-        self._context = contexts[0]
-        groups = grouped(lanes, self._settings.lanes_per_worker)
+        contexts = self._overview.planned(lanes, parted=parted is not None)
+        self._context, self._ends = contexts[0], ends
+        groups = self._groups(lanes)
+        processes = parted or self._processes
         driven, clusters = (
             self._driven_here(ends, contexts)
-            if here or self._processes is None or len(groups) == 1
-            else self._driven_elsewhere(ends, contexts, groups, self._processes)
+            if here or processes is None or len(groups) == 1
+            else self._driven_elsewhere(ends, contexts, groups, processes)
         )
 
         async def allowed() -> None:
@@ -572,11 +615,23 @@ class Transfer:
             remove_left = functools.partial(self._remove_left, lanes)
         return Migration(self._overview, driven, None if begun else allowed, clusters, remove_left)
 
+    def _groups(self, lanes: Sequence[PlannedLane]) -> list[list[int]]:
+        """The places of the lanes, by the process that drives them."""
+        most = self._settings.lanes_per_worker
+        if most != "auto":
+            return grouped(lanes, most)
+        from engine.transfer.lane_parting import LaneParting
+
+        if self._parting is None:
+            self._parting = LaneParting(self._overview, self._settings)
+        return self._parting.groups(lanes)
+
     def _driven_here(
         self, ends: Sequence[LaneEnds], contexts: Sequence[MigrationContext]
     ) -> tuple[Sequence[MigratingLane], Sequence[WatchedCluster]]:
         from engine.transfer.lane_building import build
 
+        self._driving = None
         compared: Sequence[Comparison | None] = [None] * len(ends)
         if self._comparisons is not None:
             compared = self._comparisons([(each.source, each.target, each.route) for each in ends])
@@ -603,7 +658,7 @@ class Transfer:
         from engine.transfer.lane_worker import LaneWorkers
         from engine.transfer.remote_lane import RemoteLane
 
-        workers = LaneWorkers(processes, self._overview, self._credentials)
+        workers = self._driving = LaneWorkers(processes, self._overview, self._credentials)
         self._workers.append(workers)
         lanes: dict[int, RemoteLane] = {}
         for group in groups:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from engine.fleet.lane_processes import LaneProcess, LaneProcesses
 from engine.transfer.remote_lane import RemoteCutOver
 from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
+from tests.support.counted_processes import Counted
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario
 from tests.support.traffic import Traffic
@@ -22,19 +22,6 @@ OPTIONS: dict[str, Any] = {
     "tags": TAGS,
     "without": ("flushall", "flushdb", "move", "swapdb"),
 }
-
-
-class Counted(LaneProcesses):
-    """Notes the processes that were started."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: False)
-        self.started: list[LaneProcess] = []
-
-    async def start(self) -> LaneProcess:
-        process = await super().start()
-        self.started.append(process)
-        return process
 
 
 def test_several_processes_cut_over_as_one(scenario: NewScenario) -> None:
@@ -82,6 +69,27 @@ def test_a_process_that_is_killed(scenario: NewScenario) -> None:
     assert_settled(there, here, 5)
     assert_tidy(here)
     assert run.progress.full_syncs == 3
+
+
+def test_several_processes_read_from_replicas(scenario: NewScenario) -> None:
+    """Each process finds one of its lanes' shards; the cut-over is at the primaries."""
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=2, target_shards=2, replicas=1)
+    there, here = s.clusters["source"], s.whole("target")
+    s.load(keys=1000)
+    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=500.0)
+    processes = Counted()
+    options: dict[str, Any] = {"lanes_per_worker": 1, "read_from": "replica"}
+    with traffic, s.running(**options, processes=processes, timeout=120.0) as run:
+        run.following()
+        assert len(processes.started) == 2
+        for primary in there.primaries:
+            for each, count in ((primary, 1), *((one, 1) for one in there.replicas_of(primary))):
+                assert each.client().info("replication")["connected_slaves"] == count
+        run.in_sync()
+        traffic.stop()
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(there, here, 5)
 
 
 def test_a_process_that_stands_still(scenario: NewScenario) -> None:

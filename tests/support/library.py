@@ -97,7 +97,8 @@ class Run:
         self.work = Transfer(
             Endpoint.parse(url_of(source)),
             Endpoint.parse(url_of(target)),
-            TransferSettings(**{"retry_for": 10.0, **options}),
+            # This process has the traffic of the test as well: its CPU says nothing of the lanes'.
+            TransferSettings(**{"retry_for": 10.0, "lanes_per_worker": 0, **options}),
             checkpoints=checkpoints or MemoryCheckpoint(),
             on_progress=self._told,
             on_event=self.events.append,

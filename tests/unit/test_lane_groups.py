@@ -52,3 +52,5 @@ def test_any() -> None:
 def test_fewer_than_none() -> None:
     with pytest.raises(UsageError, match="--lanes-per-worker"):
         TransferSettings(lanes_per_worker=-1)
+    with pytest.raises(UsageError, match="--lanes-per-worker"):
+        TransferSettings(lanes_per_worker="many")  # type: ignore[arg-type]

@@ -195,6 +195,7 @@ SAMPLES: dict[str, list[Any]] = {
     "text": ["a word", "--x"],
     "number": [0.5, 90.0],
     "count": [2],
+    "count-or-auto": [2, 0],
     "numbers": [(3,), (3, 5)],
     "names": [("one",), ("one", "two")],
     "list": [("memory",), ("memory", "role")],

@@ -1,0 +1,125 @@
+"""Lanes that go on in other processes, while processes are killed at the moments at which that
+happens: nothing is lost, doubled, or copied again.
+
+`ENGINE_SOAK=1`: at each of them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from engine.transfer.lane_parting import LaneParting
+from engine.transfer.lane_worker import LaneWorker
+from engine.transfer.remote_lane import RemoteLane
+from tests.support.carried import assert_carried
+from tests.support.counted_processes import Counted
+from tests.support.eager_parting import PARTED, part_at_once
+from tests.support.scenario import NewScenario
+from tests.support.traffic import Traffic
+from tests.support.traffic.writer import TAGS
+
+SEED = int(os.environ.get("ENGINE_SEED", "4711"))
+SOAK = "ENGINE_SOAK" in os.environ
+OPTIONS: dict[str, Any] = {
+    "databases": (0,),
+    "tags": TAGS,
+    # What changes keys without a word in the stream has cut-overs tried again.
+    "without": ("flushall", "flushdb", "move", "swapdb", "bitfield", "xreadgroup"),
+}
+
+MOMENTS: list[tuple[type, str, bool]] = [
+    # The process that goes on with lanes, before it is told of them; when it has them; and then.
+    (LaneParting, "take", True),
+    (LaneWorker, "up", True),
+    (RemoteLane, "connect", True),
+    # The one that had them, before they are ended there, and behind that.
+    (RemoteLane, "close", False),
+    (RemoteLane, "close", True),
+    (RemoteLane, "save_last", False),
+]
+"""A method, and whether it is killed behind it."""
+
+
+def some() -> list[tuple[type, str, bool]]:
+    return MOMENTS if SOAK else random.Random(SEED).sample(MOMENTS, 1)
+
+
+@pytest.mark.parametrize(
+    "moment", some(), ids=lambda moment: f"{moment[0].__name__}.{moment[1]}-{moment[2]}"
+)
+def test_killed_when_lanes_are_parted(
+    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str, bool]
+) -> None:
+    """Twice: from this process into two, and from those into three."""
+    owner, name, behind = moment
+    part_at_once(monkeypatch)
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
+    there, here = s.whole("source"), s.whole("target")
+    s.load(keys=1000)
+    chance = random.Random(f"{SEED} {moment}")
+    processes = Counted()
+    killed: list[int] = []
+    armed = [False]
+
+    def kill() -> None:
+        alive = [each.pid for each in processes.started if not each._over]
+        if armed[0] and alive:
+            armed[0] = False
+            killed.append(chance.choice(alive))
+            os.kill(killed[-1], signal.SIGKILL)
+
+    _around(monkeypatch, owner, name, kill, behind)
+    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=500.0)
+    with s.clients(clients=3) as clients:
+        with (
+            traffic,
+            s.running(
+                lanes_per_worker="auto", processes=processes, timeout=300.0, retry_for=120.0
+            ) as run,
+        ):
+            for count in (1, 2):
+                armed[0] = True
+                run.wait_for(
+                    lambda count=count: sum(PARTED in event for event in run.events) >= count,
+                    "lanes are parted",
+                )
+                run.following()
+                clients.goes_on()
+            armed[0] = False
+            traffic.stop()
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert killed
+        assert_carried(there, here, clients)
+    assert run.progress.full_syncs == 3, run.events
+
+
+def _around(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, act: Callable[[], None], behind: bool
+) -> None:
+    """`act` before the method is called, or behind it."""
+    method = getattr(owner, name)
+
+    def plain(*arguments: Any, **named: Any) -> Any:
+        if not behind:
+            act()
+        found = method(*arguments, **named)
+        if isinstance(found, Awaitable):
+            return then(found)
+        if behind:
+            act()
+        return found
+
+    async def then(found: Awaitable[Any]) -> Any:
+        result = await found
+        if behind:
+            act()
+        return result
+
+    monkeypatch.setattr(owner, name, plain)
