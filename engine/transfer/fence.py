@@ -389,7 +389,7 @@ class PauseFence:
         counted = [] if self.readable else [("INFO",)]
         # The role and the offset are those of the moment in which the fence stands, and so are the
         # scripts that were run before, and the number of keys.
-        found = [write_block.ASK] if at_once and self._took_writes else []
+        found = [write_block.ASK] if (at_once and self._took_writes) or self._refuses else []
         asking = [*asked, *counted, *found, *at_once, *pause, ("INFO", "replication")]
         *_, replies = await end.pipeline([("MULTI",), *asking, ("EXEC",)])
         if isinstance(replies, EngineError):
@@ -409,8 +409,12 @@ class PauseFence:
             )
         if counted and isinstance(text := replies.pop(0), bytes):
             self.info = parse_info(text.decode("utf-8", "replace"))
-        if found and write_block.refused(replies.pop(0)):
-            raise self._closed_by_another()
+        if found:
+            refused = write_block.refused(replies.pop(0))
+            if self._refuses and not refused:
+                raise self._opened_by_another()
+            if refused and not self._refuses:
+                raise self._closed_by_another()
         for reply in replies[:-1]:
             if reply != b"OK":
                 raise TransferFailed(
@@ -425,6 +429,10 @@ class PauseFence:
         replication = None
         if self.before and not self._blocks_writes:
             replication = await self._block_writes()
+        # Behind a pause of all clients it was asked as that began.
+        asked = self._refuses and not self._promoted and self.readable
+        if asked and not await write_block.stands(await self._dialled()):
+            raise self._opened_by_another()
         if self._hold is not None:
             # It takes its time.
             replication = None
@@ -461,6 +469,30 @@ class PauseFence:
             f"{self._name} refuses writes since a moment ago: another migration has cut over from "
             "it, or an operator has closed it",
             fault="source",
+        )
+
+    def _opened_by_another(self) -> TransferFailed:
+        """What another one had set is not there any more: the next try sets its own."""
+        return TransferFailed(
+            f"{self._name} accepts writes again: what had it refuse them before this cut-over was "
+            "taken away meanwhile",
+            remedy="The migration goes on. Complete it again.",
+            fault="source",
+        )
+
+    async def _refuse_again(self, end: Admin) -> str:
+        """The target is open, and what had the source refuse writes before this cut-over has been
+        taken away since: set it anew. Returns what may be lost by it."""
+        try:
+            self.before, self.closed_before = await write_block.ask(end) or "", ""
+            if self.before:
+                await end.pipeline(write_block.commands(self.before), raise_on_error=True)
+        except (AuthError, ServerError, ProtocolFault) as error:
+            self.before, self._why = "", error.message
+            return ""
+        return (
+            f"what had {self._name} refuse writes before this cut-over was taken away meanwhile: "
+            "what it accepted until it was set again exists only there"
         )
 
     async def look(self) -> Replication | None:
@@ -503,6 +535,11 @@ class PauseFence:
             return [f"{name} accepts writes again; they are no longer replicated to the target"]
         events: list[str] = []
         refuses = bool(self.before) or await write_block.stands(end)
+        reopened: list[str] = []
+        if not refuses and self._refuses and (lost_since := await self._refuse_again(end)):
+            refuses = True
+            reopened.append(lost_since)
+            events.append(lost_since)
         if refuses:
             if holds:
                 await hold_source.lengthen(end, self._pause_seconds)
@@ -519,8 +556,10 @@ class PauseFence:
         if refuses and not self._scripts_refused:
             self.calls_since = since(await scripts_behind_cut_over.ask(end), self.calls)
             lost = list(self._lost(holds))
-            self.lost_writes = "; ".join(lost)
             events += lost
+            self.lost_writes = "; ".join([*reopened, *lost])
+        else:
+            self.lost_writes = "; ".join(reopened)
         if not refuses:
             self.lost_writes = f"{name} still accepts writes, which exist only there"
         self._finished = refuses and holds

@@ -38,8 +38,10 @@ _log = logs.logger(__name__)
 # For how long the engine tries to let waiting clients of the source go once the target is open, in
 # seconds.
 _FINISH_SECONDS = 60.0
-# How long the target may take to tell whether it has keys, in seconds.
+# How long the target may take to tell whether it is another migration's by now, in seconds; and how
+# long while the source's writers wait for that.
 _ASK_SECONDS = 5.0
+_WRITERS_WAIT_SECONDS = 2.0
 
 
 class FenceUpkeep:
@@ -91,9 +93,11 @@ class FenceUpkeep:
         await self.take_away()
 
     async def call_off(self, fence: Fence) -> None:
-        """A cut-over came to nothing behind its fence: that is taken away. Never raises
-        `EngineError`."""
+        """A cut-over came to nothing behind its fence: that is taken away, unless another migration
+        has the target by now: it may have cut over behind this very fence while this engine stood
+        still. Never raises `EngineError`."""
         self._refused += 1
+        await self._look_for_another(_WRITERS_WAIT_SECONDS)
         if self._lost_any:
             self._report_left_closed()
         else:
@@ -199,7 +203,7 @@ class FenceUpkeep:
             return True
         if not in_doubt:
             # It was not known when the promotion broke off.
-            await asyncio.gather(*(each.look_for_another() for each in self._shared.upkeeps))
+            await self._look_for_another(_ASK_SECONDS)
             if self._lost_any:
                 self._report_left_closed()
                 return True
@@ -277,12 +281,18 @@ class FenceUpkeep:
             f"since{by_hand}"
         )
 
-    async def look_for_another(self) -> None:
-        """Whether the target is `lost` by the position that is there now. One that does not answer
-        says nothing. Never raises `EngineError`."""
+    async def _look_for_another(self, limit: float) -> None:
+        """Whether the target of any lane of this source is `lost` by the position that is there
+        now. One that does not answer within `limit` seconds says nothing. Never raises
+        `EngineError`."""
+        lanes = [each.look_for_another(limit) for each in self._shared.upkeeps if not each.lost]
+        await asyncio.gather(*lanes)
+
+    async def look_for_another(self, limit: float) -> None:
+        """The same of this lane's target."""
         key = self._ends.own_keys(self._checkpoint.mark.token).position
         try:
-            async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
+            async with asyncio.timeout(limit), self._ends.admin("target") as end:
                 found = await end.call("GET", key)
         except (EngineError, TimeoutError):
             return
@@ -366,9 +376,12 @@ class FenceUpkeep:
             lost.append(moved)
         for each in events:
             self._context.on_event(each)
-        run = fence.calls_since
+        run, mark = fence.calls_since, self._checkpoint.mark
         self._checkpoint.note(
             fenced=False,
+            # It may have been set anew, where another's was taken away since.
+            sealed=fence.before or mark.sealed,
+            closed_before="" if fence.before else mark.closed_before,
             scripts_run=None if run is None else run.scripts,
             writes_run=None if run is None else run.writes,
             lost_writes="; ".join(lost),

@@ -11,6 +11,7 @@ import redis
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
+from engine.errors import LinkError
 from engine.fleet.verification_gate import comparison_of, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
@@ -201,7 +202,7 @@ def test_one_that_slept_through_a_whole_take_over(ends: tuple[Server, Server], o
     assert_settled(source, target, 2)
 
 
-@pytest.mark.parametrize("when", ["sealed", "before the seal", "unanswered"])
+@pytest.mark.parametrize("when", ["sealed", "before the seal", "unanswered", "broken off"])
 @pytest.mark.parametrize("name", ["redis-7.0", "redis-6.0"])
 def test_one_that_slept_in_its_cut_over(
     name: str, when: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
@@ -227,19 +228,23 @@ def test_one_that_slept_in_its_cut_over(
             asleep.append(True)
             await asyncio.to_thread(other)
 
-    async def sealing(self: PauseFence) -> None:
-        if when != "sealed" and name == "redis-7.0":
+    async def sealing(self: PauseFence) -> Replication | None:
+        if when not in ("sealed", "broken off") and name == "redis-7.0":
             await sleep()
-        await block_writes(self)
+        return await block_writes(self)
 
     async def closing(self: PauseFence) -> Replication:
-        if when != "sealed" and name == "redis-6.0":  # which seals as it closes
+        # Which seals as it closes.
+        if when not in ("sealed", "broken off") and name == "redis-6.0":
             await sleep()
         return await close(self)
 
     async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
-        if when == "sealed":
+        if when in ("sealed", "broken off") and not asleep:
             await sleep()
+            if when == "broken off":
+                # Before the target was asked, which says whose it is.
+                raise LinkError("the link was lost", fault="target")
         await promote(self, *args, **options)
 
     async def asking(self: Applier, *args: Any, **options: Any) -> None:
@@ -265,3 +270,50 @@ def test_one_that_slept_in_its_cut_over(
         source.client(socket_timeout=30).set("late", 1)
     assert not target.client().exists("late")
     assert any("refus" in each for each in run.events)
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "redis-6.0"])
+@pytest.mark.parametrize("when", ["paused", "promoted"])
+def test_what_blocked_writes_before_is_taken_away(
+    name: str, when: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut-over that found the source refusing writes does not rely on it: another one that has
+    set it may take it away. It sets its own then, and says what may be lost."""
+    source, target = server_factory(known(name)), server_factory(known(NAME))
+    source.client().mset({f"key:{n}": n for n in range(300)})
+    close, promote = PauseFence.close, Promotion.promote
+    opened: list[str] = []
+
+    def take_away() -> None:
+        if not opened:
+            opened.append(when)
+            source.client(socket_timeout=30).config_set("min-replicas-to-write", 0)
+
+    async def closing(self: PauseFence) -> Replication:
+        if when == "paused":
+            take_away()
+        return await close(self)
+
+    async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
+        await promote(self, *args, **options)
+        if when == "promoted":
+            await asyncio.to_thread(take_away)
+
+    monkeypatch.setattr(PauseFence, "close", closing)
+    monkeypatch.setattr(Promotion, "promote", promoting)
+    with migrating(source, target, timeout=90) as run:
+        run.following()
+        run.in_sync()
+        source.client().config_set("min-replicas-to-write", 65535)
+        if when == "paused":
+            run.complete()
+            run.wait_for(lambda: run.refusals, "a refusal")
+            assert "accepts writes again" in run.refusals[0]
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+        source.client(socket_timeout=30).set("late", 1)
+    said = " ".join(run.events)
+    assert ("until it was set again exists only there" in said) == (when == "promoted")
+    assert bool(run.report.lost_writes) == (when == "promoted")
+    assert_settled(source, target, 2)
