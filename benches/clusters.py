@@ -184,6 +184,9 @@ def follow(binary: Binary, rate: int, seconds: float, shards: int) -> dict[str, 
             f"Address={first.host},Port={first.port}",
             "--source-type",
             "replica",
+            # What is measured is one process.
+            "--lanes-per-worker",
+            "0",
         )
         worker = engine.until_following()
         writers = []

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.lane_parting import LaneParting
 from engine.transfer.lane_worker import LaneWorker
 from engine.transfer.remote_lane import RemoteLane
@@ -96,6 +97,45 @@ def test_killed_when_lanes_are_parted(
             run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
         assert killed
+        assert_carried(there, here, clients)
+    assert run.progress.full_syncs == 3, run.events
+
+
+@pytest.mark.skipif(not SOAK, reason="takes minutes: ENGINE_SOAK=1 runs it")
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("word", ["stop", "complete"])
+def test_a_word_when_lanes_are_parted(
+    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch, word: str, count: int, behind: bool
+) -> None:
+    """The operator's, between the end of lanes and the moment in which they are opened again."""
+    part_at_once(monkeypatch)
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
+    there, here = s.whole("source"), s.whole("target")
+    s.load(keys=1000)
+    store, processes = MemoryCheckpoint(), Counted()
+    options: dict[str, Any] = {"checkpoints": store, "processes": processes, "timeout": 120.0}
+    told: list[str] = []
+
+    def tell() -> None:
+        told.append(word)
+        if len(told) == count:
+            run.work.stop() if word == "stop" else run.work.complete()
+
+    _around(monkeypatch, LaneParting, "take", tell, behind)
+    with s.clients(clients=3) as clients:
+        with s.running(lanes_per_worker="auto", **options) as run:
+            run.wait_for(lambda: run.ended, "an end", 60.0)
+        if word == "stop":
+            assert run.report.status == "stopped", (run.report.errors, run.events)
+            for process in processes.started:
+                with pytest.raises(ProcessLookupError):
+                    os.kill(process.pid, 0)
+            clients.goes_on()
+            with s.running(lanes_per_worker=1, **options) as run:
+                run.following()
+                run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
         assert_carried(there, here, clients)
     assert run.progress.full_syncs == 3, run.events
 
