@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from engine.model.credentials import Credentials
     from engine.model.endpoint import Endpoint, Tls
     from engine.model.progress import Phase, Progress
+    from engine.model.proof import ProofReport, ProofSettings
     from engine.model.report import Report
     from engine.model.settings import TransferSettings
 
@@ -44,6 +45,8 @@ _HOMES = {
     "Tls": "engine.model.endpoint",
     "Phase": "engine.model.progress",
     "Progress": "engine.model.progress",
+    "ProofReport": "engine.model.proof",
+    "ProofSettings": "engine.model.proof",
     "Report": "engine.model.report",
     "TransferSettings": "engine.model.settings",
     "ApiFault": "engine.errors",
@@ -74,6 +77,8 @@ __all__ = [
     "InvalidReplicationGroupStateFault",
     "Phase",
     "Progress",
+    "ProofReport",
+    "ProofSettings",
     "ReplicationGroupAlreadyExistsFault",
     "ReplicationGroupAlreadyUnderMigrationFault",
     "ReplicationGroupNotFoundFault",

@@ -54,3 +54,4 @@ class BlockingEngine:
     delete_replication_group = _blocking(Engine.delete_replication_group)
     wait = _blocking(Engine.wait)
     migrate = _blocking(Engine.migrate)
+    verify = _blocking(Engine.verify)

@@ -10,6 +10,7 @@ from engine.front.service_context import ServiceContext
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Progress
+from engine.model.proof import ProofProgress, ProofReport, ProofSettings
 from engine.model.report import Report
 from engine.model.settings import Changes, TransferSettings, changed
 
@@ -309,4 +310,32 @@ class Engine:
             on_checks,
             on_switch,
             accept_source_loss,
+        )
+
+    async def verify(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        *,
+        settings: ProofSettings | None = None,
+        report: str | None = None,
+        on_progress: Callable[[ProofProgress], None] | None = None,
+    ) -> ProofReport:
+        """Compare every key of two deployments, in both directions; nothing is written to either,
+        but for `settings.repair`. The state is not used.
+
+        Writers may go on: a key differs once it did in several looks, between which the source's
+        stayed as it was. `report`: the path of a file of JSON lines, with a page beside it. Raises
+        `LinkError`, `AuthError`, `ServerError` where an end cannot be asked, and `UsageError` for a
+        file that cannot be written, or a repair while a migration has the target.
+        """
+        from engine.proof.run import prove
+
+        credentials = self._services.credentials
+        return await prove(
+            credentials.apply(source),
+            credentials.apply(target),
+            settings or ProofSettings(),
+            report=report,
+            on_progress=on_progress,
         )

@@ -170,6 +170,7 @@ VERBS = (
         only={"RetainPrimaryCluster": (True,)},
         operation="DELETE",
     ),
+    Verb(name="verify", method="verify"),
     Verb(name="inspect", command="inspect_keys.inspect"),
     Verb(name="serve"),
     Verb(name="create-access-key"),

@@ -15,8 +15,8 @@ from typing import Any
 
 from engine.errors import AuthError, EngineError, ProtocolFault
 from engine.model.endpoint import Endpoint
+from engine.model.hyperloglog import registers
 from engine.model.server import ServerInfo
-from engine.verify.hyperloglog import registers
 from engine.verify.value_digest import unordered
 from engine.verify.value_readers import (
     HYPERLOGLOG,

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+from engine.model.hyperloglog import LONGEST, MAGIC
 from engine.model.modules import made_by
 from engine.model.server import ServerInfo
-from engine.verify.hyperloglog import LONGEST, MAGIC
 from engine.verify.value_digest import number, ordered, stream, unordered
 from engine.wire.control_connection import Raw
 

@@ -166,7 +166,7 @@ def test_every_verb_has_help_and_the_common_options(verb: str, capsys: Capture) 
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
     # The server prints nothing at its end, and keys have nothing to do with the state.
-    assert ("--state" in shown) == (verb not in ("create-access-key", "inspect"))
+    assert ("--state" in shown) == (verb not in ("create-access-key", "inspect", "verify"))
     assert ("--output" in shown) == (verb != "serve")
 
 

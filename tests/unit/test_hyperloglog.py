@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.verify.hyperloglog import registers
+from engine.model.hyperloglog import registers
 
 HEAD = b"HYLL%c\0\0\0" + bytes(8)
 

@@ -1,0 +1,158 @@
+"""One server whose keys are asked for: names page by page, and what they hold in runs of keys.
+
+What comes is read into the core (`LookReader`). Requests go out without waiting for the answers to
+those before; each has a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from engine._native import KeyNames, KeyPage, LookReader, Looks
+from engine.errors import EngineError, FaultOf
+from engine.model.endpoint import Endpoint
+from engine.model.proof import Mode
+from engine.model.server import ServerInfo, parse_info
+from engine.wire.connection import Connection
+from engine.wire.dial import dial
+
+PAGE_KEYS = 1_000
+# What a server answers comes in small portions: it is left to the kernel for a moment.
+_REST_SECONDS = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of each key: the commands' names, and what each answers (`LookReader`)."""
+
+    commands: tuple[str, ...]
+    shape: bytes
+
+    @property
+    def clock(self) -> bool:
+        """TIME goes before them."""
+        return b"t" in self.shape
+
+
+EXISTS = Question(("EXISTS",), b"e")
+
+
+def question(mode: Mode, info: ServerInfo) -> Question:
+    """What is asked of the keys of a server."""
+    ttl, letter = ("PTTL", b"t")
+    if info.capabilities.pexpiretime:
+        ttl, letter = ("PEXPIRETIME", b"T")
+    if mode == "count":
+        return EXISTS
+    if mode == "ttl":
+        return Question(("TYPE", ttl), b"y" + letter)
+    # Before the value: a key that is made anew between the two is noticed.
+    return Question((ttl, "DUMP"), letter + b"d")
+
+
+class AskedServer:
+    """A connection to one server. `reader` reads it, and is its own. Closed at the end of
+    `with`."""
+
+    def __init__(
+        self, endpoint: Endpoint, reader: LookReader, fault: FaultOf, timeout: float
+    ) -> None:
+        self._endpoint = endpoint
+        self._reader = reader
+        self._fault = fault
+        self._timeout = timeout
+        self._connection: Connection | None = None
+        self._owed: deque[asyncio.Future[Any]] = deque()
+        self._commands: dict[Question, tuple[bytes, ...]] = {}
+        self.info: ServerInfo | None = None
+        self.read = 0
+        """Bytes of looks that were read."""
+
+    async def __aenter__(self) -> AskedServer:
+        self._connection = await dial(self._endpoint, fault=self._fault, timeout=self._timeout)
+        text = await self._connection.call("INFO", timeout=self._timeout)
+        self.info = parse_info(text.decode("utf-8", "replace"))
+        self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._connection is not None
+        self._lost(self._connection.lost or EngineError("it was closed"))
+        self._connection.close()
+
+    @property
+    def connection(self) -> Connection:
+        """The connection."""
+        assert self._connection is not None
+        return self._connection
+
+    async def select(self, db: int) -> None:
+        """Choose a database; nothing may be owed."""
+        connection = self.connection
+        connection.release()
+        await connection.call("SELECT", db, timeout=self._timeout)
+        self._listen()
+
+    def page(self, cursor: int, match: bytes | None) -> asyncio.Future[KeyPage]:
+        """Ask for a page of names."""
+        chosen: tuple[bytes, ...] = () if match is None else (b"MATCH", match)
+        self._reader.expect_page()
+        return self._sent(
+            self.connection.encode("SCAN", cursor, *chosen, "COUNT", PAGE_KEYS), KeyPage
+        )
+
+    def looks(
+        self, names: KeyNames, first: int, last: int, asked: Question
+    ) -> asyncio.Future[Looks]:
+        """Ask this of the keys from `first` to before `last`."""
+        commands = self._commands.get(asked)
+        if commands is None:
+            commands = tuple(self.connection.name_of(each) for each in asked.commands)
+            self._commands[asked] = commands
+        self._reader.expect_looks(asked.shape, last - first)
+        return self._sent(names.request(commands, first, last, clock=asked.clock), Looks)
+
+    def _sent(self, request: Any, _: type[Any]) -> asyncio.Future[Any]:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_seen)
+        if self.connection.lost is not None:
+            answer.set_exception(self.connection.lost)
+            return answer
+        self._owed.append(answer)
+        self.connection.write(request)
+        return answer
+
+    def _listen(self) -> None:
+        connection = self.connection
+        connection.take_over(self._reader, self._ready, self._lost)
+        connection.watch(lambda: bool(self._owed), self._timeout)
+
+    def _ready(self, count: int) -> None:
+        if count:
+            for found in self._reader.take():
+                answer = self._owed.popleft()
+                if answer.done():
+                    continue
+                if isinstance(found, str):
+                    answer.set_exception(self.connection.reply_error(found))
+                    continue
+                if isinstance(found, Looks):
+                    self.read += found.nbytes
+                answer.set_result(found)
+        elif self._owed:
+            self.connection.rest(_REST_SECONDS)
+
+    def _lost(self, error: EngineError) -> None:
+        owed, self._owed = self._owed, deque()
+        for answer in owed:
+            if not answer.done():
+                answer.set_exception(error)
+
+
+def _seen(answer: asyncio.Future[Any]) -> None:
+    """Of several that fail together one is waited for."""
+    if not answer.cancelled():
+        answer.exception()

@@ -1,0 +1,165 @@
+"""An end as it is compared: one server, or the shards of a cluster with their slots."""
+
+from __future__ import annotations
+
+import array
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine._native import key_slot
+from engine.errors import EngineError, FaultOf, ProtocolFault
+from engine.model.cluster_shard import AddressMap
+from engine.model.cluster_topology import Topology
+from engine.model.endpoint import Endpoint
+from engine.model.lane_plan import PlannedEnd, endpoint_of
+from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB, POSITION_KEY
+from engine.model.position import TargetPosition
+from engine.model.proof import ComparedServer
+from engine.model.server import ServerInfo, parse_info
+from engine.model.slots import SLOTS, SlotSet
+from engine.wire import cluster_primary
+from engine.wire.control_connection import Admin, admin
+
+_OFFSET = re.compile(rb"^(?:slave_repl_offset|master_repl_offset):(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One server that is asked; `slots` are those of its keys, None where the end is no cluster."""
+
+    endpoint: Endpoint
+    slots: SlotSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One end. `told`: the cluster that it is, None: it is none."""
+
+    fault: FaultOf
+    shards: tuple[Shard, ...]
+    told: Topology | None
+
+    def part_of(self, key: bytes) -> int:
+        """The index of the shard that has the key."""
+        if self.told is None:
+            return 0
+        slot = key_slot(key)
+        return next((n for n, each in enumerate(self.shards) if slot in (each.slots or ())), 0)
+
+    @property
+    def parts(self) -> bytes:
+        """The same by slot, for `LookReader`; empty where there is one."""
+        if len(self.shards) == 1:
+            return b""
+        table = array.array("H", bytes(2 * SLOTS))
+        for number, shard in enumerate(self.shards):
+            for slot in shard.slots or ():
+                table[slot] = number
+        return table.tobytes()
+
+    @property
+    def layout(self) -> tuple[tuple[str, SlotSet], ...]:
+        """Which node has which slots: another one later says that slots have moved."""
+        if self.told is None:
+            return ()
+        return tuple((each.primary.id, each.slots) for each in self.told.shards)
+
+
+async def look(
+    fault: FaultOf, endpoint: Endpoint, addresses: AddressMap, timeout: float
+) -> Deployment:
+    """Ask an end what it is. Raises `EngineError`."""
+    async with admin(endpoint, timeout=timeout, fault=fault) as end:
+        info = await end.info()
+        if info.mode != "cluster":
+            return Deployment(fault, (Shard(endpoint),), None)
+        replies = await end.ask(*cluster_primary.QUESTIONS)
+        told = cluster_primary.read(end.endpoint, replies)
+    if missing := told.missing:
+        raise EngineError(
+            f"no node of the {fault}'s cluster has the slots {missing.words}", fault=fault
+        )
+    ends = [
+        PlannedEnd(
+            shard.primary.host,
+            shard.primary.port,
+            (shard.primary.id, *(each.id for each in shard.replicas)),
+            shard.slots,
+        )
+        for shard in told.shards
+    ]
+    shards = tuple(Shard(endpoint_of(each, endpoint, ends, addresses), each.slots) for each in ends)
+    return Deployment(fault, shards, told)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the servers of an end say of themselves: INFO of each, and as it stands in a report."""
+
+    infos: tuple[ServerInfo, ...]
+    servers: tuple[ComparedServer, ...]
+
+    @property
+    def databases(self) -> set[int]:
+        """Those that have keys."""
+        return {each.db for info in self.infos for each in info.keyspace}
+
+    @property
+    def keys(self) -> int:
+        """Of all servers."""
+        return sum(info.keys for info in self.infos)
+
+
+async def describe(ends: Sequence[Admin], shards: Sequence[Shard]) -> Asked:
+    """Ask the servers behind `ends`. Raises `EngineError`."""
+    infos, servers = [], []
+    for end, shard in zip(ends, shards, strict=True):
+        reply = await end.call("INFO")
+        if not isinstance(reply, bytes):
+            raise ProtocolFault(f"{end.name} answered INFO with no text", fault=end.fault)
+        info = parse_info(reply.decode("utf-8", "replace"))
+        infos.append(info)
+        servers.append(
+            ComparedServer(
+                end.endpoint.address,
+                info.name,
+                info.replid,
+                offset_in(reply),
+                info.keys,
+                "" if shard.slots is None else shard.slots.words,
+            )
+        )
+    return Asked(tuple(infos), tuple(servers))
+
+
+def offset_in(reply: object) -> int | None:
+    """The end of a server's replication stream, by its INFO; None: it does not tell."""
+    found = _OFFSET.findall(reply) if isinstance(reply, bytes) else []
+    return max(map(int, found)) if found else None
+
+
+async def owner(ends: Sequence[Admin], cluster: bool) -> TargetPosition | None:
+    """The position that a migration which is under way keeps on the target; None: there is no such
+    migration. Of a cluster it is that of one of its lanes."""
+    for end in ends:
+        end.choose(POSITION_DB)
+        names = [POSITION_KEY]
+        if cluster:
+            names = [each async for each in _own_names(end)]
+        for name in names:
+            value = await end.call("GET", name) if b":position" in name else None
+            if isinstance(value, bytes):
+                position = TargetPosition.decode(value)
+                if not position.opened:
+                    return position
+    return None
+
+
+async def _own_names(end: Admin) -> AsyncIterator[bytes]:
+    cursor: Any = 0
+    while cursor != b"0":
+        cursor, names = await end.call("SCAN", cursor, "MATCH", OWN_PREFIX + b"*", "COUNT", 10_000)
+        for name in names:
+            yield name

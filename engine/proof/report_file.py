@@ -1,0 +1,193 @@
+"""A report as files: JSON lines, written as differences are found, and a page for people.
+
+The lines are a head, a line a difference or a key that was not compared, and a tail. Keys and
+values are anybody's: the page escapes all that it shows, loads nothing, and runs nothing.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from engine.errors import UsageError
+from engine.model.proof import ComparedServer, KeyDifference, NotCompared, ProofReport
+
+_STYLE = (
+    "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;"
+    "color:#1d2330;background:#fff}h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em}"
+    "table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;"
+    "padding:.3em .6em;border-bottom:1px solid #d9dde5;overflow-wrap:anywhere}"
+    "code{font:13px ui-monospace,monospace}.equal{color:#0a6b33}.different{color:#a3161a}"
+    ".unknown{color:#8a5a00}"
+)
+_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+)
+
+
+class ReportFile:
+    """The report at `path`, and the page beside it at `path`.html; made anew. Raises `UsageError`
+    where they cannot be written."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        try:
+            self._file: TextIO = self._path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise _unwritten(path, error) from None
+
+    def begin(
+        self,
+        settings: Mapping[str, Any],
+        source: Iterable[ComparedServer],
+        target: Iterable[ComparedServer],
+        began: float,
+    ) -> None:
+        """The head."""
+        self._line(
+            {
+                "report": "verify",
+                "began": moment(began),
+                "settings": settings,
+                "source": [asdict(each) for each in source],
+                "target": [asdict(each) for each in target],
+            }
+        )
+
+    def difference(self, found: KeyDifference) -> None:
+        """A line."""
+        self._line({"difference": asdict(found)})
+
+    def not_compared(self, found: NotCompared) -> None:
+        """A line."""
+        self._line({"not_compared": asdict(found)})
+
+    def end(self, report: ProofReport) -> None:
+        """The tail, and the page."""
+        told = report.to_dict()
+        for name in ("differences", "not_compared"):
+            del told[name]
+        self._line({"result": told | {"sentence": report.sentence, "ended": moment(report.ended)}})
+        self.close()
+        page = self._path.with_name(self._path.name + ".html")
+        try:
+            page.write_text(page_of(report), encoding="utf-8")
+        except OSError as error:
+            raise _unwritten(str(page), error) from None
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
+    def _line(self, found: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(found) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritten(str(self._path), error) from None
+
+
+def page_of(report: ProofReport) -> str:
+    """The page."""
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        _POLICY,
+        f"<title>Comparison: {report.outcome}</title><style>{_STYLE}</style>",
+        f'<h1 class="{report.outcome}">{_text(report.sentence)}</h1>',
+        _table(
+            ("", ""),
+            [
+                ("Began", moment(report.began)),
+                ("Took", f"{report.ended - report.began:,.1f} s"),
+                *((_words(name), value) for name, value in report.settings.items()),
+                ("Keys compared", f"{report.compared:,}"),
+                ("Bytes of their values", f"{report.bytes:,}"),
+                ("Keys that differ", f"{report.different:,}"),
+                ("Keys that differed at first alone", f"{report.resolved:,}"),
+                ("Keys that could not be compared", f"{report.unknown:,}"),
+                ("Keys that were repaired", f"{report.repaired:,}"),
+                ("Libraries and indexes compared", f"{report.libraries:,}"),
+                ("Digest of the source", report.digests[0]),
+                ("Digest of the target", report.digests[1]),
+            ],
+        ),
+    ]
+    for title, servers in (("Source", report.source), ("Target", report.target)):
+        parts += [
+            f"<h2>{title}</h2>",
+            _table(
+                ("Server", "Version", "Keys", "Replication id", "Offset", "Slots"),
+                [
+                    (
+                        each.address, each.name, f"{each.keys:,}", each.replid,
+                        "" if each.offset is None else f"{each.offset:,}", each.slots,
+                    )
+                    for each in servers
+                ],
+            ),
+        ]  # fmt: skip
+    counts = [*report.kinds.items(), *report.reasons.items()]
+    if counts:
+        rows = [(name, f"{count:,}") for name, count in counts]
+        parts += ["<h2>By kind</h2>", _table(("Kind", "Keys"), rows)]
+    if report.differences:
+        parts += [
+            "<h2>Differences</h2>",
+            _table(
+                ("Database", "Key", "What", "Source", "Target", ""),
+                [
+                    (
+                        str(each.db), each.key, ", ".join(each.kinds), each.source, each.target,
+                        "repaired" if each.repaired else "",
+                    )
+                    for each in report.differences
+                ],
+            ),
+        ]  # fmt: skip
+        if report.different > len(report.differences):
+            parts.append(
+                f"<p>The first {len(report.differences):,} of {report.different:,}; the file of "
+                "lines has all.</p>"
+            )
+    if report.not_compared:
+        rows3 = [(str(each.db), each.key, each.reason) for each in report.not_compared]
+        parts += ["<h2>Not compared</h2>", _table(("Database", "Key", "Why"), rows3)]
+    if report.left_out:
+        parts.append("<h2>Left out</h2><ul>")
+        parts += [f"<li>{_text(each)}</li>" for each in report.left_out]
+        parts.append("</ul>")
+    return "\n".join(parts) + "</html>\n"
+
+
+def moment(seconds: float) -> str:
+    """A time as ISO 8601 has it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    head = ""
+    if any(header):
+        head = "<tr>" + "".join(f"<th>{_text(each)}</th>" for each in header) + "</tr>"
+    body = "".join(
+        "<tr>" + "".join(f"<td><code>{_text(cell)}</code></td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f"<table>{head}{body}</table>"
+
+
+def _text(text: object) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _unwritten(path: str, error: OSError) -> UsageError:
+    return UsageError(f"the report {path} cannot be written: {error.strerror}")

@@ -1,0 +1,571 @@
+"""`verify` from its first dial to its report.
+
+1. Both ends say what they are: servers, slots, databases, offsets.
+2. Each server of the source is walked over, and its keys are compared with the target's.
+3. Each server of the target is walked over, and the source is asked whether it has the keys.
+4. What seemed to differ is looked at again until that is known (`second_looks`).
+5. Functions and search indexes; then, where that is asked for, what differs is repaired, and 4
+again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, replace
+from typing import Any
+
+from engine._native import KeyNames, LookComparer, LookReader, Looks, ValueDecoder
+from engine.errors import LinkError, UsageError
+from engine.model.db_key import DbKey
+from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB, POSITION_KEY
+from engine.model.position import TargetPosition
+from engine.model.proof import (
+    NAMED_MOST,
+    STOP_AT,
+    KeyDifference,
+    NotCompared,
+    Outcome,
+    ProofProgress,
+    ProofReport,
+    ProofSettings,
+)
+from engine.model.report import printable_key
+from engine.model.retry import Attempts, Deadline
+from engine.proof import long_values, repair
+from engine.proof.asked_server import EXISTS, AskedServer, question
+from engine.proof.deployment import Asked, Deployment, Shard, describe, look, offset_in, owner
+from engine.proof.report_file import ReportFile
+from engine.proof.second_looks import Found, SecondLooks, Servers
+from engine.proof.shown_difference import shown
+from engine.proof.walk import Pace, walk
+from engine.wire import functions_and_indexes
+from engine.wire.control_connection import Admin, admin, all_of
+
+OnProgress = Callable[[ProofProgress], None]
+TTL_BOUND_MS = 1000
+"""Two expire times this far apart are one: older servers tell the time left, and not the time."""
+EXTENDED_MS = 100 * 365 * 86_400_000
+"""By so much a migration that is under way may have extended an expire time on the target."""
+_LINK_SECONDS, _LINK_PAUSE = 30.0, 1.0
+# A migration that follows is waited for so long, behind each look.
+_PASSED_SECONDS, _PASSED_PAUSE = 10.0, 0.02
+_LIBRARY = "library or index"
+_OF_ALL = 1 << 64
+
+
+async def prove(
+    source: Endpoint,
+    target: Endpoint,
+    settings: ProofSettings,
+    *,
+    report: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> ProofReport:
+    """Compare two deployments; nothing is written to either, but for `settings.repair`. `report`:
+    the path of a file of JSON lines, with a page beside it.
+
+    Raises `LinkError`, `AuthError`, `ServerError` where an end cannot be asked, and `UsageError`
+    for a file that cannot be written, or a repair while a migration has the target.
+    """
+    for end in (source, target):
+        if end.file_path is not None:
+            raise UsageError("two servers are compared, and a file is none")
+    seed = int.from_bytes(os.urandom(8), "little") if settings.seed is None else settings.seed
+    settings = replace(settings, seed=seed)
+    file = None if report is None else ReportFile(report)
+    try:
+        return await _Proof(source, target, settings, file, on_progress or _ignore).run()
+    finally:
+        if file is not None:
+            file.close()
+
+
+class _Proof:
+    """One comparison."""
+
+    def __init__(
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        settings: ProofSettings,
+        file: ReportFile | None,
+        on_progress: OnProgress,
+    ) -> None:
+        self._named = source, target
+        self._settings = settings
+        self._file = file
+        self._on_progress = on_progress
+        assert settings.seed is not None
+        self._key = settings.seed.to_bytes(16, "little")
+        self._match = None
+        if settings.match is not None:
+            self._match = settings.match.encode("utf-8", "surrogateescape")
+        self._share = 0
+        if settings.sample < 1:
+            self._share = max(int(settings.sample * _OF_ALL), 1)
+        self._pace = Pace(settings.rate)
+        self._began = time.time()
+        self._clock = time.monotonic()
+        self._progress = ProofProgress()
+        # What was found.
+        self._comparers: list[LookComparer] = []
+        self._differences: list[KeyDifference] = []
+        self._different: dict[DbKey, tuple[str, ...]] = {}
+        self._kinds: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._not_compared: list[NotCompared] = []
+        self._left_out: list[str] = []
+        self._own = 0
+        self._libraries = 0
+        self._repaired: set[DbKey] = set()
+        self._decoder = ValueDecoder(self._key)
+
+    async def run(self) -> ProofReport:
+        """Compare."""
+        settings, limit = self._settings, self._settings.timeout
+        async with AsyncExitStack() as stack:
+            ends = await self._look()
+            admins = [
+                await all_of(
+                    stack,
+                    (
+                        admin(each.endpoint, timeout=limit, fault=deployment.fault)
+                        for each in deployment.shards
+                    ),
+                )
+                for deployment in ends
+            ]
+            asked = [
+                await describe(each, deployment.shards)
+                for each, deployment in zip(admins, ends, strict=True)
+            ]
+            position = await owner(admins[1], ends[1].told is not None)
+            if position is not None and settings.repair:
+                raise UsageError(
+                    "a migration has the target: it stores what the source has by itself",
+                    remedy="Complete or abort it, or compare without --repair.",
+                )
+            self._begin(asked)
+            extended = EXTENDED_MS if position is not None else 0
+            again = await self._second_looks(stack, ends, admins, asked, extended, position)
+            self._tell("comparing", total=self._total(asked))
+            await self._walks(ends, again, extended)
+            self._tell("looking again")
+            await again.settle()
+            if settings.match is None:
+                await self._beside(admins)
+            if settings.repair and self._different:
+                self._tell("repairing")
+                await self._repair(ends, admins, again)
+            if [each.layout for each in ends] != [each.layout for each in await self._look()]:
+                self._unsure("slots moved meanwhile: keys that moved may not have been compared")
+            return self._report(asked, again)
+
+    # --- What is there ---
+
+    async def _look(self) -> tuple[Deployment, Deployment]:
+        settings = self._settings
+        source, target = await asyncio.gather(
+            look("source", self._named[0], settings.addresses, settings.timeout),
+            look("target", self._named[1], settings.addresses, settings.timeout),
+        )
+        return source, target
+
+    def _total(self, asked: Sequence[Asked]) -> int:
+        return sum(each.keys for each in asked)
+
+    def _begin(self, asked: Sequence[Asked]) -> None:
+        if self._file is not None:
+            self._file.begin(self._told_settings(), asked[0].servers, asked[1].servers, self._began)
+
+    def _told_settings(self) -> dict[str, object]:
+        told = asdict(self._settings)
+        del told["addresses"]
+        return told
+
+    # --- The walks ---
+
+    async def _walks(
+        self, ends: tuple[Deployment, Deployment], again: SecondLooks, extended: int
+    ) -> None:
+        databases = sorted(await self._databases(ends))
+        for forth in (True, False):
+            here, there = ends if forth else (ends[1], ends[0])
+            walks = [
+                self._walk(shard, here, there, databases, again, extended, forth)
+                for shard in here.shards
+            ]
+            await _all(walks)
+
+    async def _databases(self, ends: tuple[Deployment, Deployment]) -> set[int]:
+        found: set[int] = set()
+        for deployment in ends:
+            for shard in deployment.shards:
+                async with admin(
+                    shard.endpoint, timeout=self._settings.timeout, fault=deployment.fault
+                ) as end:
+                    found |= {each.db for each in (await end.info()).keyspace}
+        return found
+
+    async def _walk(
+        self,
+        shard: Shard,
+        here: Deployment,
+        there: Deployment,
+        databases: Sequence[int],
+        again: SecondLooks,
+        extended: int,
+        forth: bool,
+    ) -> None:
+        """Over one server's keys, in each database; from the database's beginning again where a
+        link is lost."""
+        for db in databases:
+            deadline = Deadline(_LINK_SECONDS, _LINK_PAUSE)
+            async for attempt in Attempts(deadline):
+                before = self._progress.keys
+                try:
+                    await self._walk_database(shard, here, there, db, again, extended, forth)
+                    break
+                except LinkError as error:
+                    if not deadline.left:
+                        raise
+                    self._progress = replace(self._progress, keys=before)
+                    attempt.failed(error.message)
+
+    async def _walk_database(
+        self,
+        shard: Shard,
+        here: Deployment,
+        there: Deployment,
+        db: int,
+        again: SecondLooks,
+        extended: int,
+        forth: bool,
+    ) -> None:
+        settings = self._settings
+        comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
+        comparer.db = db
+        own = OWN_PREFIX if db == POSITION_DB else b""
+        async with AsyncExitStack() as stack:
+            # Keys of the engine's own are left out at both ends.
+            reader = LookReader(
+                self._key, own, parts=there.parts, count=len(there.shards), share=self._share
+            )
+            server = await stack.enter_async_context(
+                AskedServer(shard.endpoint, reader, here.fault, settings.timeout)
+            )
+            others = [
+                await stack.enter_async_context(
+                    AskedServer(each.endpoint, LookReader(self._key), there.fault, settings.timeout)
+                )
+                for each in there.shards
+            ]
+            for each in (server, *others):
+                await each.select(db)
+            assert server.info is not None
+            ours = question(settings.mode, server.info)
+            theirs = [question(settings.mode, each.info) for each in others if each.info]
+
+            def ask_both(
+                part: int, names: KeyNames, first: int, last: int
+            ) -> Sequence[asyncio.Future[Looks]]:
+                return (
+                    server.looks(names, first, last, ours),
+                    others[part].looks(names, first, last, theirs[part]),
+                )
+
+            def ask_other(
+                part: int, names: KeyNames, first: int, last: int
+            ) -> Sequence[asyncio.Future[Looks]]:
+                return (others[part].looks(names, first, last, EXISTS),)
+
+            async def compare(
+                part: int, names: KeyNames, first: int, looks: Sequence[Looks]
+            ) -> None:
+                one, other = looks
+                for index, _ in comparer.compare(names, first, one, other):
+                    again.add(db, names.name(index))
+                if again.full:
+                    await again.settle()
+
+            async def look_for_extra(
+                part: int, names: KeyNames, first: int, looks: Sequence[Looks]
+            ) -> None:
+                for index in looks[0].absent:
+                    again.add(db, names.name(first + index))
+                if again.full:
+                    await again.settle()
+
+            async def compare_names(
+                part: int, names: KeyNames, first: int, looks: Sequence[Looks]
+            ) -> None:
+                # The source has just named them.
+                comparer.compare(names, first, looks[0], looks[0])
+                await look_for_extra(part, names, first, looks)
+
+            named_alone = settings.mode == "count"
+            passed = await walk(
+                server,
+                self._match,
+                ask_both if forth and not named_alone else ask_other,
+                look_for_extra if not forth else compare_names if named_alone else compare,
+                self._pace,
+                lambda named: self._tell(keys=self._progress.keys + named, doubtful=len(again)),
+                lambda: self._stopped,
+            )
+        if not forth:
+            self._own += passed.left_out
+        self._comparers.append(comparer)
+
+    @property
+    def _stopped(self) -> bool:
+        return len(self._different) >= STOP_AT
+
+    # --- What seemed to differ ---
+
+    async def _second_looks(
+        self,
+        stack: AsyncExitStack,
+        ends: tuple[Deployment, Deployment],
+        admins: Sequence[Sequence[Admin]],
+        asked: Sequence[Asked],
+        extended: int,
+        position: TargetPosition | None,
+    ) -> SecondLooks:
+        limit = self._settings.timeout
+
+        async def dialled(deployment: Deployment, held: int) -> list[AskedServer]:
+            return [
+                await stack.enter_async_context(
+                    AskedServer(
+                        each.endpoint,
+                        LookReader(self._key, held=held, held_together=8 * (1 << 20)),
+                        deployment.fault,
+                        limit,
+                    )
+                )
+                for each in deployment.shards
+            ]
+
+        servers = Servers(
+            await dialled(ends[0], 1 << 20),
+            await dialled(ends[1], 1 << 20),
+            ends,
+            self._key,
+            self._settings,
+        )
+
+        async def long_value(db: int, key: bytes) -> tuple[int, bytes]:
+            parts = ends[0].part_of(key), ends[1].part_of(key)
+            async with AsyncExitStack() as own:
+                pair = [
+                    await own.enter_async_context(
+                        AskedServer(
+                            deployment.shards[part].endpoint,
+                            LookReader(
+                                self._key,
+                                held=long_values.WHOLE_BYTES,
+                                held_together=long_values.WHOLE_BYTES,
+                            ),
+                            deployment.fault,
+                            limit,
+                        )
+                    )
+                    for deployment, part in zip(ends, parts, strict=True)
+                ]
+                found = await long_values.compare_whole(pair[0], pair[1], db, key, self._key)
+            if found is not None:
+                return found
+            infos = asked[0].infos[parts[0]], asked[1].infos[parts[1]]
+            return await long_values.compare_in_windows(
+                admins[0][parts[0]], admins[1][parts[1]], infos, db, key, self._key
+            )
+
+        async def passed() -> None:
+            if position is not None and ends[0].told is None and ends[1].told is None:
+                await _passed(admins[0][0], admins[1][0])
+
+        comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
+        self._comparers.append(comparer)
+        return SecondLooks(servers, comparer, passed, long_value, self._found)
+
+    def _found(self, found: Found) -> None:
+        """A key differs, or it cannot be told whether it does."""
+        key = printable_key(found.key)
+        if found.reason or not found.kinds:
+            self._reasons[found.reason] += 1
+            unknown = NotCompared(found.db, key, found.reason)
+            if len(self._not_compared) < NAMED_MOST:
+                self._not_compared.append(unknown)
+            if self._file is not None:
+                self._file.not_compared(unknown)
+            return
+        if (found.db, found.key) in self._different:
+            # It stays different behind a repair.
+            return
+        self._different[found.db, found.key] = found.kinds
+        self._kinds.update(found.kinds)
+        difference = KeyDifference(found.db, key, found.kinds, *shown(found, self._decoder))
+        self._name(difference)
+        self._tell(different=len(self._different))
+
+    def _name(self, difference: KeyDifference) -> None:
+        if len(self._differences) < NAMED_MOST:
+            self._differences.append(difference)
+        if self._file is not None:
+            self._file.difference(difference)
+
+    # --- What is no key's ---
+
+    async def _beside(self, admins: Sequence[Sequence[Admin]]) -> None:
+        """Functions and search indexes; each server of an end is to have the same ones."""
+        ours = await functions_and_indexes.ask(admins[0][0])
+        self._libraries = ours.count
+        for end in admins[1]:
+            theirs = await functions_and_indexes.ask(end)
+            for denied in (*ours.denied, *theirs.denied):
+                self._unsure(f"{denied} is not allowed")
+            lost = functions_and_indexes.lacking(ours, theirs, extra=True)
+            for what, why in lost.items():
+                self._kinds[_LIBRARY] += 1
+                self._name(KeyDifference(0, what, (_LIBRARY,), "", why))
+
+    # --- Repair ---
+
+    async def _repair(
+        self,
+        ends: tuple[Deployment, Deployment],
+        admins: Sequence[Sequence[Admin]],
+        again: SecondLooks,
+    ) -> None:
+        keys = dict(self._different)
+        refused = await repair.repair(ends, admins[0], admins[1], list(keys))
+        before = self._different
+        self._different = {}
+        for db, key in keys:
+            again.add(db, key)
+        kinds, named = self._kinds.copy(), list(self._differences)
+        file, self._file = self._file, None
+        await again.settle()
+        self._file = file
+        left, self._different = self._different, before
+        self._kinds, self._differences = kinds, named
+        self._repaired = set(keys) - set(left)
+        self._differences = [
+            replace(each, repaired=True)
+            if any((each.db, each.key) == (db, printable_key(key)) for db, key in self._repaired)
+            else each
+            for each in self._differences
+        ]
+        for (_db, _key), why in list(refused.items())[:NAMED_MOST]:
+            self._left_out.append(f"not repaired: database {_db}, {printable_key(_key)}: {why}")
+
+    # --- What it has come to ---
+
+    def _unsure(self, why: str) -> None:
+        """Something was not compared that may differ."""
+        self._reasons[why] += 1
+
+    def _report(self, asked: Sequence[Asked], again: SecondLooks) -> ProofReport:
+        sums = [0, 0]
+        for comparer in self._comparers:
+            for end, digest in enumerate(comparer.digests):
+                sums[end] += int.from_bytes(digest, "little")
+        libraries = self._kinds[_LIBRARY]
+        left = len(self._different) - len(self._repaired) + libraries
+        outcome: Outcome = "equal"
+        if left:
+            outcome = "different"
+        elif self._reasons:
+            outcome = "unknown"
+        equal = sum(each.equal for each in self._comparers)
+        if self._own:
+            self._left_out.append(f"{self._own:,} keys of the engine's own on the target")
+        if self._share:
+            self._left_out.append(
+                f"keys that are not of the share of {self._settings.sample:g} that was chosen"
+            )
+        if self._settings.match is not None:
+            self._left_out.append("keys that do not match, functions and search indexes")
+        if self._settings.mode != "full":
+            self._left_out.append("values" if self._settings.mode == "ttl" else "values and TTLs")
+        else:
+            self._left_out.append(
+                "of streams when consumers were seen, and counts of what was ever added or read"
+            )
+        report = ProofReport(
+            outcome,
+            self._told_settings(),
+            asked[0].servers,
+            asked[1].servers,
+            self._began,
+            time.time(),
+            compared=equal + len(self._different) - len(self._repaired),
+            bytes=sum(each.values for each in self._comparers),
+            different=len(self._different) + libraries,
+            resolved=again.resolved - len(self._repaired),
+            unknown=sum(self._reasons.values()),
+            repaired=len(self._repaired),
+            libraries=self._libraries,
+            stopped=self._stopped,
+            kinds={name: count for name, count in self._kinds.items() if count},
+            reasons=dict(self._reasons),
+            digests=tuple(f"{each % (1 << 128):032x}" for each in sums),  # type: ignore[arg-type]
+            differences=tuple(self._differences),
+            not_compared=tuple(self._not_compared),
+            left_out=tuple(self._left_out),
+        )
+        if self._file is not None:
+            self._file.end(report)
+        self._tell("done")
+        return report
+
+    def _tell(self, step: str | None = None, **changes: int) -> None:
+        self._progress = replace(
+            self._progress,
+            step=step or self._progress.step,
+            bytes=self._pace.bytes,
+            seconds=time.monotonic() - self._clock,
+            **changes,
+        )
+        self._on_progress(self._progress)
+
+
+async def _passed(source: Admin, target: Admin) -> None:
+    """Wait until the target's position has passed the source's offset of now, for a while."""
+    offset = offset_in(await source.call("INFO", "replication"))
+    if offset is None:
+        return
+    deadline = Deadline(_PASSED_SECONDS, _PASSED_PAUSE)
+    target.choose(POSITION_DB)
+    async for attempt in Attempts(deadline):
+        value = await target.call("GET", POSITION_KEY)
+        if not isinstance(value, bytes):
+            return
+        position = TargetPosition.decode(value)
+        if position.opened or position.position is None or position.position.offset >= offset:
+            return
+        if not deadline.left:
+            return
+        attempt.failed("the target has not passed the offset")
+
+
+async def _all(walks: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """All of them beside each other; what one raises ends the others."""
+    tasks = [asyncio.create_task(each) for each in walks]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ignore(_: ProofProgress) -> None:
+    pass

@@ -1,0 +1,305 @@
+"""Keys that seemed to differ, looked at again until that is known.
+
+Both ends are written to while they are compared: what the source has and the target has not yet, or
+what has expired at one end only, is no difference. So a key differs once it did in three looks in a
+row, over growing pauses, between which the source's key stayed as it was. One that never stood
+still is told of as that, and so is one that cannot be decoded.
+
+Where a migration follows the source, a look at the target counts once its position has passed the
+offset that the source had at the look before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from engine import _native
+from engine._native import KeyNames, LookComparer, Looks, ValueDecoder, module_type
+from engine.model.db_key import DbKey
+from engine.model.hyperloglog import registers
+from engine.model.modules import made_by
+from engine.model.proof import ProofSettings
+from engine.model.server import ServerInfo
+from engine.proof.asked_server import AskedServer, question
+from engine.proof.deployment import Deployment
+
+PAUSES = (0.1, 0.3, 0.6, 1.5, 3.0, 5.0)
+"""Seconds before each look; the last ones are for keys that change meanwhile."""
+LOOKS = 3
+"""So often a key has to differ, while the source's stays as it was."""
+# An expire time that is told as the time left is never quite the same.
+_SAME_MS = 100
+_KEYS_AT_ONCE = 128
+_KEYS_MOST, _BYTES_MOST = 10_000, 16 << 20
+_BITS: tuple[tuple[int, str], ...] = (
+    (_native.DIFFERS_MISSING, "missing"),
+    (_native.DIFFERS_EXTRA, "extra"),
+    (_native.DIFFERS_TYPE, "type"),
+    (_native.DIFFERS_VALUE, "value"),
+    (_native.DIFFERS_FIELD_TTLS, "field TTLs"),
+    (_native.DIFFERS_GROUPS, "groups"),
+    (_native.DIFFERS_TTL, "TTL"),
+)
+RESTLESS = "it changed whenever it was looked at"
+UNDECODED = "its value cannot be decoded, and its bytes are not the same"
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A key at one end, as it was in the last look. `value` is its payload (in mode ttl its type),
+    None where there is none or it was not held; `size` is that of the payload."""
+
+    there: bool
+    size: int
+    expire_at: int | None
+    value: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A key that differs, or of which that cannot be told (`reason`)."""
+
+    db: int
+    key: bytes
+    kinds: tuple[str, ...]
+    source: Side
+    target: Side
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Doubt:
+    steady: int = 0
+    state: bytes = b""
+    expire_at: int | None = None
+    last: Found | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at a key at both ends has come to: `bits` as the core tells them; its looks are
+    those of the number `index`."""
+
+    bits: int
+    state: bytes
+    found: Found
+    names: KeyNames
+    looks: tuple[Looks, Looks]
+    index: int
+
+    @property
+    def with_values(self) -> Found:
+        """What was found, with the values as far as they were held."""
+        ours, theirs = self.looks
+        return replace(
+            self.found,
+            source=replace(self.found.source, value=ours.value(self.index)),
+            target=replace(self.found.target, value=theirs.value(self.index)),
+        )
+
+
+@dataclass(slots=True)
+class Servers:
+    """Both ends' servers for second looks, by their parts; and what they say of themselves."""
+
+    source: list[AskedServer]
+    target: list[AskedServer]
+    ends: tuple[Deployment, Deployment]
+    key: bytes
+    settings: ProofSettings
+    extended: int = 0
+    db: int = field(default=-1)
+
+    async def choose(self, db: int) -> None:
+        """Choose a database at all of them."""
+        if self.db != db:
+            await asyncio.gather(*(each.select(db) for each in (*self.source, *self.target)))
+            self.db = db
+
+    def infos(self, key: bytes) -> tuple[ServerInfo, ServerInfo]:
+        """What the servers say of themselves that have a key."""
+        one = self.source[self.ends[0].part_of(key)].info
+        other = self.target[self.ends[1].part_of(key)].info
+        assert one is not None
+        assert other is not None
+        return one, other
+
+
+Passed = Callable[[], Awaitable[None]]
+"""Waits until the target has what the source had when this was called."""
+LongValues = Callable[[int, bytes], Awaitable[tuple[int, bytes]]]
+"""Compares a key whose values are not held: in what it differs, and the source's state."""
+
+
+class SecondLooks:
+    """The keys in doubt. `comparer` counts those that are equal after all."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        comparer: LookComparer,
+        passed: Passed,
+        long_values: LongValues,
+        on_found: Callable[[Found], None],
+    ) -> None:
+        self._servers = servers
+        self._comparer = comparer
+        self._passed = passed
+        self._long_values = long_values
+        self._on_found = on_found
+        self._doubts: dict[DbKey, _Doubt] = {}
+        self._decoder = ValueDecoder(servers.key)
+        self._busy = asyncio.Lock()
+        self._bytes = 0
+        self.resolved = 0
+        """Keys that did not differ when they were looked at again."""
+
+    def __len__(self) -> int:
+        return len(self._doubts)
+
+    @property
+    def full(self) -> bool:
+        """There are so many that they are to be settled before others come."""
+        return len(self._doubts) >= _KEYS_MOST or self._bytes >= _BYTES_MOST
+
+    def add(self, db: int, key: bytes) -> None:
+        """A key seems to differ."""
+        if (db, key) not in self._doubts:
+            self._doubts[db, key] = _Doubt()
+            self._bytes += len(key)
+
+    async def settle(self) -> None:
+        """Look at all of them until it is known. Raises `EngineError`."""
+        async with self._busy:
+            # Others come meanwhile.
+            names = list(self._doubts)
+            for pause in PAUSES:
+                names = [each for each in names if each in self._doubts]
+                if not names:
+                    break
+                await asyncio.sleep(pause)
+                await self._round(names)
+                await self._passed()
+            for name in names:
+                if (doubt := self._doubts.pop(name, None)) is not None:
+                    last = doubt.last
+                    assert last is not None
+                    self._on_found(replace(last, kinds=(), reason=last.reason or RESTLESS))
+            self._bytes = sum(len(key) for _, key in self._doubts)
+
+    async def _round(self, names: Iterable[DbKey]) -> None:
+        by_db: dict[int, list[bytes]] = defaultdict(list)
+        for db, key in names:
+            by_db[db].append(key)
+        for db, keys in by_db.items():
+            await self._servers.choose(db)
+            self._comparer.db = db
+            async for looks in self._look(db, keys):
+                for look in looks:
+                    self._judge(look)
+
+    def _judge(self, look: _Look) -> None:
+        found = look.found
+        name = found.db, found.key
+        doubt = self._doubts[name]
+        if not look.bits:
+            del self._doubts[name]
+            self.resolved += 1
+            return
+        same = doubt.last is not None and doubt.state == look.state
+        if same and _moved(doubt.expire_at, found.source.expire_at):
+            same = False
+        doubt.steady = doubt.steady + 1 if same else 1
+        doubt.state, doubt.expire_at, doubt.last = look.state, found.source.expire_at, found
+        if doubt.steady >= LOOKS:
+            del self._doubts[name]
+            for target, looks in enumerate(look.looks):
+                self._comparer.add(look.names, look.index, looks, look.index, target=bool(target))
+            self._on_found(look.with_values)
+
+    async def _look(self, db: int, keys: Iterable[bytes]) -> AsyncIterator[list[_Look]]:
+        """One look at each of the keys, in the database that is chosen."""
+        ends = self._servers.ends
+        by_part: dict[tuple[int, int], list[bytes]] = defaultdict(list)
+        for key in keys:
+            by_part[ends[0].part_of(key), ends[1].part_of(key)].append(key)
+        for (one, other), of_parts in by_part.items():
+            for at in range(0, len(of_parts), _KEYS_AT_ONCE):
+                portion = of_parts[at : at + _KEYS_AT_ONCE]
+                yield await self._look_at(db, portion, one, other)
+
+    async def _look_at(self, db: int, keys: list[bytes], one: int, other: int) -> list[_Look]:
+        servers = self._servers
+        source, target = servers.source[one], servers.target[other]
+        names = KeyNames(keys)
+        mode = servers.settings.mode
+        ours, theirs = await asyncio.gather(
+            *(
+                each.looks(names, 0, len(keys), question(mode, each.info))
+                for each in (source, target)
+                if each.info is not None
+            )
+        )
+        bits = dict(self._comparer.compare(names, 0, ours, theirs))
+        looks = []
+        for index, key in enumerate(keys):
+            differs = bits.get(index, 0)
+            state = ours.state(index, servers.key)
+            if differs & _native.DIFFERS_NOT_HELD:
+                more, state = await self._long_values(db, key)
+                differs = differs & ~_native.DIFFERS_NOT_HELD | more
+                if not differs:
+                    self._comparer.count_equal(names, index, ours, index)
+            elif differs == _native.DIFFERS_VALUE and self._same_registers(ours, theirs, index):
+                differs = 0
+                self._comparer.count_equal(names, index, ours, index)
+            elif differs & _native.DIFFERS_NOT_DECODED and self._says_all(key, ours, theirs, index):
+                differs = differs & ~_native.DIFFERS_NOT_DECODED | _native.DIFFERS_VALUE
+            reason = ""
+            if differs & _native.DIFFERS_NOT_DECODED:
+                reason = UNDECODED
+            elif differs & _native.DIFFERS_REFUSED:
+                reason = ours.error or theirs.error or "a server answered an error"
+            kinds = tuple(name for bit, name in _BITS if differs & bit)
+            sides = (_side(ours, index), _side(theirs, index))
+            found = Found(db, key, kinds, *sides, reason)
+            looks.append(_Look(differs, state, found, names, (ours, theirs), index))
+        return looks
+
+    def _same_registers(self, ours: Looks, theirs: Looks, index: int) -> bool:
+        """Whether both are one HyperLogLog in other bytes."""
+        values = [looks.value(index) for looks in (ours, theirs)]
+        found: list[bytes | None] = []
+        for each in values:
+            if each is None:
+                return False
+            kind, elements = self._decoder.value(each)
+            if kind != "string":
+                return False
+            found.append(registers(elements[0]))
+        return found[0] is not None and found[0] == found[1]
+
+    def _says_all(self, key: bytes, ours: Looks, theirs: Looks, index: int) -> bool:
+        """Whether the bytes of both values are known to say all of them, so that others are other
+        values."""
+        made = []
+        for looks, info in zip((ours, theirs), self._servers.infos(key), strict=True):
+            value = looks.value(index)
+            if value is None:
+                return False
+            made.append(made_by((module_type(value) or "").encode("latin-1"), info))
+        return bool(made[0]) and made[0] == made[1]
+
+
+def _side(looks: Looks, index: int) -> Side:
+    return Side(looks.there(index), looks.size(index), looks.expire_at(index))
+
+
+def _moved(before: int | None, now: int | None) -> bool:
+    """Whether the source's expire time is another one by now."""
+    if before is None or now is None:
+        return before is not now
+    return abs(now - before) > _SAME_MS

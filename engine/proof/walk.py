@@ -1,0 +1,128 @@
+"""A walk over the keys of one server, in one database: page by page, each page in runs of keys.
+
+The next page is asked for before the keys of the last one, and several runs are under way, so that
+neither end waits for the other. A run is as long as its answers are about `_RUN_BYTES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine._native import KeyNames, Looks
+from engine.proof.asked_server import AskedServer
+
+_RUN_BYTES = 1 << 20
+_RUN_KEYS_FIRST, _RUN_KEYS_MOST = 32, 512
+# Runs whose answers are awaited.
+_UNDER_WAY = 3
+# The mean of what a key takes counts so many of the last runs.
+_MEAN_RUNS = 4
+# A burst that the rate lets through.
+_BURST_SECONDS = 0.1
+
+Ask = Callable[[int, KeyNames, int, int], Sequence[asyncio.Future[Looks]]]
+"""Asks the part of this number of the keys from … to before …, wherever that is."""
+Settle = Callable[[int, KeyNames, int, Sequence[Looks]], Awaitable[None]]
+"""Has the looks at the keys from … on compared."""
+
+
+class Pace:
+    """Keeps what is read at `rate` bytes a second; 0: there is no bound."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._due = 0.0
+        self.bytes = 0
+
+    async def read(self, nbytes: int) -> None:
+        """So much was read."""
+        self.bytes += nbytes
+        if not self._rate:
+            return
+        now = time.monotonic()
+        self._due = max(self._due, now - _BURST_SECONDS) + nbytes / self._rate
+        if self._due > now:
+            await asyncio.sleep(self._due - now)
+
+
+class _RunLength:
+    """How many keys are asked for at once."""
+
+    def __init__(self) -> None:
+        self.keys = _RUN_KEYS_FIRST
+        self._mean = 0.0
+
+    def saw(self, keys: int, nbytes: int) -> None:
+        """So many keys took so many bytes, at the end where they took more."""
+        each = nbytes / keys
+        self._mean = each if not self._mean else self._mean + (each - self._mean) / _MEAN_RUNS
+        # A run that was longer than it should be is not waited for to fade from the mean.
+        fits = int(_RUN_BYTES / max(self._mean, each, 1.0))
+        self.keys = max(1, min(fits, 4 * self.keys, _RUN_KEYS_MOST))
+
+
+@dataclass(slots=True)
+class _Run:
+    part: int
+    names: KeyNames
+    first: int
+    count: int
+    answers: Sequence[asyncio.Future[Looks]]
+
+
+@dataclass(slots=True)
+class Passed:
+    """Of a walk: names that were seen, and those of the engine's own keys among them."""
+
+    named: int = 0
+    left_out: int = 0
+
+
+async def walk(
+    server: AskedServer,
+    match: bytes | None,
+    ask: Ask,
+    settle: Settle,
+    pace: Pace,
+    on_named: Callable[[int], Any],
+    enough: Callable[[], bool],
+) -> Passed:
+    """Walk over the keys of the database that is chosen; `on_named` is told how many names have
+    come, and where it is `enough` the walk ends. Raises `EngineError`."""
+    passed, length = Passed(), _RunLength()
+    under_way: deque[_Run] = deque()
+
+    async def settle_first() -> None:
+        run = under_way.popleft()
+        looks = [await each for each in run.answers]
+        length.saw(run.count, max(each.nbytes for each in looks))
+        await settle(run.part, run.names, run.first, looks)
+        await pace.read(sum(each.nbytes for each in looks))
+
+    next_page: asyncio.Future[Any] | None = server.page(0, match)
+    while next_page is not None and not enough():
+        page = await next_page
+        next_page = server.page(page.cursor, match) if page.cursor else None
+        passed.named += page.named
+        passed.left_out += page.left_out
+        for part, names in enumerate(page.names):
+            first = 0
+            while first < len(names):
+                last = min(first + length.keys, len(names))
+                under_way.append(
+                    _Run(part, names, first, last - first, ask(part, names, first, last))
+                )
+                first = last
+                while len(under_way) >= _UNDER_WAY:
+                    await settle_first()
+        on_named(page.named)
+    while under_way:
+        await settle_first()
+    if next_page is not None:
+        await next_page
+    return passed

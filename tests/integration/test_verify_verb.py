@@ -1,0 +1,323 @@
+"""`verify` between real servers: all that a saboteur does is found, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from benches.support.servers import Server
+from benches.support.waiting import wait_for
+from engine import Engine
+from engine.cli import app
+from engine.errors import LinkError, UsageError
+from engine.model.endpoint import Endpoint
+from engine.model.proof import ProofReport, ProofSettings
+from tests.support.servers import End, ServerFactory, known, url_of
+
+SABOTAGES = 1_000 if os.environ.get("ENGINE_SOAK") else 60
+FAR = 2_000_000_000_000
+# So that one value has many forms.
+SMALL = {
+    "hash-max-listpack-entries": 4,
+    "set-max-intset-entries": 3,
+    "zset-max-listpack-entries": 4,
+    "list-max-listpack-size": 3,
+    "stream-node-max-entries": 2,
+}
+KINDS = ("string", "list", "set", "zset", "hash", "stream", "timed")
+
+
+def verify(source: End, target: End, report: Path | None = None, **settings: Any) -> ProofReport:
+    """By the library."""
+    return Engine().sync.verify(
+        Endpoint.parse(url_of(source)),
+        Endpoint.parse(url_of(target)),
+        settings=ProofSettings(**settings),
+        report=None if report is None else str(report),
+    )
+
+
+def fill(client: redis.Redis, keys: int, seed: int) -> None:
+    """Keys of every type; what has no order comes in the order of `seed`."""
+    dice = random.Random(seed)
+    pipe = client.pipeline(transaction=False)
+    numbers = list(range(keys))
+    dice.shuffle(numbers)
+    for n in numbers:
+        kind = KINDS[n % len(KINDS)]
+        key, many = f"{kind}:{n}", n % 12 + 2
+        elements = [f"e{i}" if n % 3 else str(i) for i in range(many)]
+        mixed = dice.sample(elements, many)
+        if kind == "string":
+            pipe.set(key, f"{n}" if n % 2 else "text " * (n % 50))
+        elif kind == "list":
+            pipe.rpush(key, *elements)
+        elif kind == "set":
+            pipe.sadd(key, *mixed)
+        elif kind == "zset":
+            pipe.zadd(key, {each: elements.index(each) / 3 for each in mixed})
+        elif kind == "hash":
+            pipe.hset(key, mapping={each: each * 2 for each in mixed})
+        elif kind == "stream":
+            for i, each in enumerate(elements):
+                pipe.xadd(key, {"field": each, f"other{i % 2}": "x"}, id=f"{i + 1}-0")
+            pipe.xgroup_create(key, "group", id="0")
+            pipe.execute_command(
+                "XCLAIM", key, "group", "owner", 0, "1-0", "2-0",
+                *("TIME", 1_700_000_000_000, "RETRYCOUNT", 3, "FORCE"),
+            )  # fmt: skip
+        else:
+            pipe.set(key, "timed")
+        if kind == "timed" or n % 11 == 0:
+            pipe.pexpireat(key, FAR + n)
+    pipe.execute()
+
+
+def pair_of(server_factory: ServerFactory, source: str, target: str) -> tuple[Server, Server]:
+    """Two servers that keep one value in unequal forms."""
+    here, there = server_factory(known(source)), server_factory(known(target))
+    for name, value in SMALL.items():
+        there.client().config_set(name, value)
+    return here, there
+
+
+def _member(client: redis.Redis, key: str) -> Any:
+    return client.execute_command("ZRANGE", key, 1, 1)[0]
+
+
+def _one_bit(client: redis.Redis, key: str) -> None:
+    import math
+
+    member = _member(client, key)
+    score = client.zscore(key, member)
+    assert score is not None
+    client.zadd(key, {member: math.nextafter(score, math.inf)})
+
+
+def _swap(client: redis.Redis, key: str) -> None:
+    first, second = client.lrange(key, 0, 1)
+    client.lset(key, 0, second)
+    client.lset(key, 1, first)
+
+
+def _moved(client: redis.Redis, key: str) -> None:
+    assert client.execute_command("MOVE", key, 1)
+
+
+SABOTEUR: dict[str, list[tuple[str, Callable[[redis.Redis, str], Any]]]] = {
+    "string": [("value", lambda c, key: c.setrange(key, 0, "~"))],
+    "list": [("value", _swap)],
+    "set": [("value", lambda c, key: c.spop(key))],
+    "zset": [("value", _one_bit)],
+    "hash": [("value", lambda c, key: c.hset(key, c.hkeys(key)[0], "~"))],
+    "stream": [
+        ("groups", lambda c, key: c.xack(key, "group", "2-0")),
+        ("groups", lambda c, key: c.xgroup_setid(key, "group", "1-0")),
+        ("value", lambda c, key: c.xdel(key, "1-0")),
+    ],
+    "timed": [
+        ("TTL", lambda c, key: c.pexpireat(key, c.pexpiretime(key) + 3_600_000)),
+        ("TTL", lambda c, key: c.persist(key)),
+        ("type", lambda c, key: (c.delete(key), c.rpush(key, "timed"), c.pexpireat(key, FAR))),
+    ],
+}
+ANY: list[tuple[str, Callable[[redis.Redis, str], Any]]] = [
+    ("missing", lambda c, key: c.delete(key)),
+    ("missing", _moved),
+]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("redis-7.0", "valkey-9"), ("valkey-9", "redis-7.0")]
+)
+def test_a_saboteur(
+    server_factory: ServerFactory, tmp_path: Path, source: str, target: str
+) -> None:
+    here, there = pair_of(server_factory, source, target)
+    keys = max(2_000, 10 * SABOTAGES)
+    for seed, server in enumerate((here, there)):
+        fill(server.client(), keys, seed)
+        fill(server.client(1), 100, seed)
+    equal = verify(here, there, seed=1)
+    assert (equal.outcome, equal.compared) == ("equal", keys + 100)
+    assert equal.digests[0] == equal.digests[1]
+    dice = random.Random(41129)
+    client = there.client()
+    wrong: dict[tuple[int, str], str] = {}
+    for n in dice.sample(range(100, keys), SABOTAGES):
+        kind = KINDS[n % len(KINDS)]
+        what, act = dice.choice(SABOTEUR[kind] + ANY)
+        act(client, key := f"{kind}:{n}")
+        wrong[0, key] = what
+        if act is _moved:
+            wrong[1, key] = "extra"
+    for n in range(5):
+        there.client(n % 2).set(f"new:{n}", "<script>alert(1)</script>")
+        wrong[n % 2, f"new:{n}"] = "extra"
+    report = tmp_path / "report"
+    found = verify(here, there, report, seed=1)
+    told = [json.loads(line) for line in report.read_text().splitlines()]
+    lines = [each["difference"] for each in told if "difference" in each]
+    assert {(each["db"], each["key"]): each["kinds"][0] for each in lines} == wrong
+    assert (found.outcome, found.different, found.unknown) == ("different", len(wrong), 0)
+    assert found.digests[0] == equal.digests[0] != found.digests[1]
+    assert told[0]["source"][0]["name"] == found.source[0].name
+    assert told[-1]["result"]["different"] == len(wrong)
+    page = report.with_name("report.html").read_text()
+    assert "new:1" in page
+    assert "<script" not in page
+    # By names alone, and by TTLs.
+    counted = verify(here, there, mode="count")
+    both = ("missing", "extra")
+    assert counted.different == sum(what in both for what in wrong.values())
+    timed = verify(here, there, mode="ttl")
+    assert timed.different == sum(what in (*both, "TTL", "type") for what in wrong.values())
+    repaired = verify(here, there, repair=True)
+    # The older one does not take all that the newer one has.
+    left = [each for each in repaired.left_out if each.startswith("not repaired")]
+    assert bool(left) == (target == "redis-7.0")
+    assert repaired.repaired == len(wrong) - len(left)
+    assert verify(here, there).different == len(left)
+
+
+def test_field_ttls(server_factory: ServerFactory) -> None:
+    here, there = pair_of(server_factory, "redis-8.0", "valkey-9")
+    for server in (here, there):
+        for n in range(20):
+            server.client().hset(f"hash:{n}", mapping={f"f{i}": "v" for i in range(3)})
+            server.client().execute_command("HPEXPIREAT", f"hash:{n}", FAR, "FIELDS", 1, "f1")
+    assert verify(here, there).outcome == "equal"
+    there.client().execute_command("HPEXPIREAT", "hash:7", FAR + 1, "FIELDS", 1, "f1")
+    (found,) = verify(here, there).differences
+    assert (found.key, found.kinds) == ("hash:7", ("field TTLs",))
+
+
+def test_long_values(server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.proof import long_values
+
+    here, there = server_factory(known("redis-7.0")), server_factory(known("valkey-9"))
+    for seed, server in enumerate((here, there)):
+        client = server.client()
+        client.set("string", random.Random(1).randbytes(3 << 20))
+        members = [f"member {n} {'x' * 200}" for n in range(6_000)]
+        random.Random(seed).shuffle(members)
+        client.sadd("set", *members)
+        client.hset("hash", mapping=dict.fromkeys(members, "v"))
+        client.zadd("zset", {each: n / 7 for n, each in enumerate(sorted(members))})
+        client.rpush("list", *sorted(members))
+    assert verify(here, there).outcome == "equal"
+    # Neither held nor decoded, but read in windows.
+    monkeypatch.setattr(long_values, "WHOLE_BYTES", 1 << 20)
+    assert verify(here, there).outcome == "equal"
+    there.client().setrange("string", 2 << 20, "~")
+    there.client().srem("set", f"member 7 {'x' * 200}")
+    there.client().hset("hash", f"member 8 {'x' * 200}", "w")
+    there.client().lset("list", 5_000, "other")
+    there.client().zincrby("zset", 1, f"member 9 {'x' * 200}")
+    for _ in range(2):
+        found = verify(here, there)
+        assert {each.key: each.kinds for each in found.differences} == dict.fromkeys(
+            ("string", "set", "hash", "zset", "list"), ("value",)
+        )
+        monkeypatch.undo()
+
+
+def test_hyperloglogs_in_other_bytes(server_factory: ServerFactory) -> None:
+    here, there = pair_of(server_factory, "redis-7.0", "valkey-9")
+    there.client().config_set("hll-sparse-max-bytes", 0)
+    for server in (here, there):
+        server.client().pfadd("counter", *range(50))
+    assert here.client().get("counter") != there.client().get("counter")
+    assert verify(here, there).outcome == "equal"
+
+
+def test_while_writers_go_on(server_factory: ServerFactory) -> None:
+    """What the target, a replica, has not yet is no difference; what is wrong there is."""
+    here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    fill(here.client(), 3_000, 0)
+    there.client().replicaof(here.host, here.port)
+    there.client().config_set("replica-read-only", "no")
+    wait_for(
+        lambda: there.client().info("replication")["master_link_status"] == "up", "a full sync"
+    )
+    over = threading.Event()
+
+    def write() -> None:
+        client, n = here.client(), 0
+        while not over.is_set():
+            n += 1
+            client.pipeline().incr("hot").set(f"string:{n % 3_000}", n).execute()
+            client.set(f"short:{n}", "x", px=50)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        there.client().set("alone", "x")
+        found = verify(here, there)
+    finally:
+        over.set()
+        writer.join()
+    assert [each.key for each in found.differences] == ["alone"]
+    assert found.outcome == "different"
+    assert set(found.reasons) <= {"it changed whenever it was looked at"}
+
+
+def test_a_sample_a_match_and_a_rate(server_factory: ServerFactory) -> None:
+    here, there = server_factory(), server_factory()
+    for server in (here, there):
+        fill(server.client(), 3_000, 0)
+    found = verify(here, there, sample=0.1, seed=7)
+    assert 200 < found.compared < 400
+    assert verify(here, there, sample=0.1, seed=7).digests == found.digests
+    assert verify(here, there, match="list:*").compared == 429
+    there.client().delete("list:1")
+    assert verify(here, there, match="hash:*").outcome == "equal"
+    slow = verify(here, there, match="s*", rate=300_000)
+    assert slow.ended - slow.began > 0.2
+
+
+def test_functions(server_factory: ServerFactory) -> None:
+    here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    code = "#!lua name={}\nredis.register_function('{}', function() return 1 end)"
+    here.client().function_load(code.format("one", "f"))
+    (found,) = verify(here, there).differences
+    assert (found.key, found.kinds) == ("library one", ("library or index",))
+
+
+def test_its_exit_codes(
+    server_factory: ServerFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = server_factory(), server_factory()
+    for server in (here, there):
+        server.client().set("key\x1b[2J", "a")
+    ends = ["--source", url_of(here), "--target", url_of(there)]
+    assert app.run(["verify", *ends]) == 0
+    assert "Equal: 1 keys compared" in capsys.readouterr().out
+    there.client().set("key\x1b[2J", "b")
+    assert app.run(["verify", *ends, "--report", str(tmp_path / "r")]) == 1
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "1 bytes, a" in shown
+    assert app.run(["verify", *ends, "--output", "json"]) == 1
+    assert json.loads(capsys.readouterr().out)["kinds"] == {"value": 1}
+    assert app.run(["verify", *ends[:3], "127.0.0.1:1"]) == 2
+    assert app.run(["verify", *ends, "--report", "/nowhere/r"]) == 2
+    assert app.run(["verify", *ends, "--sample", "2"]) == 2
+    there.client().config_set("requirepass", "secret")
+    assert app.run(["verify", *ends]) == 2
+
+
+def test_what_cannot_be_compared(server_factory: ServerFactory) -> None:
+    here, there = server_factory(), server_factory()
+    with pytest.raises(LinkError):
+        verify(here, "redis://127.0.0.1:1")
+    with pytest.raises(UsageError, match="a file is none"):
+        verify("rdb:/tmp/none", there)
