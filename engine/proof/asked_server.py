@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +55,18 @@ def question(mode: Mode, info: ServerInfo) -> Question:
 
 
 class AskedServer:
-    """A connection to one server. `reader` reads it, and is its own. Closed at the end of
-    `with`."""
+    """A connection to one server. `reader` makes what reads it. Closed at the end of `with`."""
 
     def __init__(
-        self, endpoint: Endpoint, reader: LookReader, fault: FaultOf, timeout: float
+        self,
+        endpoint: Endpoint,
+        reader: Callable[[], LookReader],
+        fault: FaultOf,
+        timeout: float,
     ) -> None:
         self._endpoint = endpoint
-        self._reader = reader
+        self._make_reader = reader
+        self._reader = reader()
         self._fault = fault
         self._timeout = timeout
         self._connection: Connection | None = None
@@ -72,6 +77,7 @@ class AskedServer:
         """Bytes of looks that were read."""
 
     async def __aenter__(self) -> AskedServer:
+        self._reader = self._make_reader()
         self._connection = await dial(self._endpoint, fault=self._fault, timeout=self._timeout)
         text = await self._connection.call("INFO", timeout=self._timeout)
         self.info = parse_info(text.decode("utf-8", "replace"))
@@ -82,6 +88,13 @@ class AskedServer:
         assert self._connection is not None
         self._lost(self._connection.lost or EngineError("it was closed"))
         self._connection.close()
+
+    async def alive(self) -> bool:
+        """Dial again if the link was lost: a server may close one that is idle. Whether it was."""
+        if self.connection.lost is None:
+            return False
+        await self.__aenter__()
+        return True
 
     @property
     def connection(self) -> Connection:

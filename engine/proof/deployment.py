@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine._native import key_slot
-from engine.errors import EngineError, FaultOf, ProtocolFault
+from engine.errors import EngineError, FaultOf, ProtocolFault, ServerError
 from engine.model.cluster_shard import AddressMap
 from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
@@ -22,6 +23,7 @@ from engine.model.slots import SLOTS, SlotSet
 from engine.wire import cluster_primary
 from engine.wire.control_connection import Admin, admin
 
+_DATABASES = 16
 _OFFSET = re.compile(rb"^(?:slave_repl_offset|master_repl_offset):(\d+)", re.MULTILINE)
 
 
@@ -102,11 +104,6 @@ class Asked:
     servers: tuple[ComparedServer, ...]
 
     @property
-    def databases(self) -> set[int]:
-        """Those that have keys."""
-        return {each.db for info in self.infos for each in info.keyspace}
-
-    @property
     def keys(self) -> int:
         """Of all servers."""
         return sum(info.keys for info in self.infos)
@@ -140,20 +137,25 @@ def offset_in(reply: object) -> int | None:
     return max(map(int, found)) if found else None
 
 
-async def owner(ends: Sequence[Admin], cluster: bool) -> TargetPosition | None:
-    """The position that a migration which is under way keeps on the target; None: there is no such
-    migration. Of a cluster it is that of one of its lanes."""
+async def is_owned(ends: Sequence[Admin], cluster: bool) -> bool:
+    """Whether a migration that is under way has the target behind `ends`."""
     for end in ends:
         end.choose(POSITION_DB)
         names = [POSITION_KEY]
         if cluster:
-            names = [each async for each in _own_names(end)]
+            names = [each async for each in _own_names(end) if b":position" in each]
         for name in names:
-            value = await end.call("GET", name) if b":position" in name else None
-            if isinstance(value, bytes):
-                position = TargetPosition.decode(value)
-                if not position.opened:
-                    return position
+            value = await end.call("GET", name)
+            if value is not None and (found := position_in(value)) is not None:
+                return not found.opened
+    return False
+
+
+def position_in(value: object) -> TargetPosition | None:
+    """What the value of a position key says; None: nothing that is known."""
+    if isinstance(value, bytes):
+        with contextlib.suppress(ProtocolFault):
+            return TargetPosition.decode(value)
     return None
 
 
@@ -163,3 +165,19 @@ async def _own_names(end: Admin) -> AsyncIterator[bytes]:
         cursor, names = await end.call("SCAN", cursor, "MATCH", OWN_PREFIX + b"*", "COUNT", 10_000)
         for name in names:
             yield name
+
+
+async def databases(end: Admin) -> set[int]:
+    """Those of a server that have keys, 0 in any case."""
+    text = await end.call("INFO")
+    if isinstance(text, bytes) and b"# Keyspace" in text:
+        return {0, *(each.db for each in end.info_in(text).keyspace)}
+    # It does not tell: those that there are by default are looked at.
+    found = {0}
+    for db in range(1, _DATABASES):
+        try:
+            await end.select(db)
+        except ServerError:
+            break
+        found.add(db)
+    return found

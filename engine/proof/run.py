@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from engine._native import KeyNames, LookComparer, LookReader, Looks, ValueDecoder
@@ -24,7 +25,6 @@ from engine.errors import LinkError, UsageError
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB, POSITION_KEY
-from engine.model.position import TargetPosition
 from engine.model.proof import (
     NAMED_MOST,
     STOP_AT,
@@ -39,7 +39,17 @@ from engine.model.report import printable_key
 from engine.model.retry import Attempts, Deadline
 from engine.proof import long_values, repair
 from engine.proof.asked_server import EXISTS, AskedServer, question
-from engine.proof.deployment import Asked, Deployment, Shard, describe, look, offset_in, owner
+from engine.proof.deployment import (
+    Asked,
+    Deployment,
+    Shard,
+    databases,
+    describe,
+    is_owned,
+    look,
+    offset_in,
+    position_in,
+)
 from engine.proof.report_file import ReportFile
 from engine.proof.second_looks import Found, SecondLooks, Servers
 from engine.proof.shown_difference import shown
@@ -145,17 +155,18 @@ class _Proof:
                 await describe(each, deployment.shards)
                 for each, deployment in zip(admins, ends, strict=True)
             ]
-            position = await owner(admins[1], ends[1].told is not None)
-            if position is not None and settings.repair:
+            owned = await is_owned(admins[1], ends[1].told is not None)
+            if owned and settings.repair:
                 raise UsageError(
                     "a migration has the target: it stores what the source has by itself",
                     remedy="Complete or abort it, or compare without --repair.",
                 )
             self._begin(asked)
-            extended = EXTENDED_MS if position is not None else 0
-            again = await self._second_looks(stack, ends, admins, asked, extended, position)
+            extended = EXTENDED_MS if owned else 0
+            again = await self._second_looks(stack, ends, admins, asked, extended)
             self._tell("comparing", total=self._total(asked))
-            await self._walks(ends, again, extended)
+            found = [await databases(end) for side in admins for end in side]
+            await self._walks(ends, sorted(set().union(*found)), again, extended)
             self._tell("looking again")
             await again.settle()
             if settings.match is None:
@@ -192,9 +203,12 @@ class _Proof:
     # --- The walks ---
 
     async def _walks(
-        self, ends: tuple[Deployment, Deployment], again: SecondLooks, extended: int
+        self,
+        ends: tuple[Deployment, Deployment],
+        databases: Sequence[int],
+        again: SecondLooks,
+        extended: int,
     ) -> None:
-        databases = sorted(await self._databases(ends))
         for forth in (True, False):
             here, there = ends if forth else (ends[1], ends[0])
             walks = [
@@ -202,16 +216,6 @@ class _Proof:
                 for shard in here.shards
             ]
             await _all(walks)
-
-    async def _databases(self, ends: tuple[Deployment, Deployment]) -> set[int]:
-        found: set[int] = set()
-        for deployment in ends:
-            for shard in deployment.shards:
-                async with admin(
-                    shard.endpoint, timeout=self._settings.timeout, fault=deployment.fault
-                ) as end:
-                    found |= {each.db for each in (await end.info()).keyspace}
-        return found
 
     async def _walk(
         self,
@@ -254,15 +258,25 @@ class _Proof:
         own = OWN_PREFIX if db == POSITION_DB else b""
         async with AsyncExitStack() as stack:
             # Keys of the engine's own are left out at both ends.
-            reader = LookReader(
-                self._key, own, parts=there.parts, count=len(there.shards), share=self._share
+            reader = partial(
+                LookReader,
+                self._key,
+                own,
+                parts=there.parts,
+                count=len(there.shards),
+                share=self._share,
             )
             server = await stack.enter_async_context(
                 AskedServer(shard.endpoint, reader, here.fault, settings.timeout)
             )
             others = [
                 await stack.enter_async_context(
-                    AskedServer(each.endpoint, LookReader(self._key), there.fault, settings.timeout)
+                    AskedServer(
+                        each.endpoint,
+                        partial(LookReader, self._key),
+                        there.fault,
+                        settings.timeout,
+                    )
                 )
                 for each in there.shards
             ]
@@ -336,16 +350,15 @@ class _Proof:
         admins: Sequence[Sequence[Admin]],
         asked: Sequence[Asked],
         extended: int,
-        position: TargetPosition | None,
     ) -> SecondLooks:
         limit = self._settings.timeout
 
-        async def dialled(deployment: Deployment, held: int) -> list[AskedServer]:
+        async def dialled(deployment: Deployment) -> list[AskedServer]:
             return [
                 await stack.enter_async_context(
                     AskedServer(
                         each.endpoint,
-                        LookReader(self._key, held=held, held_together=8 * (1 << 20)),
+                        partial(LookReader, self._key),
                         deployment.fault,
                         limit,
                     )
@@ -354,8 +367,8 @@ class _Proof:
             ]
 
         servers = Servers(
-            await dialled(ends[0], 1 << 20),
-            await dialled(ends[1], 1 << 20),
+            await dialled(ends[0]),
+            await dialled(ends[1]),
             ends,
             self._key,
             self._settings,
@@ -368,7 +381,8 @@ class _Proof:
                     await own.enter_async_context(
                         AskedServer(
                             deployment.shards[part].endpoint,
-                            LookReader(
+                            partial(
+                                LookReader,
                                 self._key,
                                 held=long_values.WHOLE_BYTES,
                                 held_together=long_values.WHOLE_BYTES,
@@ -388,7 +402,7 @@ class _Proof:
             )
 
         async def passed() -> None:
-            if position is not None and ends[0].told is None and ends[1].told is None:
+            if extended and ends[0].told is None and ends[1].told is None:
                 await _passed(admins[0][0], admins[1][0])
 
         comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
@@ -546,10 +560,10 @@ async def _passed(source: Admin, target: Admin) -> None:
     target.choose(POSITION_DB)
     async for attempt in Attempts(deadline):
         value = await target.call("GET", POSITION_KEY)
-        if not isinstance(value, bytes):
+        found = position_in(value)
+        if found is None or found.opened or found.position is None:
             return
-        position = TargetPosition.decode(value)
-        if position.opened or position.position is None or position.position.offset >= offset:
+        if found.position.offset >= offset:
             return
         if not deadline.left:
             return

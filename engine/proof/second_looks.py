@@ -15,13 +15,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from engine import _native
 from engine._native import KeyNames, LookComparer, Looks, ValueDecoder, module_type
+from engine.errors import LinkError
 from engine.model.db_key import DbKey
 from engine.model.hyperloglog import registers
 from engine.model.modules import made_by
 from engine.model.proof import ProofSettings
+from engine.model.retry import Deadline, retry
 from engine.model.server import ServerInfo
 from engine.proof.asked_server import AskedServer, question
 from engine.proof.deployment import Deployment
@@ -43,6 +46,7 @@ _BITS: tuple[tuple[int, str], ...] = (
     (_native.DIFFERS_GROUPS, "groups"),
     (_native.DIFFERS_TTL, "TTL"),
 )
+_LINK_SECONDS, _LINK_PAUSE = 30.0, 1.0
 RESTLESS = "it changed whenever it was looked at"
 UNDECODED = "its value cannot be decoded, and its bytes are not the same"
 
@@ -114,8 +118,9 @@ class Servers:
     db: int = field(default=-1)
 
     async def choose(self, db: int) -> None:
-        """Choose a database at all of them."""
-        if self.db != db:
+        """Choose a database at all of them, dialled again where a link was lost."""
+        anew = [await each.alive() for each in (*self.source, *self.target)]
+        if self.db != db or any(anew):
             await asyncio.gather(*(each.select(db) for each in (*self.source, *self.target)))
             self.db = db
 
@@ -181,7 +186,11 @@ class SecondLooks:
                 if not names:
                     break
                 await asyncio.sleep(pause)
-                await self._round(names)
+                await retry(
+                    partial(self._round, names),
+                    Deadline(_LINK_SECONDS, _LINK_PAUSE),
+                    lambda error: isinstance(error, LinkError),
+                )
                 await self._passed()
             for name in names:
                 if (doubt := self._doubts.pop(name, None)) is not None:
@@ -193,7 +202,9 @@ class SecondLooks:
     async def _round(self, names: Iterable[DbKey]) -> None:
         by_db: dict[int, list[bytes]] = defaultdict(list)
         for db, key in names:
-            by_db[db].append(key)
+            # (Not those that were judged before the link was lost.)
+            if (db, key) in self._doubts:
+                by_db[db].append(key)
         for db, keys in by_db.items():
             await self._servers.choose(db)
             self._comparer.db = db

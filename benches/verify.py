@@ -1,0 +1,166 @@
+"""`python -m benches.verify`: every key of two servers compared, beside what the servers give.
+
+Both servers hold the same strings. In turn: `raw`, both are asked for the TTL and DUMP of each key
+in pipelines of the same length, a process each, and what they answer is thrown away; `verify`, by
+the library; and a loop with redis-py that compares DUMPs of fewer keys, by its rate. Medians of
+`--rounds`; the CPU of the engine is that of its process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import socket
+import statistics
+import time
+from collections.abc import Sequence
+from multiprocessing.synchronize import Barrier
+
+import redis
+
+from benches.support.servers import Server, binaries
+from engine import Endpoint, Engine
+from engine._native import KeyNames, encode_command
+
+RAW_GOAL, LOOP_GOAL, CPU_GOAL = 0.85, 10.0, 1.5
+VALUE_BYTES = 100
+RUN_KEYS = 512
+UNDER_WAY = 3
+LOOP_KEYS = 50_000
+
+
+def name(n: int) -> bytes:
+    """A key's."""
+    return b"key:%012d" % n
+
+
+def load(server: Server, keys: int) -> None:
+    """Store them."""
+    client = socket.create_connection((server.host, server.port))
+    with client:
+        for first in range(0, keys, 1000):
+            words: list[bytes] = []
+            for n in range(first, min(first + 1000, keys)):
+                words += [name(n), (b"%d:" % n).ljust(VALUE_BYTES, b"v")]
+            client.sendall(encode_command(b"MSET", *words))
+            client.recv(1 << 16)
+
+
+def drain(host: str, port: int, keys: int, ready: Barrier) -> None:
+    """Ask for all keys, and throw the answers away: each has the same length."""
+    commands = (b"PEXPIRETIME", b"DUMP")
+    requests = []
+    for first in range(0, keys, RUN_KEYS):
+        names = KeyNames([name(n) for n in range(first, min(first + RUN_KEYS, keys))])
+        requests.append((names.request(commands, 0, len(names)), len(names)))
+    client = socket.create_connection((host, port))
+    with client:
+        client.sendall(bytes(KeyNames([name(0)]).request(commands, 0, 1)))
+        each = len(client.recv(1 << 16))
+        room = bytearray(1 << 20)
+        owed: list[int] = []
+        unsent = iter(requests)
+        ready.wait()
+        while True:
+            while len(owed) < UNDER_WAY and (request := next(unsent, None)) is not None:
+                client.sendall(request[0])
+                owed.append(request[1] * each)
+            if not owed:
+                return
+            got = client.recv_into(room)
+            while got:
+                part = min(got, owed[0])
+                owed[0] -= part
+                got -= part
+                if not owed[0]:
+                    owed.pop(0)
+
+
+def raw(servers: Sequence[Server], keys: int) -> float:
+    """Seconds for both at once."""
+    ready = multiprocessing.Barrier(len(servers) + 1)
+    asking = [
+        multiprocessing.Process(target=drain, args=(each.host, each.port, keys, ready))
+        for each in servers
+    ]
+    for process in asking:
+        process.start()
+    ready.wait()
+    began = time.perf_counter()
+    for process in asking:
+        process.join()
+    return time.perf_counter() - began
+
+
+def verify(servers: Sequence[Server], keys: int) -> tuple[float, float]:
+    """Seconds, and µs of CPU a key."""
+    ends = [Endpoint.parse(each.url) for each in servers]
+    used, began = _cpu(), time.perf_counter()
+    report = Engine().sync.verify(*ends)
+    took = time.perf_counter() - began
+    if report.outcome != "equal" or report.compared != keys:
+        raise SystemExit(f"not equal: {report.sentence}")
+    return took, (_cpu() - used) / keys * 1e6
+
+
+def loop(servers: Sequence[Server], keys: int) -> float:
+    """Keys a second of redis-py, a thousand to a pipeline."""
+    ours, theirs = (redis.Redis(each.host, each.port) for each in servers)
+    began = time.perf_counter()
+    for first in range(0, keys, 1000):
+        pipes = [each.pipeline(transaction=False) for each in (ours, theirs)]
+        for pipe in pipes:
+            for n in range(first, first + 1000):
+                pipe.pttl(name(n))
+                pipe.dump(name(n))
+        one, other = (pipe.execute() for pipe in pipes)
+        if one != other:
+            raise SystemExit("not equal")
+    return keys / (time.perf_counter() - began)
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run, print, and keep nothing."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benches.verify")
+    parser.add_argument("--keys", type=int, default=2_000_000)
+    parser.add_argument("--few", action="store_true", help="a tenth of the keys")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--server", default="redis-7.0", help="the server's name's beginning")
+    given = parser.parse_args(arguments)
+    keys = given.keys // 10 if given.few else given.keys
+    binary = next(each for each in binaries() if each.name.startswith(given.server))
+    shares, rates, used, loops = [], [], [], []
+    with Server.start(binary) as here, Server.start(binary) as there:
+        servers = here, there
+        for server in servers:
+            load(server, keys)
+        for _ in range(given.rounds):
+            bound = raw(servers, keys)
+            took, cpu = verify(servers, keys)
+            by_loop = loop(servers, min(keys, LOOP_KEYS))
+            shares.append(bound / took)
+            rates.append(keys / took)
+            used.append(cpu)
+            loops.append(keys / took / by_loop)
+            print(
+                f"raw {keys / bound:,.0f} keys/s, verify {keys / took:,.0f}, redis-py "
+                f"{by_loop:,.0f}; {cpu:.2f} µs of CPU a key",
+                flush=True,
+            )
+    print(
+        f"{binary}: {keys:,} keys, {statistics.median(rates):,.0f} keys/s: "
+        f"{statistics.median(shares):.2f} of raw DUMPs (goal {RAW_GOAL}), "
+        f"{statistics.median(loops):.1f} times redis-py (goal {LOOP_GOAL:.0f}), "
+        f"{statistics.median(used):.2f} µs of CPU a key (goal {CPU_GOAL}); "
+        f"medians of {given.rounds}"
+    )
+
+
+if __name__ == "__main__":
+    main()
