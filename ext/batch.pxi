@@ -14,6 +14,8 @@ cdef struct Record:
     # The footer has a version and no CRC64 yet: whoever hands the payload on sums it up
     # (`seal_payload`). A string that goes by MSET never needs one.
     uint8_t unsealed
+    # What a value has lost that was rewritten for the target (value_encode.pxi).
+    uint8_t loss
 
 
 cdef enum:
@@ -149,6 +151,7 @@ cdef class RecordBatch:
             beginning of one that is listed in `errors`, to be thrown away.
         withheld: (key, reason) of records that were taken out, as the target must not get them.
         telemetry: keys of records that were taken out, as every server makes such keys for itself.
+        lossy: what any of the values has lost that were rewritten for the target, a bit each.
         timed: names of the hashes whose fields have expire times, where near ones are extended;
             each behind its length (4 bytes, little-endian).
         stuck: the same of those whose fields' expire times were to be extended, and could not be.
@@ -167,6 +170,7 @@ cdef class RecordBatch:
     cdef readonly bytes stuck
     cdef readonly list withheld
     cdef readonly list telemetry
+    cdef readonly int lossy
     # Bytes of the DELs that go before values which RESTORE would add to what is there.
     cdef size_t adding
     # The access figure of the records is an LFU counter, not seconds idle.
@@ -274,7 +278,7 @@ cdef class RecordBatch:
         or where the batch is streamed."""
         cdef RecordBatch head
         cdef Arena *arena = &self.arena
-        cdef size_t taken = count, size = 0, i
+        cdef size_t taken = count, size = 0, end = 0, i
         if self.streamed or not 0 < count < <Py_ssize_t>arena.count:
             raise ValueError(f"{count} of {arena.count} records cannot be taken")
         for i in range(taken):
@@ -285,12 +289,18 @@ cdef class RecordBatch:
         head.db = self.db
         head.errors = []
         head.access_is_freq = self.access_is_freq
+        head.lossy = self.lossy
         # (Record by record: their bytes need not lie in the order of the index.)
         with nogil:
             for i in range(taken):
                 arena_copy(&head.arena, arena, i)
             arena.count -= taken
             memmove(arena.records, arena.records + taken, arena.count * sizeof(Record))
+            # What lay behind all that stays is room again.
+            for i in range(arena.count):
+                end = max(end, arena.records[i].offset + arena.records[i].key_size + (
+                    arena.records[i].value_size))
+            arena.size = end
         head.value_bytes = arena_value_bytes(&head.arena, 0)
         self.value_bytes -= head.value_bytes
         for i in range(head.arena.count):
@@ -350,3 +360,26 @@ cdef class RecordBatch:
         for i in range(index, self.arena.count - 1):
             self.arena.records[i] = self.arena.records[i + 1]
         self.arena.count -= 1
+
+    def losses(self, refused, Py_ssize_t most):
+        """What values have lost that were rewritten: (the loss's bit, how many values, the first
+        `most` of their keys), without the records of the indexes in `refused`."""
+        cdef dict found = {}
+        cdef size_t i
+        cdef uint8_t loss
+        cdef set left
+        if not self.lossy:
+            return []
+        left = set(refused)
+        for bit in (1, 2, 4):
+            count, names = 0, []
+            for i in range(self.arena.count):
+                loss = self.arena.records[i].loss
+                if not loss & bit or i in left:
+                    continue
+                count += 1
+                if len(names) < most:
+                    names.append(self.key(i))
+            if count:
+                found[bit] = (bit, count, names)
+        return list(found.values())

@@ -1250,7 +1250,7 @@ cdef class SnapshotReader:
         cdef size_t n = record.key_size
         record.expire_at = self.expire_at
         record.access = self.access
-        record.adds = False
+        record.adds = record.loss = False
         if self.access >= 0:
             self.batch_access = self.access_kind
         if 0 <= self.expire_at < self.extend_before:

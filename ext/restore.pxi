@@ -64,6 +64,8 @@ cdef class RestoreEncoder:
         mset: send runs of plain strings as MSET; ValueError without `replace`. May be switched off
             between two batches.
         of_one_slot: the target is a cluster's node, which takes keys of one slot in a command.
+        transcoder: what rewrites values that the target does not know (`ValueTranscoder`), kept here
+            for whoever has the encoder.
     """
     cdef bint replace
     cdef readonly bint mset
@@ -72,6 +74,7 @@ cdef class RestoreEncoder:
     cdef uint16_t refused_low
     cdef uint16_t refused_high
     cdef public ModuleGuard guard
+    cdef public object transcoder
     # Of the value that is being streamed.
     cdef uint64_t stream_left
     cdef uint64_t stream_crc
@@ -83,6 +86,7 @@ cdef class RestoreEncoder:
     def __cinit__(
         self, *, bint replace=True, uint16_t highest_version=0xffff, uint16_t refused_low=1,
         uint16_t refused_high=0, bint mset=False, bint of_one_slot=False, ModuleGuard guard=None,
+        transcoder=None,
     ):
         if mset and not replace:
             raise ValueError("MSET replaces what is there")
@@ -93,6 +97,7 @@ cdef class RestoreEncoder:
         self.refused_low = refused_low
         self.refused_high = refused_high
         self.guard = guard
+        self.transcoder = transcoder
 
     cdef inline uint16_t stamp(self, int type, uint16_t version) noexcept nogil:
         """The version to send for a value of `type` whose footer says `version`."""

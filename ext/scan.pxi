@@ -661,7 +661,7 @@ cdef class ScanPipeline:
         record.value_size = value_size
         record.expire_at = self.expire_at
         record.access = self.access
-        record.adds = record.unsealed = False
+        record.adds = record.unsealed = record.loss = False
         if n:
             memcpy(self.arena.data + self.arena.size, queue_name(queue, queue.at), n)
         self.arena.size += n

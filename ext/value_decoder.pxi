@@ -558,7 +558,8 @@ cdef DecodeEnd decode_value(
         return DECODE_UNKNOWN
     sink_begin(r.sink, <ValueKind>kind)
     r.at += 1
-    if not decode_body(r, flavour, value[0]):
+    if not (r.sink.mode != VALUE_ENCODE or encode_begin(r.sink)) or (
+            not decode_body(r, flavour, value[0])):
         return (DECODE_NO_MEMORY if r.sink.no_memory else
                 DECODE_TOO_LONG if r.sink.too_long else DECODE_WRONG)
     if r.at != r.end:

@@ -5,6 +5,7 @@
 #                 its fields, a stream's groups, and what not every version keeps
 #   VALUE_TAPE    the elements as they are shown, in memory of ours; Python objects are made of it
 #                 afterwards (`tape_value`)
+#   VALUE_ENCODE  the value in another form (value_encode.pxi), on the tape too
 #
 # A digest is independent of the encoding, and of the order where the type has none. Each element is
 # hashed for itself, under a head that names what it is, each part behind its length and filled up
@@ -18,6 +19,7 @@ cdef enum SinkMode:
     VALUE_LOOK
     VALUE_DIGEST
     VALUE_TAPE
+    VALUE_ENCODE
 
 cdef enum ValueKind:
     KIND_STRING
@@ -86,6 +88,8 @@ cdef struct ElementSink:
     uint64_t bytes       # of the elements
     uint64_t longest
     uint64_t ttls        # fields with expire times
+    int64_t earliest     # of these, if they are looked for
+    int64_t latest
     uint64_t group_count
     uint64_t packed      # bytes of ziplists, listpacks and intsets, as servers keep them
     uint64_t loose       # elements that stand for themselves
@@ -93,6 +97,11 @@ cdef struct ElementSink:
     size_t tape_most
     bint no_memory
     bint too_long
+    int form             # the type to encode as
+    size_t count_at      # where its number of elements goes
+    Bytes once           # hashes of its members so far, in a table
+    size_t once_used
+    uint64_t once_seed
 
 
 cdef inline void piece_text(Piece *piece) noexcept nogil:
@@ -281,6 +290,8 @@ cdef inline bint sink_item(ElementSink *sink, Piece *piece) noexcept nogil:
         sip_bytes_of(&s, piece.p, piece.n)
         sip_add(&s, &sink.value)
         return True
+    if sink.mode == VALUE_ENCODE:
+        return encode_item(sink, piece)
     return sink.mode == VALUE_LOOK or tape_bytes(sink, piece.p, piece.n)
 
 
@@ -301,6 +312,8 @@ cdef inline bint sink_scored(ElementSink *sink, Piece *member, double score) noe
         sip_bytes_of(&s, member.p, member.n)
         sip_add(&s, &sink.value)
         return True
+    if sink.mode == VALUE_ENCODE:
+        return encode_scored(sink, member, score)
     return sink.mode == VALUE_LOOK or (
         tape_open(sink) and tape_bytes(sink, member.p, member.n)
         and tape_double(sink, score) and tape_close(sink))
@@ -314,7 +327,10 @@ cdef inline bint sink_field(
     piece_text(name)
     piece_text(value)
     sink.count += 1
-    sink.ttls += ttl >= 0
+    if ttl >= 0:
+        sink.ttls += 1
+        sink.earliest = min(sink.earliest, ttl)
+        sink.latest = max(sink.latest, ttl)
     sink_counted(sink, name.n + value.n)
     if sink.mode == VALUE_DIGEST:
         s = sink.start
@@ -329,6 +345,8 @@ cdef inline bint sink_field(
             sip_bytes_of(&s, name.p, name.n)
             sip_add(&s, &sink.field_ttls)
         return True
+    if sink.mode == VALUE_ENCODE:
+        return encode_field(sink, name, value, ttl)
     return sink.mode == VALUE_LOOK or (
         tape_open(sink) and tape_bytes(sink, name.p, name.n)
         and tape_bytes(sink, value.p, value.n)

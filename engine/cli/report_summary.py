@@ -62,6 +62,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield from (f'  db{each.db} "{clean(each.key)}": {clean(each.reason)}' for each in named)
         if total > len(named):
             yield f"  … and {total - len(named):,} more (--output json names them)"
+    if report.losses:
+        yield "Carried with a loss:"
+        yield from (f"  {clean(each.words)}" for each in report.losses)
     if report.left_out:
         yield "Left out:"
         yield from (f"  {clean(each)}" for each in report.left_out)

@@ -224,6 +224,7 @@ def outcome(report: Report) -> dict[str, Any]:
             for each in report.not_carried[:NAMED_KEYS]
         ],
         "Verification": verification(report.verification),
+        "CarriedWithLoss": [each.words for each in report.losses],
         "LeftOut": [*report.left_out, *report.doubts][:NAMED_KEYS],
         "Errors": list(report.errors[:NAMED_KEYS]),
         "Steps": [

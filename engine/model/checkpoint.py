@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.model.evictions import Evictions
+from engine.model.losses import CarriedWithLoss, carried_with_loss
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
 from engine.model.report import NotCarried
@@ -55,7 +56,8 @@ class Checkpoint:
     was acknowledged may be gone. The names of the keys that were not carried are part of it, so
     that a run that goes on reports those of the runs before it; `beyond` counts, by reason, those
     that were too many to be named. `evictions` are those of the target since the first write;
-    `telemetry` are the streams of FalkorDB's that were left to each server.
+    `telemetry` are the streams of FalkorDB's that were left to each server, `losses` what was
+    carried with a loss.
     """
 
     position: ScanPosition | OnlineCheckpoint
@@ -69,6 +71,7 @@ class Checkpoint:
     beyond: tuple[tuple[str, int], ...] = ()
     evictions: Evictions = field(default_factory=Evictions)
     telemetry: tuple[tuple[int, str], ...] = ()
+    losses: tuple[CarriedWithLoss, ...] = ()
     file: FileIdentity | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class Checkpoint:
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
         data["beyond"] = tuple((reason, count) for reason, count in data["beyond"])
         data["telemetry"] = tuple((db, key) for db, key in data.get("telemetry", ()))
+        data["losses"] = carried_with_loss(data.get("losses", ()))
         data["evictions"] = Evictions.from_dict(data.get("evictions", {}))
         data["file"] = FileIdentity(**file) if (file := data.get("file")) else None
         return cls(**data)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from engine.model.figure import declared, figure
 from engine.model.figures import Figures
+from engine.model.losses import CarriedWithLoss, carried_with_loss
 from engine.model.verification import Verification
 
 Status = Literal["done", "failed", "stopped"]
@@ -71,6 +72,7 @@ class Report(Figures):
     `held`: where it runs any, its clients are paused as long as they are disconnected.
     `needs_hand`: it was not told to stop; what the first error says has to be mended before the
     transfer can go on.
+    `losses`: values that were carried with a loss, by its kind.
     `verification`: what the last comparison of both ends has shown, None if there was none.
     """
 
@@ -95,6 +97,7 @@ class Report(Figures):
     doubts: tuple[str, ...] = ()
     not_carried: tuple[NotCarried, ...] = ()
     not_carried_total: int = 0
+    losses: tuple[CarriedWithLoss, ...] = ()
     errors: tuple[str, ...] = ()
     needs_hand: bool = False
     steps: tuple[Step, ...] = ()
@@ -112,6 +115,7 @@ class Report(Figures):
         data["left_out"] = tuple(data.get("left_out", ()))
         data["doubts"] = tuple(data.get("doubts", ()))
         data["not_carried"] = tuple(NotCarried(**item) for item in data["not_carried"])
+        data["losses"] = carried_with_loss(data.get("losses", ()))
         data["steps"] = tuple(Step(**item) for item in data["steps"])
         data["errors"] = tuple(data["errors"])
         data["engine"] = EngineUse(**data["engine"])

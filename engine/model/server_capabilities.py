@@ -47,6 +47,7 @@ _OLDEST_RDB_VERSION = 6
 # What every fork reads: they parted from Redis at 6.x, and claim compatibility with later versions'
 # commands.
 _FORKS_RDB_VERSION_MAX = 9
+_FORKS_TYPES = frozenset({*range(6), 7, *range(9, 16)})
 
 # RDB_TYPE_* that came with a release. 6 (modules before 4.0's release) is loaded by none; 22 and 23
 # are left out for Redis: there they were hashes of 7.4's release candidates, which no release
@@ -275,8 +276,10 @@ class ServerCapabilities:
 
     @property
     def known_types(self) -> frozenset[int]:
-        """The value-type bytes (RDB_TYPE_*) that it can load (`known_types`)."""
-        return known_types(self.flavour, self.version)
+        """The value-type bytes (RDB_TYPE_*) that it can load (`known_types`); of a fork those that
+        all forks do."""
+        found = known_types(self.flavour, self.version)
+        return found & _FORKS_TYPES if self.fork else found
 
     @property
     def announced_version(self) -> Version | None:

@@ -30,6 +30,7 @@ from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.crashing_values import CrashSuspects
 from engine.targets.import_mode import import_source
+from engine.targets.known_forms import too_long_words, transcoder_for
 from engine.targets.role_check import refuse_replica
 from engine.targets.server_read_size import WIDEN_READS
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
@@ -96,6 +97,8 @@ class RestoreWriter:
         # A value in pieces, until its head is here and says whether the target may get it.
         self._awaited: RecordBatch | None = None
         self._head = b""
+        # A value in pieces, until all of it is here and can be rewritten.
+        self._held: RecordBatch | None = None
         self._telemetry = False
         self.retries = 0
         self.reconnects = 0
@@ -161,6 +164,7 @@ class RestoreWriter:
             refused_low=low,
             refused_high=high,
             guard=self._guard(),
+            transcoder=transcoder_for(self.info, self.bulk_limit),
         )
 
     @property
@@ -181,16 +185,21 @@ class RestoreWriter:
     async def send(self, item: RecordBatch | bytes) -> None:
         """Send a batch when the window has room, or a piece when the transport has.
 
-        What the target must not get (`ModuleTypes.refusal`) is taken out before.
+        What the target must not get (`ModuleTypes.refusal`) is taken out before, and what it does
+        not know rewritten; a value in pieces is held for that.
         """
         if not isinstance(item, bytes):
             self._awaited, self._head = None, b""
+            self._drop_held()
             if item.streamed:
                 self._awaited = item
                 return
             if self._encoder.guard is not None:
                 self._encoder.guard.withhold(item)
-            await self._send_parts(item)
+            await self._send_rewritten(item)
+            return
+        if self._held is not None:
+            await self._hold(self._held, item)
             return
         if self._awaited is not None:
             self._head += item
@@ -200,10 +209,47 @@ class RestoreWriter:
             item, self._awaited, self._head = self._head, None, b""
             if self._encoder.guard is not None:
                 self._encoder.guard.withhold(batch, item[:HEAD_BYTES])
+            transcoder = self._encoder.transcoder
+            if len(batch) and transcoder is not None and transcoder.wants(item[0]):
+                if batch.value_size(0) <= transcoder.most:
+                    self._held = batch
+                    await self._hold(batch, item)
+                    return
+                batch.leave_out(0, too_long_words(transcoder.most))
             await self._send_parts(batch)
             if not len(batch):
                 self._skips_pieces = True
         await self._send_piece(item)
+
+    async def _hold(self, batch: RecordBatch, piece: bytes) -> None:
+        """The next bytes of a value that the target does not know in the form that it has."""
+        transcoder = self._encoder.transcoder
+        assert transcoder is not None
+        if transcoder.hold(piece) < batch.value_size(0):
+            return
+        self._held = None
+        if transcoder.whole(batch):
+            batch.leave_out(0, too_long_words(transcoder.most))
+        await self._send_parts(batch)
+
+    def _drop_held(self) -> None:
+        if self._held is not None:
+            self._held = None
+            if self._encoder.transcoder is not None:
+                self._encoder.transcoder.drop()
+
+    async def _send_rewritten(self, item: RecordBatch) -> None:
+        """Send a batch, its values in forms that the target knows."""
+        transcoder = self._encoder.transcoder
+        while transcoder is not None:
+            done, too_long = transcoder.transcode(item)
+            for index in reversed(too_long):
+                item.leave_out(index, too_long_words(transcoder.most))
+            done -= len(too_long)
+            if done >= len(item):
+                break
+            await self._send_parts(item.take(done))
+        await self._send_parts(item)
 
     async def _send_parts(self, item: RecordBatch) -> None:
         """Send a batch; of its values those alone at which the target's process may have ended."""
@@ -282,6 +328,7 @@ class RestoreWriter:
         self._window.clear()
         self._encoder.abandon()
         self._awaited = None
+        self._drop_held()
         self._lose("started anew")
 
     def leave_for(self, there: Endpoint) -> None:

@@ -48,9 +48,9 @@ from engine.model.server import ServerInfo
 from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.targets.crashing_values import CrashSuspects
+from engine.targets.known_forms import too_long_words
 from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.keys_of_unknown_commands import UnknownCommands
-from engine.transfer.listpack_ex_hashes import fields_of
 from engine.transfer.primary_reads import PrimaryReads
 from engine.transfer.timeseries_rules import is_series, latest, related, rules_again
 from engine.wire.control_connection import Admin, Arg
@@ -157,6 +157,8 @@ class KeyResync:
         round trip."""
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
+        self.on_loss: Callable[[int, bytes, int], None] = lambda db, key, lost: None
+        """Told of keys whose values are stored with losses (bits of `model.losses`)."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
         self.resynced_keys = 0
@@ -706,14 +708,13 @@ class KeyResync:
                 self.on_left(db, key)
                 continue
             left_out = self._suspects.left_out.get((db, key), "")
-            if isinstance(payload, bytes) and (why := left_out or self._unfit(payload, rules)):
-                unfit.append((db, key, why, len(payload)))
-                continue
-            if values and (db, key) in self._absent:
-                fields = fields_of(payload)
-                if fields is not None:
-                    stores += _hash_anew(db, key, fields, expire_at)
+            if isinstance(payload, bytes):
+                payload, lost, why = self._rewritten(payload)
+                if why := left_out or why or self._unfit(payload, rules):
+                    unfit.append((db, key, why, len(payload)))
                     continue
+                if lost:
+                    self.on_loss(db, key, lost)
             if values and isinstance(payload, bytes) and self._adds(payload):
                 stores.append((db, key, encode_command("DEL", key), None))
             value_type = payload[0] if isinstance(payload, bytes) and payload else None
@@ -726,6 +727,17 @@ class KeyResync:
                     again += [(db, key, raw, None) for raw in rules_again(key, *found_rules)]
         reading = Reading(offset, (*stores, *again), values, told.replid, tuple(unfit), tuple(left))
         return reading, found, tied
+
+    def _rewritten(self, payload: bytes) -> tuple[bytes, int, str]:
+        """The value in a form that the target knows, if there is one; what it has lost; and why it
+        must not get it, if so."""
+        transcoder = self._encoder.transcoder
+        if transcoder is None:
+            return payload, 0, ""
+        found, lost = transcoder.payload(payload)
+        if found is None:
+            return payload, 0, too_long_words(transcoder.most)
+        return found, lost, ""
 
     def _unfit(self, payload: bytes, rules: bool) -> str:
         """Why the target must not get this value; empty: it may. `rules`: those of time series can
@@ -765,14 +777,6 @@ class KeyResync:
         if expire_at == -1:
             return encode_command("PERSIST", key)
         return encode_command("PEXPIREAT", key, expire_at)
-
-
-def _hash_anew(db: int, key: bytes, fields: Sequence[bytes], expire_at: int) -> list[Store]:
-    """What makes a hash of these fields and values."""
-    commands = [encode_command("DEL", key), encode_command("HSET", key, *fields)]
-    if expire_at >= 0:
-        commands.append(encode_command("PEXPIREAT", key, expire_at))
-    return [(db, key, raw, None) for raw in commands]
 
 
 def _name(key: DbKey, kind: bytes) -> bytes:

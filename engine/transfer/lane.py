@@ -764,6 +764,7 @@ class Lane:
                 slots = self._ends.route.slots
                 follower.empty = lambda offset, db: applier.empty(slots, offset, db)
             self._resync.on_left = context.stats.leave
+            self._resync.on_loss = context.stats.lose
             follower.on_search = self._losses.search_refused
             follower.on_unknown_command = self._losses.on_unknown_command
             if self._source_cluster is not None:

@@ -137,7 +137,7 @@ class MigrationContext:
         self.stats = stats
         if self._keys_before is not None:
             stats.keys_before = self._keys_before
-        stats.on_telemetry = self.on_event
+        stats.on_telemetry = stats.on_loss = self.on_event
 
     def go_on_from(self, former: MigrationContext) -> None:
         """The lane goes on that `former` was the context of: what is told of it counts on."""

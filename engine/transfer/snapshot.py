@@ -174,7 +174,7 @@ class Snapshot:
         self._context.stats.count(acknowledged, self._writer.info)
         self._checkpoint.dirty = True
         batch = acknowledged.batch
-        if batch.streamed and len(batch):
+        if len(batch):
             # The pieces of one that was left out are still passing by.
             self._source.value_arrived(batch)
         self._parts += [key for key, reason in batch.withheld if reason == GRAPH_PART][:1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from engine.model.checkpoint import Checkpoint
 from engine.model.evictions import Evictions
 from engine.model.joined_sentences import without_arguments
+from engine.model.losses import NAMED_LIMIT, WORDS, CarriedWithLoss
 from engine.model.modules import TELEMETRY_LEFT
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
@@ -38,6 +39,7 @@ class _Mark:
     named: int
     not_carried_total: int
     beyond: tuple[tuple[str, int], ...]
+    losses: tuple[CarriedWithLoss, ...]
 
 
 class TransferStats:
@@ -63,6 +65,9 @@ class TransferStats:
         """Streams of FalkorDB's that were left to each server."""
         self.on_telemetry: Callable[[str], None] = lambda _: None
         """Told of the first of them."""
+        self.on_loss: Callable[[str], None] = lambda _: None
+        """Told of the first value that was carried with a kind of loss."""
+        self._losses: dict[str, CarriedWithLoss] = {}
         self._named: set[tuple[int, str]] = set()
         self._beyond: Counter[str] = Counter()
         self._rate: deque[tuple[float, int]] = deque()
@@ -77,6 +82,7 @@ class TransferStats:
             self.not_carried_total = before.not_carried_total
             self.telemetry = dict.fromkeys(before.telemetry)
             self._beyond.update(dict(before.beyond))
+            self._losses = {each.kind: each for each in before.losses}
             self.evictions = before.evictions
             self.mark(before.position)
 
@@ -90,6 +96,7 @@ class TransferStats:
             len(self.not_carried),
             self.not_carried_total,
             tuple(self._beyond.items()),
+            self.losses,
         )
         self._mark = (position, counts)
 
@@ -102,6 +109,7 @@ class TransferStats:
         self.not_carried_total = 0
         self.telemetry.clear()
         self._beyond.clear()
+        self._losses.clear()
         self._rate.clear()
         self._mark = None
 
@@ -117,6 +125,7 @@ class TransferStats:
         self._name_again()
         self.not_carried_total = counts.not_carried_total
         self._beyond = Counter(dict(counts.beyond))
+        self._losses = {each.kind: each for each in counts.losses}
         self._rate.clear()
 
     def checkpoint(self, target_identity: str) -> Checkpoint | None:
@@ -139,6 +148,7 @@ class TransferStats:
             beyond=counts.beyond,
             evictions=self.evictions,
             telemetry=tuple(self.telemetry),
+            losses=counts.losses,
         )
 
     def checkpoint_at(self, position: OnlineCheckpoint, target_identity: str) -> Checkpoint:
@@ -165,6 +175,30 @@ class TransferStats:
             self.bytes -= batch.value_size(index)
             reason = explain_refusal(message, batch.value_type(index), target)
             self.refuse(batch.db, batch.key(index), reason)
+        if batch.lossy:
+            refused = [index for index, _ in acknowledged.errors]
+            for loss, count, keys in batch.losses(refused, NAMED_LIMIT):
+                self._lose(WORDS[loss], count, batch.db, keys)
+
+    def lose(self, db: int, key: bytes, lost: int) -> None:
+        """A value was carried with losses (bits of `model.losses`)."""
+        for loss, kind in WORDS.items():
+            if lost & loss:
+                self._lose(kind, 1, db, [key])
+
+    def _lose(self, kind: str, count: int, db: int, keys: list[bytes]) -> None:
+        before = self._losses.get(kind)
+        if before is None:
+            before = CarriedWithLoss(kind, 0, ())
+            self.on_loss(f"carried with a loss: {kind}; the first: {printable_key(keys[0])}")
+        named = (*before.keys, *((db, printable_key(key)) for key in keys))
+        named = tuple(dict.fromkeys(named))[:NAMED_LIMIT]
+        self._losses[kind] = CarriedWithLoss(kind, before.count + count, named)
+
+    @property
+    def losses(self) -> tuple[CarriedWithLoss, ...]:
+        """What was carried with a loss."""
+        return tuple(self._losses.values())
 
     def refuse(self, db: int, key: bytes, reason: str) -> None:
         """A key that was not carried. Named once, up to a bound, then counted by its reason."""

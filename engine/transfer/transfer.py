@@ -23,6 +23,7 @@ from engine.errors import (
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedLane
+from engine.model.losses import total_losses
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, Report, Status
@@ -728,6 +729,7 @@ class Transfer:
             expired=sum(stats.expired for stats in tallies),
             not_carried=tuple(overview.not_carried),
             not_carried_total=sum(stats.not_carried_total for stats in tallies),
+            losses=total_losses([each for stats in tallies for each in stats.losses]),
             errors=tuple(errors + [words for stats in tallies for words in stats.beyond()]),
             steps=tuple(overview.steps),
             verification=overview.verification,

@@ -16,6 +16,7 @@ with atheris.instrument_imports(include=["tests.reference.values"]):
 from benches.support.encoded_values import REDIS, VALKEY, payload
 from engine._native import ValueDecoder
 from tests.unit.test_value_decoder import check, seeds
+from tests.unit.test_value_encode import TARGETS, rewritten, sealed
 
 DECODER = ValueDecoder(most=1 << 24)
 
@@ -23,7 +24,10 @@ DECODER = ValueDecoder(most=1 << 24)
 def once(data: bytes) -> None:
     """The first byte gives the type and the flavour; a footer is put behind the rest."""
     if data:
-        check(payload(data[0] & 0x3F, data[1:], VALKEY if data[0] & 0x40 else REDIS), DECODER)
+        value = payload(data[0] & 0x3F, data[1:], VALKEY if data[0] & 0x40 else REDIS)
+        check(value, DECODER)
+        # Rewritten for an older target it is the same value, or is left as it is.
+        rewritten(list(TARGETS)[len(data) % len(TARGETS)], sealed(value))
 
 
 if __name__ == "__main__":

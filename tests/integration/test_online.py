@@ -15,7 +15,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
 from engine.model.progress import Phase
 from engine.model.report import printable_key
-from engine.model.server_capabilities import ServerCapabilities, known_types
+from engine.model.server_capabilities import ServerCapabilities
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.comparison import assert_settled, settle
 from tests.support.library import copied, migrated, migrating
@@ -31,9 +31,9 @@ WITHOUT: tuple[str, ...] = ("flushall",)
 
 
 def knows_values(source: Binary, target: Binary) -> bool:
-    """Whether the target knows the type of every value that the source writes."""
-    there, here = (known_types(each.flavour, each.version) for each in (source, target))
-    return there <= here
+    """Whether the target has a form for every value that the source writes."""
+    there, here = (ServerCapabilities(each.flavour, each.version) for each in (source, target))
+    return here.field_ttls or not there.field_ttls
 
 
 def some(pairs: list[tuple[Binary, Binary]]) -> list[tuple[Binary, Binary]]:
@@ -64,6 +64,9 @@ def test_everything_is_carried_under_traffic(
     if target.binary.version < (6, 2, 0) <= source.binary.version:
         # There an empty source leaves the destination as it was.
         without += ("georadius", "georadiusbymember")
+    if target.binary.version < (7, 0, 0) <= source.binary.version:
+        # It knows no functions, which keeps the cut-over from coming.
+        without += ("function|load", "function|restore")
     options: dict[str, Any] = {"without": without, "rate": RATE}
     Traffic(source, "before", **{**options, "rate": None}, limit=2000).start().join()
     traffic = Traffic(source, "meanwhile", **options)

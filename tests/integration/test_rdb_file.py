@@ -15,7 +15,6 @@ from benches.support.servers import Binary, Server
 from engine._native import RecordBatch
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.endpoint import Endpoint
-from engine.model.server_capabilities import known_types
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.rdb_file import RdbFileSource
@@ -23,6 +22,7 @@ from engine.sources.value_spill import Spill
 from engine.targets.base import Acknowledged
 from engine.targets.restore_writer import RestoreWriter
 from engine.wire.event_loop import run
+from tests.support.carried import is_carried
 from tests.support.servers import ServerFactory
 from tests.support.snapshots import Read, fill, records, save, snapshot
 from tests.unit.test_rdb import key, whole
@@ -91,8 +91,10 @@ def test_a_file_of_every_server(
     source, target = server_factory(ring_pair[0]), server_factory(ring_pair[1])
     fill(source, "small")
     saved = save(source)
-    known = known_types(ring_pair[1].flavour, ring_pair[1].version)
-    foreign = {name for (_, name), dumped in saved.keys.items() if dumped.payload[0] not in known}
+    there = ring_pair[1].flavour, ring_pair[1].version
+    foreign = {
+        name for (_, name), dumped in saved.keys.items() if not is_carried(dumped.payload, *there)
+    }
     carried, refused = restore(written(tmp_path, saved.data), target)
     assert {name for name, _ in refused} == foreign, refused[:5]
     assert carried + len(refused) == len(saved.keys)

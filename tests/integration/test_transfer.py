@@ -15,22 +15,21 @@ from benches.support.servers import Binary, Server, TlsFiles, binaries, few_bina
 from engine.fleet.verification_gate import FilesVerificationGate, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.server import parse_info
-from engine.model.server_capabilities import known_types
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey
 from engine.transfer.cut_over_check import CutOverCheckResult
+from tests.support.carried import is_carried
 from tests.support.library import copied, copying
 from tests.support.servers import ServerFactory, known
 from tests.support.writers import writing
 
 
 def refused_by_type(source: Server, target: Server) -> set[tuple[int, bytes]]:
-    """Keys whose DUMP has a type that the target does not know: those alone may stay behind."""
+    """Keys whose value the target has no form for: those alone may stay behind."""
     info = target.client().execute_command("INFO")
     text = info if isinstance(info, str) else "\n".join(f"{k}:{v}" for k, v in info.items())
     parsed = parse_info(text)
-    known = known_types(parsed.flavour, parsed.version)
     refused = set()
     for db in range(16):
         client = source.client(db)
@@ -39,7 +38,7 @@ def refused_by_type(source: Server, target: Server) -> set[tuple[int, bytes]]:
         for key in keys:
             pipe.execute_command("DUMP", key)
         for key, payload in zip(keys, pipe.execute(), strict=True):
-            if payload is not None and payload[0] not in known:
+            if payload is not None and not is_carried(payload, parsed.flavour, parsed.version):
                 refused.add((db, key))
     return refused
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benches.support.encoded_values import length, string
+from benches.support.encoded_values import REDIS, VALKEY, length, payload, string
 from engine._native import (
     ExtendedNames,
     ProtocolError,
@@ -19,8 +19,8 @@ from engine._native import (
     stuck_hashes,
 )
 from engine.sources.base import unpacked_names
-from engine.transfer.listpack_ex_hashes import _entries, _length, _string
 from tests.reference.stream import command
+from tests.reference.values import decode
 from tests.support.feeding import contents, push
 from tests.support.snapshots import feed, records
 from tests.unit.test_rdb import key, whole
@@ -86,29 +86,11 @@ def valkey_hash(hash_: Fields) -> bytes:
 
 def read_back(kind: int, body: bytes) -> Fields:
     """What a value says, read slowly."""
-    found: Fields = []
+    told, fields = decode(payload(kind, body, VALKEY if kind == 22 else REDIS))
+    assert told == "hash"
+    found = [(name, value, max(at, 0)) for name, value, at in fields]
     if kind == 25:
-        pack, end = _string(body, 8)
-        assert end == len(body)
-        parts = list(_entries(pack))
-        found = [(parts[at], parts[at + 1], int(parts[at + 2])) for at in range(0, len(parts), 3)]
-        first = min((at for *_, at in found if at), default=0)
-        assert int.from_bytes(body[:8], "little") == first
-        return found
-    first, at = (int.from_bytes(body[:8], "little"), 8) if kind == 24 else (0, 0)
-    count, at = _length(body, at)
-    for _ in range(count):
-        due = 0
-        if kind == 24:
-            due, at = _length(body, at)
-            due = due + first - 1 if due else 0
-        name, at = _string(body, at)
-        value, at = _string(body, at)
-        if kind == 22:
-            due = max(int.from_bytes(body[at : at + 8], "little", signed=True), 0)
-            at += 8
-        found.append((name, value, due))
-    assert at == len(body)
+        assert int.from_bytes(body[:8], "little") == min((at for *_, at in found if at), default=0)
     return found
 
 

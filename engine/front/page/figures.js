@@ -175,7 +175,7 @@ export class Result {
       byReason.set(reason, [...(byReason.get(reason) ?? []), db === 0 ? key : `${key} (db ${db})`]);
     }
     const rows = Array.from(byReason, ([reason, keys]) => `${reason}: ${keys.join(", ")}`);
-    rows.push(...(details.LeftOut ?? []));
+    rows.push(...(details.CarriedWithLoss ?? []), ...(details.LeftOut ?? []));
     if (details.LostWrites) rows.push(details.LostWrites);
     if (more > 0) rows.push(`and ${format.count(more)} more`);
     this.#clients.update(details.SourceClients ?? null);

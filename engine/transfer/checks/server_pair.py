@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.targets.known_forms import transcoder_for
 from engine.transfer.checks.check_result import Check, failed, passed, size, warned
 from engine.transfer.checks.replication_chain import Member, same_place
 
 # Above this share of the free memory the fit is called tight: encodings and allocators differ.
 _TIGHT = 0.9
+# Hashes whose fields may have expire times, of either flavour.
+_WITH_FIELD_TTLS = frozenset({22, 24, 25})
 
 
 def check_pair(
@@ -73,6 +76,12 @@ def unloadable_types(source: ServerInfo, target: ServerInfo) -> frozenset[int]:
     return source.capabilities.known_types - target.capabilities.known_types
 
 
+def rewritten_types(types: Iterable[int], target: ServerInfo) -> frozenset[int]:
+    """Those of which every value is stored in an older form that the target loads."""
+    found = frozenset(filter(transcoder_for(target).wants, types))
+    return found if target.capabilities.field_ttls else found - _WITH_FIELD_TTLS
+
+
 def _rdb(source: ServerInfo, target: ServerInfo) -> Check:
     versions = (
         f"source writes {source.capabilities.rdb_version},"
@@ -83,6 +92,8 @@ def _rdb(source: ServerInfo, target: ServerInfo) -> Check:
         if target.capabilities.accepts_footer_of(source.capabilities)
         else "payloads are stamped with the version that their type needs"
     )
+    if unloadable_types(source, target):
+        how += ", and values of types that the target does not load are rewritten where it can be"
     return passed("rdb-version", f"{versions}: {how}")
 
 

@@ -11,7 +11,7 @@ from engine.model.server import ServerInfo
 from engine.model.server_capabilities import Flavour
 from engine.transfer.checks.check_result import Check, passed, warned
 from engine.transfer.checks.first_keys import some_of_each
-from engine.transfer.checks.server_pair import unloadable_types
+from engine.transfer.checks.server_pair import rewritten_types, unloadable_types
 from engine.wire.control_connection import Admin
 
 _TYPE_NAMES: dict[int, str] = {
@@ -48,11 +48,17 @@ async def check_types(
     types = unloadable_types(source_info, target_info)
     if not types:
         return passed(name, "the target loads every encoding of the source")
-    kinds = {type_name(number, source_info.flavour) for number in types}
+    rewritten = rewritten_types(types, target_info)
+    words = ", ".join(sorted({type_name(number, source_info.flavour) for number in rewritten}))
+    if rewritten == types:
+        return passed(name, f"the target does not load all as they are; {words} are rewritten")
+    kinds = {type_name(number, source_info.flavour) for number in types - rewritten}
     seen, looked = await _look(source, databases)
     found = {kind: seen[kind] for kind in sorted(kinds) if seen[kind]}
     what = f"{target_info.name} does not load some encodings of {source_info.name}: "
     what += ", ".join(sorted(kinds))
+    if rewritten:
+        what += f" ({words} are rewritten)"
     remedy = (
         "Choose a target at least as new as the source and of its flavour; keys that cannot be"
         " loaded are named in the report."
