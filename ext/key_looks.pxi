@@ -293,6 +293,10 @@ cdef class LookReader:
         share: of 2^64: so many of the names are taken; 0: all.
         held: bytes of a value that is held at the most.
         held_together: of the values of one run.
+
+    Attributes:
+        named: names that were taken of all pages.
+        names: a digest of these, in which their order does not count.
     """
     cdef uint8_t *data
     cdef size_t capacity
@@ -328,6 +332,8 @@ cdef class LookReader:
     # Of the page that is read: how much of it was passed.
     cdef size_t page_at
     cdef uint64_t page_left
+    cdef Sum names_sum
+    cdef readonly uint64_t named
 
     def __cinit__(
         self, bytes key not None, bytes prefix not None=b"", *, bytes parts not None=b"",
@@ -389,6 +395,10 @@ cdef class LookReader:
             raise MemoryError()
         self.data, self.capacity = grown, capacity
         return 0
+
+    @property
+    def names(self):
+        return sip_bytes(self.names_sum.low, self.names_sum.high)
 
     # --- What is owed ---
 
@@ -736,7 +746,7 @@ cdef class LookReader:
                     value.text, prefix, prefix_size) == 0:
                 page.left_out += 1
                 continue
-            if self.share and not self.chosen(value.text, value.size):
+            if not self.chosen(value.text, value.size):
                 continue
             if parted:
                 memcpy(&told, parts + 2 * slot_of(value.text, value.size), 2)
@@ -751,11 +761,17 @@ cdef class LookReader:
         return 0
 
     cdef bint chosen(self, const uint8_t *p, size_t n) noexcept:
+        """Whether a name is of the share; it is added to the digest then."""
         cdef Sip s = self.hashing
         cdef uint64_t low, high
-        sip_update(&s, p, n)
+        sip_bytes_of(&s, p, n)
         sip_finish(&s, &low, &high)
-        return low < self.share
+        if self.share and low >= self.share:
+            return False
+        self.named += 1
+        self.names_sum.low += low
+        self.names_sum.high += high + (self.names_sum.low < low)
+        return True
 
 
 @cython.final

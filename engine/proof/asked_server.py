@@ -97,6 +97,11 @@ class AskedServer:
         return True
 
     @property
+    def reader(self) -> LookReader:
+        """What reads it."""
+        return self._reader
+
+    @property
     def connection(self) -> Connection:
         """The connection."""
         assert self._connection is not None

@@ -1,9 +1,8 @@
 """`verify` from its first dial to its report.
 
 1. Both ends say what they are: servers, slots, databases, offsets.
-2. Each server of the source is walked over, and its keys are compared with the target's.
-3. Each server of the target is walked over, and the source is asked whether it has the keys.
-4. What seemed to differ is looked at again until that is known (`second_looks`).
+2. Both ends are walked over, database by database (`key_walks`).
+3. What seemed to differ is looked at again until that is known (`second_looks`).
 5. Functions and search indexes; then, where that is asked for, what differs is repaired, and 4
 again.
 """
@@ -14,17 +13,16 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any
 
-from engine._native import KeyNames, LookComparer, LookReader, Looks, ValueDecoder
-from engine.errors import LinkError, UsageError
+from engine._native import LookComparer, LookReader, ValueDecoder
+from engine.errors import UsageError
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB, POSITION_KEY
+from engine.model.online_checkpoint import POSITION_DB, POSITION_KEY
 from engine.model.proof import (
     NAMED_MOST,
     STOP_AT,
@@ -38,11 +36,10 @@ from engine.model.proof import (
 from engine.model.report import printable_key
 from engine.model.retry import Attempts, Deadline
 from engine.proof import long_values, repair
-from engine.proof.asked_server import EXISTS, AskedServer, question
+from engine.proof.asked_server import AskedServer
 from engine.proof.deployment import (
     Asked,
     Deployment,
-    Shard,
     databases,
     describe,
     is_owned,
@@ -50,23 +47,20 @@ from engine.proof.deployment import (
     offset_in,
     position_in,
 )
+from engine.proof.key_walks import TTL_BOUND_MS, KeyWalks
 from engine.proof.report_file import ReportFile
 from engine.proof.second_looks import Found, SecondLooks, Servers
 from engine.proof.shown_difference import shown
-from engine.proof.walk import Pace, walk
+from engine.proof.walk import Pace
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin, all_of
 
 OnProgress = Callable[[ProofProgress], None]
-TTL_BOUND_MS = 1000
-"""Two expire times this far apart are one: older servers tell the time left, and not the time."""
 EXTENDED_MS = 100 * 365 * 86_400_000
 """By so much a migration that is under way may have extended an expire time on the target."""
-_LINK_SECONDS, _LINK_PAUSE = 30.0, 1.0
 # A migration that follows is waited for so long, behind each look.
 _PASSED_SECONDS, _PASSED_PAUSE = 10.0, 0.02
 _LIBRARY = "library or index"
-_OF_ALL = 1 << 64
 
 
 async def prove(
@@ -113,12 +107,6 @@ class _Proof:
         self._on_progress = on_progress
         assert settings.seed is not None
         self._key = settings.seed.to_bytes(16, "little")
-        self._match = None
-        if settings.match is not None:
-            self._match = settings.match.encode("utf-8", "surrogateescape")
-        self._share = 0
-        if settings.sample < 1:
-            self._share = max(int(settings.sample * _OF_ALL), 1)
         self._pace = Pace(settings.rate)
         self._began = time.time()
         self._clock = time.monotonic()
@@ -166,7 +154,20 @@ class _Proof:
             again = await self._second_looks(stack, ends, admins, asked, extended)
             self._tell("comparing", total=self._total(asked))
             found = [await databases(end) for side in admins for end in side]
-            await self._walks(ends, sorted(set().union(*found)), again, extended)
+            walks = KeyWalks(
+                ends,
+                settings,
+                self._key,
+                self._pace,
+                again,
+                extended,
+                lambda named: self._tell(keys=self._progress.keys + named, doubtful=len(again)),
+                lambda: self._stopped,
+            )
+            for db in sorted(set().union(*found)):
+                await walks.over(db)
+            self._comparers += walks.comparers
+            self._own = walks.own
             self._tell("looking again")
             await again.settle()
             if settings.match is None:
@@ -199,143 +200,6 @@ class _Proof:
         told = asdict(self._settings)
         del told["addresses"]
         return told
-
-    # --- The walks ---
-
-    async def _walks(
-        self,
-        ends: tuple[Deployment, Deployment],
-        databases: Sequence[int],
-        again: SecondLooks,
-        extended: int,
-    ) -> None:
-        for forth in (True, False):
-            here, there = ends if forth else (ends[1], ends[0])
-            walks = [
-                self._walk(shard, here, there, databases, again, extended, forth)
-                for shard in here.shards
-            ]
-            await _all(walks)
-
-    async def _walk(
-        self,
-        shard: Shard,
-        here: Deployment,
-        there: Deployment,
-        databases: Sequence[int],
-        again: SecondLooks,
-        extended: int,
-        forth: bool,
-    ) -> None:
-        """Over one server's keys, in each database; from the database's beginning again where a
-        link is lost."""
-        for db in databases:
-            deadline = Deadline(_LINK_SECONDS, _LINK_PAUSE)
-            async for attempt in Attempts(deadline):
-                before = self._progress.keys
-                try:
-                    await self._walk_database(shard, here, there, db, again, extended, forth)
-                    break
-                except LinkError as error:
-                    if not deadline.left:
-                        raise
-                    self._progress = replace(self._progress, keys=before)
-                    attempt.failed(error.message)
-
-    async def _walk_database(
-        self,
-        shard: Shard,
-        here: Deployment,
-        there: Deployment,
-        db: int,
-        again: SecondLooks,
-        extended: int,
-        forth: bool,
-    ) -> None:
-        settings = self._settings
-        comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
-        comparer.db = db
-        own = OWN_PREFIX if db == POSITION_DB else b""
-        async with AsyncExitStack() as stack:
-            # Keys of the engine's own are left out at both ends.
-            reader = partial(
-                LookReader,
-                self._key,
-                own,
-                parts=there.parts,
-                count=len(there.shards),
-                share=self._share,
-            )
-            server = await stack.enter_async_context(
-                AskedServer(shard.endpoint, reader, here.fault, settings.timeout)
-            )
-            others = [
-                await stack.enter_async_context(
-                    AskedServer(
-                        each.endpoint,
-                        partial(LookReader, self._key),
-                        there.fault,
-                        settings.timeout,
-                    )
-                )
-                for each in there.shards
-            ]
-            for each in (server, *others):
-                await each.select(db)
-            assert server.info is not None
-            ours = question(settings.mode, server.info)
-            theirs = [question(settings.mode, each.info) for each in others if each.info]
-
-            def ask_both(
-                part: int, names: KeyNames, first: int, last: int
-            ) -> Sequence[asyncio.Future[Looks]]:
-                return (
-                    server.looks(names, first, last, ours),
-                    others[part].looks(names, first, last, theirs[part]),
-                )
-
-            def ask_other(
-                part: int, names: KeyNames, first: int, last: int
-            ) -> Sequence[asyncio.Future[Looks]]:
-                return (others[part].looks(names, first, last, EXISTS),)
-
-            async def compare(
-                part: int, names: KeyNames, first: int, looks: Sequence[Looks]
-            ) -> None:
-                one, other = looks
-                for index, _ in comparer.compare(names, first, one, other):
-                    again.add(db, names.name(index))
-                if again.full:
-                    await again.settle()
-
-            async def look_for_extra(
-                part: int, names: KeyNames, first: int, looks: Sequence[Looks]
-            ) -> None:
-                for index in looks[0].absent:
-                    again.add(db, names.name(first + index))
-                if again.full:
-                    await again.settle()
-
-            async def compare_names(
-                part: int, names: KeyNames, first: int, looks: Sequence[Looks]
-            ) -> None:
-                # The source has just named them.
-                comparer.compare(names, first, looks[0], looks[0])
-                await look_for_extra(part, names, first, looks)
-
-            named_alone = settings.mode == "count"
-            passed = await walk(
-                server,
-                self._match,
-                ask_both if forth and not named_alone else ask_other,
-                look_for_extra if not forth else compare_names if named_alone else compare,
-                self._pace,
-                lambda named: self._tell(keys=self._progress.keys + named, doubtful=len(again)),
-                lambda: self._stopped,
-            )
-        if not forth:
-            self._own += passed.left_out
-        self._comparers.append(comparer)
 
     @property
     def _stopped(self) -> bool:
@@ -501,7 +365,7 @@ class _Proof:
         equal = sum(each.equal for each in self._comparers)
         if self._own:
             self._left_out.append(f"{self._own:,} keys of the engine's own on the target")
-        if self._share:
+        if self._settings.sample < 1:
             self._left_out.append(
                 f"keys that are not of the share of {self._settings.sample:g} that was chosen"
             )
@@ -568,17 +432,6 @@ async def _passed(source: Admin, target: Admin) -> None:
         if not deadline.left:
             return
         attempt.failed("the target has not passed the offset")
-
-
-async def _all(walks: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """All of them beside each other; what one raises ends the others."""
-    tasks = [asyncio.create_task(each) for each in walks]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _ignore(_: ProofProgress) -> None:

@@ -75,26 +75,19 @@ class _Run:
     answers: Sequence[asyncio.Future[Looks]]
 
 
-@dataclass(slots=True)
-class Passed:
-    """Of a walk: names that were seen, and those of the engine's own keys among them."""
-
-    named: int = 0
-    left_out: int = 0
-
-
 async def walk(
     server: AskedServer,
     match: bytes | None,
-    ask: Ask,
+    ask: Ask | None,
     settle: Settle,
     pace: Pace,
     on_named: Callable[[int], Any],
     enough: Callable[[], bool],
-) -> Passed:
-    """Walk over the keys of the database that is chosen; `on_named` is told how many names have
-    come, and where it is `enough` the walk ends. Raises `EngineError`."""
-    passed, length = Passed(), _RunLength()
+) -> int:
+    """Walk over the keys of the database that is chosen; `ask` None: over their names alone.
+    `on_named` is told how many names have come, and where it is `enough` the walk ends. How many
+    were the engine's own. Raises `EngineError`."""
+    own, length = 0, _RunLength()
     under_way: deque[_Run] = deque()
 
     async def settle_first() -> None:
@@ -108,9 +101,9 @@ async def walk(
     while next_page is not None and not enough():
         page = await next_page
         next_page = server.page(page.cursor, match) if page.cursor else None
-        passed.named += page.named
-        passed.left_out += page.left_out
-        for part, names in enumerate(page.names):
+        own += page.left_out
+        for part, names in enumerate(page.names if ask is not None else ()):
+            assert ask is not None
             first = 0
             while first < len(names):
                 last = min(first + length.keys, len(names))
@@ -125,4 +118,4 @@ async def walk(
         await settle_first()
     if next_page is not None:
         await next_page
-    return passed
+    return own
