@@ -192,8 +192,8 @@ class TransferSettings:
         kind="count-or-auto",
         metavar="N",
         help=(
-            "So many lanes in one process, more in further ones (0: all in one; auto: as many as "
-            "it has CPU for)."
+            "At most N lanes in one process; further lanes get processes of their own (0: one "
+            "process for all; auto: as many lanes as it has CPU for)."
         ),
         row=(
             "A migration of more lanes than this is driven by several processes, each with so many "

@@ -69,7 +69,7 @@ from engine.model.transient_errors import OF_SLOT
 from engine.targets.applier_link import ApplierLink
 from engine.targets.slot_keys import keys_in, without_own
 from engine.targets.target_refusals import TRY_AGAIN, refused_all
-from engine.wire.connection import Connection
+from engine.wire.connection import Connection, answered
 from engine.wire.info_command import ask_info
 
 # A longer batch is not sent ahead: the connection keeps what the kernel does not take.
@@ -391,19 +391,29 @@ class Applier:
         """Remove those of one database; the position behind that, which they are removed with."""
 
         async def ask(commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
-            return (await connection.together(("SELECT", db), *commands, home))[1:-1]
+            chosen, *replies, left = await connection.together(("SELECT", db), *commands, home)
+            answered(chosen)
+            answered(left)
+            return replies
 
         home: tuple[str, int] = ("SELECT", POSITION_DB)
         found = self.link.position
-        async with contextlib.aclosing(keys_in(ask, slots, node=False)) as pages:
-            async for keys in pages:
-                if not (gone := without_own(keys)):
-                    continue
-                found = await self.link.watch(
-                    connection, ("MULTI",), ("SELECT", db), ("DEL", *gone), home, ("EXEC",)
-                )
-                if found != self.link.position:
-                    return found
+        try:
+            async with contextlib.aclosing(keys_in(ask, slots, node=False)) as pages:
+                async for keys in pages:
+                    if not (gone := without_own(keys)):
+                        continue
+                    # Alone: behind one that is refused they would be removed from another database.
+                    await connection.call("SELECT", db)
+                    found = await self.link.watch(
+                        connection, ("MULTI",), ("DEL", *gone), ("EXEC",), home
+                    )
+                    if found != self.link.position:
+                        return found
+        except BaseException:
+            # It may be in another database than the position's.
+            connection.close()
+            raise
         return found
 
     async def _watch_again(self) -> None:

@@ -8,15 +8,16 @@ is lost or doubled by that, and what has to be on the target before what.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence, Set
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence, Set
 from typing import Any
 
 from engine._native import CommandBatch, Sent, Transaction
-from engine.errors import EngineError, LinkError, ProtocolFault, ServerError, TransferFailed
+from engine.errors import LinkError, ServerError, TransferFailed
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.slots import SlotSet
 from engine.targets.applier import Applied, Applier, PositionMoved, databases_of
-from engine.targets.slot_keys import Ask, remove_keys
+from engine.targets.slot_keys import remove_keys
 from engine.wire.connection import Connection
 from engine.wire.info_command import ask_info
 
@@ -68,8 +69,7 @@ class ClusterApplier(Applier):
                 # (One without keys it may not even have.)
                 for each in (await ask_info(connection)).keyspace:
                     if db in (None, each.db):
-                        self._form.watched = self._form.watched and each.db == POSITION_DB
-                        await remove_keys(_asking(connection, each.db), slots, node=True)
+                        await self._empty_node(connection, each.db, slots)
             except (LinkError, ServerError) as exc:
                 await self.link.pause(exc)
                 continue
@@ -80,6 +80,13 @@ class ClusterApplier(Applier):
             await self._go_ahead((), offset)
             if self.reconnects == links:
                 return
+
+    async def _empty_node(self, connection: Connection, db: int, slots: SlotSet) -> None:
+        async def ask(commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
+            return await connection.together(*commands)
+
+        async with in_database(connection, db):
+            await remove_keys(ask, slots, node=True)
 
     async def _go_ahead(self, notes: Sequence[tuple[int, bytes]], offset: int) -> None:
         """Have the record say that commands up to `offset` may be there, behind `notes`."""
@@ -159,23 +166,21 @@ class ClusterApplier(Applier):
         return await answer
 
 
-def _asking(connection: Connection, db: int) -> Ask:
-    """Asks in this database. The connection is in the position's, also where a SELECT is refused:
-    keys of another database are not to be removed there."""
+@contextlib.asynccontextmanager
+async def in_database(connection: Connection, db: int) -> AsyncIterator[Connection]:
+    """The connection in this database; it is in the position's again behind that.
 
-    async def ask(commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
-        if db == POSITION_DB:
-            return await connection.together(*commands)
-        chosen = ("SELECT", db), *commands, ("SELECT", POSITION_DB)
-        replies = await connection.together(("UNWATCH",), ("MULTI",), *chosen, ("EXEC",))
-        done = replies[-1]
-        if isinstance(done, EngineError):
-            # Nothing ran: for its own reason, or for the first that there is.
-            cause = next(each for each in replies if isinstance(each, EngineError))
-            queued = replies[3:-2]
-            return [each if isinstance(each, EngineError) else cause for each in queued]
-        if not isinstance(done, list) or len(done) != len(chosen):
-            raise ProtocolFault("EXEC answered with something else than replies", fault="target")
-        return done[1:-1]
-
-    return ask
+    The SELECT goes alone: behind one that is refused, what is meant for its database would run in
+    another one. A connection that may not be in the position's is closed. Raises as
+    `Connection.call`.
+    """
+    if db == POSITION_DB:
+        yield connection
+        return
+    try:
+        await connection.call("SELECT", db)
+        yield connection
+        await connection.call("SELECT", POSITION_DB)
+    except BaseException:
+        connection.close()
+        raise

@@ -593,16 +593,21 @@ class KeyResync:
         asked = [self._questions(group, (), values) for group in groups]
         commands = [each for questions, _ in asked for each in (("MULTI",), *questions, ("EXEC",))]
         replies, readings = iter(await self._source.pipeline(commands)), []
+        moved = False
         for group, (questions, places) in zip(groups, asked, strict=True):
             *queued, done = itertools.islice(replies, len(questions) + 2)
             if any(isinstance(each, ServerError) and each.code in OF_SLOT for each in queued):
                 self._elsewhere.update(dict.fromkeys(group))
                 self._postponed_until = time.monotonic() + _POSTPONED_SECONDS
+                moved = True
                 continue
             taken = await self._taken(group, (), questions, places, done, values, True)
             # Series are read with what their rules tie to them.
             reading = await self._read(group, values=values) if taken[1] else taken[0]
             readings.append(reading)
+        if moved:
+            # Perhaps not the slot has gone, but the shard's primary is another node.
+            await self._source.close()
         return readings
 
     async def _read(self, keys: Sequence[DbKey], *, values: bool) -> Reading:
@@ -678,6 +683,8 @@ class KeyResync:
         seconds, micros = (int(part) for part in replies[0])
         now = seconds * 1000 + micros // 1000
         told = replication_in(self._source, replies[1])
+        if isinstance(self._source, PrimaryReads):
+            await self._source.refuse_demoted(told)
         history = self._stream()
         if history and told.replid and told.replid != history:
             # What is dialled by this name now may be another server.

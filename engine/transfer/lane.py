@@ -651,7 +651,7 @@ class Lane:
                 await self._roles.check_apart()
             await self._ttl_guard.prepare(resumed=position is not None)
 
-        self._replicas.goes_on(position is not None)
+        self._replicas.goes_on(position)
         prepared = asyncio.ensure_future(prepare())
         try:
             return await self._source.open(position, doubtful, prepared)
@@ -778,7 +778,7 @@ class Lane:
             self._sync_monitor.note(Doubt.BEGUN)
             if target_position.begun is not None:
                 self._sync_monitor.note(Doubt.BEGUN_BEFORE, target_position.begun)
-            self._replicas.goes_on(True)
+            self._replicas.goes_on(target_position.position)
             with context.step("follow"):
                 await self._steer(follower)
 

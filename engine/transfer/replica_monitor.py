@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
+from engine.model.position import StreamPosition
 from engine.model.progress import Phase
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.control_connections import Endpoints, Side
@@ -23,6 +24,8 @@ from engine.wire.control_connection import Admin, admin
 from engine.wire.source_replica import Choice
 
 _LOOK_SECONDS = 1.0
+# A server that was not asked for so long is no candidate any more.
+_KEPT_SECONDS = 30.0
 
 
 class ReplicaMonitor:
@@ -37,8 +40,9 @@ class ReplicaMonitor:
         self._before: Choice | None = None
         # Servers that are asked again and again, over connections of their own.
         self._asked: dict[Endpoint, tuple[contextlib.AsyncExitStack, Admin]] = {}
-        # One question at a time goes over a connection.
+        # One question at a time goes over a connection; and when it went, by the loop's clock.
         self._lines: dict[Endpoint, asyncio.Lock] = {}
+        self._asked_at: dict[Endpoint, float] = {}
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -54,17 +58,36 @@ class ReplicaMonitor:
             for at in list(self._asked):
                 await self._hang_up(at)
 
-    def goes_on(self, begun: bool) -> None:
-        """Whether a stream was `begun`, which goes on at the primary where no replica is fit."""
+    def goes_on(self, position: StreamPosition | None) -> None:
+        """The stream goes on from there, at the primary where no replica is fit; None: there is
+        none yet."""
         if self._ends.source.from_replica:
-            source_replica.may_read_primary(self._ends.source, begun)
+            history = "" if position is None else position.replid
+            source_replica.may_read_primary(self._ends.source, position is not None, history)
 
     async def _run(self) -> None:
         while True:
-            # (A snapshot that goes on is worth more than a replica that is nearer.)
-            if self._context.phase is not Phase.SNAPSHOT:
+            if not self._is_held:
                 await self._look()
+                await self._forget()
             await asyncio.sleep(_LOOK_SECONDS)
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether what is read stays so: a snapshot that goes on is worth more than a replica that
+        is nearer, and replicas are not gone back to while the writers are held."""
+        phase, choice = self._context.phase, self._before
+        if phase is Phase.CUT_OVER:
+            return choice is not None and choice.is_primary
+        return phase is Phase.SNAPSHOT
+
+    async def _forget(self) -> None:
+        """Hang up on servers that are no candidates any more."""
+        now = asyncio.get_running_loop().time()
+        for at, when in list(self._asked_at.items()):
+            if now - when > _KEPT_SECONDS and not self._lines[at].locked():
+                await self._hang_up(at)
+                del self._lines[at], self._asked_at[at]
 
     async def _look(self) -> None:
         source = self._ends.source
@@ -98,6 +121,7 @@ class ReplicaMonitor:
 
     async def _ask(self, at: Endpoint, questions: Sequence[tuple[str, ...]]) -> list[Any]:
         line = self._lines.setdefault(at, asyncio.Lock())
+        self._asked_at[at] = asyncio.get_running_loop().time()
         async with line:
             try:
                 known = self._asked.get(at)

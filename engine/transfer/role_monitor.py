@@ -207,15 +207,16 @@ class RoleMonitor:
             while True:
                 self._changed.clear()
                 replication = self._source.replication
-                # Of a source that is a replica it is told whether the target is its primary.
-                behind = replication is None or replication.is_replica
-                if not behind:
+                # Above a replica the target may be found, which is known by the run id that it has
+                # told: then it is asked first.
+                is_replica = replication is None or replication.is_replica
+                if not is_replica:
                     await self._look_up(heads)
                 if target is None:
                     target = await self._dialled(stack)
                 else:
                     await self._look_at_target(target)
-                if behind:
+                if is_replica:
                     await self._look_up(heads)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):

@@ -64,14 +64,14 @@ class Heads:
         async for address, info in self._up(chain):
             first = first or info
             if not info.is_replica:
-                _check_one_stream(first, info, address)
+                self._check_one_stream(first, info, address)
                 if not address and self._ends.source.looked_up:
                     # The server itself: another one may be named in a moment.
                     address = self._dialled[""].endpoint.address
                 return Head(self._ends.beside_source(address), info, address, tuple(chain))
             if not info.primary_link_up:
                 here = address or self._ends.source.address
-                raise _failed(
+                raise self._failed(
                     f"{here} is a replica of {info.primary} and has lost its link to it: what is "
                     "written there does not arrive"
                 )
@@ -107,16 +107,16 @@ class Heads:
         while len(chain) <= HOPS_MOST:
             info = await self._ask(address, below)
             if info.run_id and info.run_id in chain:
-                raise _failed(f"the source's replication goes round in a circle at {address}")
+                raise self._failed(f"the source's replication goes round in a circle at {address}")
             chain.append(info.run_id)
             yield address, info
             if not info.is_replica:
                 return
             below = address or self._ends.source.address
             if not info.primary:
-                raise _failed(f"{below} is a replica and does not name its primary")
+                raise self._failed(f"{below} is a replica and does not name its primary")
             address = info.primary
-        raise _failed(f"the source is a replica of more than {HOPS_MOST} servers in a chain")
+        raise self._failed(f"the source is a replica of more than {HOPS_MOST} servers in a chain")
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -145,7 +145,7 @@ class Heads:
             # What it is dialled by may lead elsewhere the next time.
             self._dialled.pop(address, None)
             if not address:
-                raise _failed(f"the source's role is not known: {exc.message}") from None
+                raise self._failed(f"the source's role is not known: {exc.message}") from None
             raise TransferFailed(
                 f"{below} is a replica of {address}, which cannot be asked: {exc.message}",
                 remedy="Writes are blocked at that primary. Make it reachable from here, with "
@@ -153,25 +153,24 @@ class Heads:
                 fault="source",
             ) from None
 
+    def _check_one_stream(self, source: ServerInfo, head: ServerInfo, address: str) -> None:
+        if not address:
+            return
+        if not (source.replid and head.replid):
+            raise self._failed(
+                f"the source is a replica of {address}, and does not say whether their offsets are "
+                "one stream's (before Redis 4.0 they are not)"
+            )
+        if source.replid != head.replid:
+            raise self._failed(
+                f"the source is a replica of {address}, and is not in step with it: they name "
+                "different histories"
+            )
 
-def _check_one_stream(source: ServerInfo, head: ServerInfo, address: str) -> None:
-    if not address:
-        return
-    if not (source.replid and head.replid):
-        raise _failed(
-            f"the source is a replica of {address}, and does not say whether their offsets are "
-            "one stream's (before Redis 4.0 they are not)"
-        )
-    if source.replid != head.replid:
-        raise _failed(
-            f"the source is a replica of {address}, and is not in step with it: they name "
-            "different histories"
-        )
-
-
-def _failed(message: str) -> TransferFailed:
-    return TransferFailed(
-        message,
-        remedy="Name the primary as the source; or choose --fence hook or --fence none.",
-        fault="source",
-    )
+    def _failed(self, message: str) -> TransferFailed:
+        remedy = "Name the primary as the source; or choose --fence hook or --fence none."
+        if self._ends.source.from_replica:
+            remedy = (
+                "Another replica, or the primary, is read in a moment: then repeat the command."
+            )
+        return TransferFailed(message, remedy=remedy, fault="source")

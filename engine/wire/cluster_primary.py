@@ -157,10 +157,11 @@ def identity(endpoint: Endpoint, there: Endpoint | None = None) -> Identity | No
         return None
     if (told := heard.told) is None:
         return None
-    found = shard.found(told)
     if endpoint.from_replica:
         place = None if there is None else (there.host, there.port)
         found = next((node for node in told.nodes if shard.place_of(node) == place), None)
+    else:
+        found = heard.primary_of(shard)
     return None if found is None else Identity(endpoint, found.id)
 
 

@@ -31,11 +31,16 @@ class Untrusted(LinkError):
 
 
 async def dial(
-    endpoint: Endpoint, *, fault: FaultOf, timeout: float, may_ping: bool = True
+    endpoint: Endpoint,
+    *,
+    fault: FaultOf,
+    timeout: float,
+    may_ping: bool = True,
+    straight: bool = False,
 ) -> Connection:
     """Connect, authenticate, and measure the round trip. As `dial_and_ask`."""
     connection, _ = await dial_and_ask(
-        endpoint, (), fault=fault, timeout=timeout, may_ping=may_ping
+        endpoint, (), fault=fault, timeout=timeout, may_ping=may_ping, straight=straight
     )
     return connection
 
@@ -47,15 +52,18 @@ async def dial_and_ask(
     fault: FaultOf,
     timeout: float,
     may_ping: bool = True,
+    straight: bool = False,
 ) -> tuple[Connection, list[Any]]:
     """Connect, authenticate, and measure the round trip; and the replies to `questions`, which go
     along, as `Connection.together` gives them. `may_ping`: a user who may not PING is refused.
+    `straight`: the server at this very address is meant, wherever a detour leads from there
+    (`wire.failover_addresses`).
 
     `timeout` is in seconds and covers all of it. Raises `LinkError` (refused, no such host, TLS,
     time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
     """
     began = asyncio.get_running_loop().time()
-    named = leading(endpoint)
+    named = endpoint if straight else leading(endpoint)
     there = await located(named, fault=fault, timeout=timeout)
     meant = cluster_primary.identity(named, there)
     if meant is None:

@@ -118,14 +118,16 @@ async def failing_replicas(endpoint: Endpoint, ask: Ask, timeout: float) -> dict
                 found.append(_there(endpoint, Told(at, host, port, 0)).address)
             except (KeyError, ValueError, UsageError):
                 continue  # of a replica that has not said where it is
-        return found
+        return list(dict.fromkeys(found))
 
-    heard = await ask_most([down(each) for each in endpoint.sentinels], timeout)
+    asked = endpoint.sentinels
+    heard = await ask_most([down(each) for each in asked], timeout)
     said = [address for each in heard.found for address in each]
     return {
         address: "its Sentinels call it down"
         for address in dict.fromkeys(said)
-        if 2 * said.count(address) > len(heard.found)
+        # Of all that there are: the few that answer may be cut off together with us.
+        if 2 * said.count(address) > len(asked)
     }
 
 

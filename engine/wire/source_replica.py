@@ -116,10 +116,13 @@ def begin() -> None:
     _TRANSFER.set({})
 
 
-def may_read_primary(endpoint: Endpoint, allowed: bool) -> None:
+def may_read_primary(endpoint: Endpoint, allowed: bool, history: str = "") -> None:
     """Whether the primary may be read where no replica of it is fit: a stream that was begun goes
-    on there."""
-    _memory(endpoint).may_read_primary = allowed
+    on there. `history`: that stream's replication id, by which what has succeeded the primary is
+    known; an engine that comes back while the former one is down has it from nowhere else."""
+    memory = _memory(endpoint)
+    memory.may_read_primary = allowed
+    memory.histories |= {history} - {""}
 
 
 def note(endpoint: Endpoint, addresses: Iterable[str], detached: Iterable[str] = ()) -> None:
@@ -173,7 +176,7 @@ async def look(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: float) 
 
         there = await sentinel_primary.primary(plain, ask_one, fault=fault, timeout=timeout)
         primary = await asking.of(there)
-        candidates = _beside(plain, primary.replication.replicas)
+        candidates = _beside(plain, primary.replication.replicas, primary.at)
         failing = await sentinel_primary.failing_replicas(plain, ask_one, limit)
     else:
         named = await asking.try_of(plain)
@@ -182,8 +185,9 @@ async def look(endpoint: Endpoint, ask: Ask, *, fault: FaultOf, timeout: float) 
             return Choice(plain, plain.address, plain.address)
         found = await _primary_of(plain, named, memory, asking)
         primary, failing = found, {}
-        note(endpoint, found.replication.replicas)
-        candidates = _beside(plain, (*found.replication.replicas, *_known(memory)))
+        beside = _beside(plain, found.replication.replicas, found.at)
+        note(endpoint, (each.address for each in beside))
+        candidates = [*beside, *_beside(plain, _known(memory), plain)]
         if isinstance(named, _Seen) and named.info.is_replica:
             candidates.insert(0, plain)
     memory.histories |= primary.history
@@ -229,11 +233,11 @@ def _choose(
         if address in fit:
             memory.unfit_since = None
             return _read(fit[address], primary)
+        # (It stays so until another server is chosen, however often none is.)
         answers = address in answering or address == primary.at.address
         memory.unfit_since = memory.unfit_since or now
         if answers and now - memory.unfit_since < _PATIENCE_SECONDS:
             return before
-    memory.unfit_since = None
     if before is not None and before.is_primary and memory.may_read_primary:
         memory.fit_since = (memory.fit_since or now) if fit else None
         if memory.fit_since is None or now - memory.fit_since < _BACK_SECONDS:
@@ -243,8 +247,10 @@ def _choose(
         first = plain.address if plain.address in fit else ""
         # In step above all, and then the same one for everybody who looks.
         best = min(fit, key=lambda at: (at != first, _behind(fit[at], primary) >> 20, at))
+        memory.unfit_since = None
         return _read(fit[best], primary)
     if memory.may_read_primary:
+        memory.unfit_since = None
         return _primary(primary, why or "it has none")
     of = f"the primary {primary.at.address}"
     if not unfit:
@@ -315,12 +321,13 @@ async def _primary_of(
         for _ in range(_HOPS_MOST):
             if not above.replication.is_replica:
                 return above
-            up = _beside(plain, [above.replication.primary])
+            up = _beside(plain, [above.replication.primary], above.at)
             found = await asking.try_of(up[0]) if up else None
             if not isinstance(found, _Seen):
                 break
             above = found
-    others = [each for each in _beside(plain, _known(memory)) if each.address != plain.address]
+    known = _beside(plain, _known(memory), plain)
+    others = [each for each in known if each.address != plain.address]
     seen = await asyncio.gather(*(asking.try_of(each) for each in others))
     heads = [
         one
@@ -386,19 +393,15 @@ def _known(memory: _Memory) -> list[str]:
     return [each for each in memory.known if each not in memory.detached]
 
 
-def _beside(plain: Endpoint, addresses: Iterable[str]) -> list[Endpoint]:
-    """The servers at these addresses, reached as the source is."""
+def _beside(plain: Endpoint, addresses: Iterable[str], by: Endpoint) -> list[Endpoint]:
+    """The servers at these addresses, reached as the source is. The loopback is that of the
+    server `by`, which has said so."""
     found = []
     for address in addresses:
         host, _, port = address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        # The loopback of the server that said so.
-        if (
-            sentinel_primary.is_loopback(host)
-            and plain.unix_path is None
-            and plain.sentinel is None
-        ):
-            host = plain.host
+        if sentinel_primary.is_loopback(host) and by.unix_path is None:
+            host = by.host
         try:
             found.append(plain.at(host, int(port)))
         except (ValueError, UsageError):

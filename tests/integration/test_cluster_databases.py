@@ -14,8 +14,17 @@ import redis
 from benches.support.clusters import SLOTS, Cluster, slot_of
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
+from engine.errors import ServerError
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
+from engine.targets.applier import Applier
+from engine.targets.cluster_applier import ClusterApplier
+from engine.wire import event_loop
 from tests.support.comparison import assert_settled
+from tests.support.raw_replica import POSITION_KEY
 from tests.support.scenario import NewScenario
+from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Traffic
 from tests.support.traffic.writer import TAGS
 
@@ -132,6 +141,39 @@ def test_a_flush_of_a_database_that_the_target_has_not(scenario: NewScenario) ->
         run.cut_over()
     assert not any("differed from the source" in event for event in run.events), run.events
     s.assert_migrated()
+
+
+def test_a_database_that_is_gone_when_its_keys_are_to_be_removed(
+    server_factory: ServerFactory,
+) -> None:
+    """SELECT is refused only when it runs: what was meant for that database removes nothing from
+    another one, and the connection, which may be in either, is given up."""
+    target = server_factory(known("redis-7.0"))
+    target.client().mset({f"key:{n}": n for n in range(50)})
+    slots = SlotSet.of(range(SLOTS))
+
+    async def refused(kind: type[Applier]) -> None:
+        applier = kind(
+            Endpoint.parse(target.url),
+            TransferSettings(retry_for=10.0),
+            POSITION_KEY,
+            on_event=lambda _: None,
+            name="test",
+        )
+        try:
+            await applier.open()
+            connection = await applier.link.control()
+            is_node = isinstance(applier, ClusterApplier)
+            empty = applier._empty_node if is_node else applier._empty
+            with pytest.raises(ServerError, match="out of range"):
+                await empty(connection, 99, slots)
+            assert applier.closed
+        finally:
+            await applier.close()
+
+    for kind in (Applier, ClusterApplier):
+        event_loop.run(refused(kind))
+        assert target.client().dbsize() == 50
 
 
 @pytest.mark.parametrize("release", ["redis-7.0", "valkey-9.1"])

@@ -16,6 +16,7 @@ from engine.model.online_checkpoint import OwnKeys
 from engine.model.position import TargetPosition
 from engine.model.settings import TransferSettings
 from engine.model.slots import slot_tag
+from engine.transfer.checks import cluster
 from engine.transfer.checks.check_result import Check, Preflight
 from engine.transfer.preflight import preflight
 from engine.wire.event_loop import run
@@ -159,7 +160,7 @@ def test_databases_and_hash_tags(
     found = asked(single.url, two[1].nodes[0].url)
     room = check(found, "databases")
     assert room.outcome == "fail"
-    assert room.figure.endswith("to be moved: 0, 3; the target has 0 alone, not 3")
+    assert room.figure.endswith("to be moved: 0, 3; the target has no database 3, only database 0")
     assert "cluster-databases" in room.remedy
     hot = check(found, "hot-slot")
     assert hot.outcome == "warn"
@@ -169,6 +170,17 @@ def test_databases_and_hash_tags(
     again = asked(single.url, two[1].nodes[0].url)
     assert again.ok, again.failures
     assert not [each for each in again.checks if each.name == "hot-slot"]
+
+
+def test_a_shard_of_which_not_every_slot_was_searched(
+    two: tuple[Cluster, Cluster], server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said, and the target is not called free."""
+    monkeypatch.setattr(cluster, "_SCANNED_MOST", -1)
+    found = asked(server_factory(known("redis-7.0")).url, url(*two[1].nodes))
+    free = [each for each in found.checks if each.name == "other-migration"]
+    assert {each.outcome for each in free} == {"warn"}
+    assert all("other slots were not searched: it has more than" in each.figure for each in free)
 
 
 def test_what_others_have_on_a_shard(

@@ -531,7 +531,7 @@ async def test_what_fails_before_a_start(face: Engine, server_factory: ServerFac
     source.client(db=9).set("key", "value")
     source.client().set("a", "b")
     await face.register_replication_group("g", plain(target))
-    with pytest.raises(PreflightFault, match=r"cannot start: databases: .* not 9") as caught:
+    with pytest.raises(PreflightFault, match=r"cannot start: databases: .* database 9,") as caught:
         await face.start_migration("g", node(source))
     assert caught.value.code == "InvalidParameterValue"
     assert [each["name"] for each in caught.value.checks if each["outcome"] == "fail"] == [

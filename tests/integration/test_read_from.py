@@ -4,8 +4,12 @@ the primary, and what becomes of the replica costs nothing but a partial sync.""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -17,7 +21,10 @@ from benches.support.waiting import wait_for
 from engine.errors import UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.preflight import preflight
+from engine.wire import source_replica
+from engine.wire.control_connection import admin
 from tests.support.comparison import assert_settled
 from tests.support.library import Run, migrating
 from tests.support.own_keys import assert_tidy
@@ -139,6 +146,106 @@ def test_a_replica_that_is_promoted(server_factory: ServerFactory) -> None:
         assert run.report.sealed_at.endswith(f":{first.port}")
         assert_settled(first, target)
     assert_tidy(target)
+
+
+def dumps(server: Server) -> int:
+    stats = server.client().info("commandstats")
+    return int(stats.get("cmdstat_dump", {}).get("calls", 0))
+
+
+def test_another_replica_is_promoted(server_factory: ServerFactory) -> None:
+    """The one that is followed is a replica as before, of another primary: keys are read again
+    there from now on, and at the former primary no more."""
+    target = server_factory(known("redis-7.0"))
+    with replicated("redis-7.0", server_factory) as (primary, replicas):
+        with migrating(primary, target, read_from="replica", timeout=90) as run:
+            run.following()
+            first = read(run, replicas)
+            second = next(each for each in replicas if each is not first)
+            follower = run.work._way.lanes[0]._follower  # type: ignore[union-attr]
+            run.call(lambda: follower.read_again([(0, b"key:1")]))
+            run.wait_for(lambda: dumps(primary) > 0, "a reading")
+            second.client().execute_command("REPLICAOF", "NO", "ONE")
+            for each in (primary, first):
+                make_replica(each, second)
+            until_in_step(primary, first)
+            run.wait_for(
+                lambda: any(f"taken by 127.0.0.1:{second.port}" in each for each in run.events),
+                "where writes are taken",
+            )
+            before, there = dumps(primary), dumps(second)
+            follower = run.work._way.lanes[0]._follower  # type: ignore[union-attr]
+            run.call(lambda: follower.read_again([(0, b"key:2")]))
+            run.wait_for(lambda: dumps(primary) + dumps(second) > before + there, "a reading")
+            assert (dumps(primary), dumps(second) > there) == (before, True)
+            second.client().set("after", 1)
+            cut_over(run)
+        assert run.report.full_syncs == 1
+        assert run.report.sealed_at.endswith(f":{second.port}")
+        assert_settled(second, target)
+    assert_tidy(target)
+
+
+def test_the_primary_is_gone_when_an_engine_comes_back(server_factory: ServerFactory) -> None:
+    """The server that is named is down, and one of its replicas was promoted while no engine ran:
+    it is known by the history that the target's position names."""
+    target, store = server_factory(known("redis-7.0")), MemoryCheckpoint()
+    with replicated("redis-7.0", server_factory) as (primary, replicas):
+        ends = {"read_from": "replica", "timeout": 90, "checkpoints": store}
+        with migrating(primary, target, **ends) as run:
+            run.following()
+            read(run, replicas)
+            run.stop()
+        primary.kill()
+        head, other = replicas
+        head.client().execute_command("REPLICAOF", "NO", "ONE")
+        make_replica(other, head)
+        until_in_step(other)
+        head.client().set("after", 1)
+        with migrating(primary, target, **ends) as run:
+            assert read(run, replicas) is other
+            run.wait_for(lambda: target.client().get("after") == b"1", "what came since")
+            run.wait_for(lambda: run.progress.can_complete, "an open gate")
+            run.complete()
+            run.join()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert run.report.full_syncs == 1
+        assert run.report.sealed_at.endswith(f":{head.port}")
+        assert_settled(head, target)
+    assert_tidy(target)
+
+
+def test_one_that_is_not_fit_is_not_chosen_again(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patience with the one that is read begins once, however often nothing better is found."""
+    monkeypatch.setattr(source_replica, "_PATIENCE_SECONDS", 0.3)
+    with replicated("redis-7.0", server_factory, 1) as (primary, (replica,)):
+        named = dataclasses.replace(Endpoint.parse(primary.url), from_replica=True)
+
+        async def ask(at: Endpoint, questions: Sequence[tuple[str, ...]]) -> list[Any]:
+            async with admin(at, fault="source", straight=True) as end:
+                return [await end.call(*each) for each in questions]
+
+        async def looks() -> None:
+            source_replica.begin()
+
+            async def look() -> str:
+                found = await source_replica.look(named, ask, fault="source", timeout=5)
+                return found.there.address
+
+            there = await look()
+            assert there == f"127.0.0.1:{replica.port}"
+            replica.client().execute_command("REPLICAOF", "127.0.0.1", "1")
+            deadline = time.monotonic() + 10
+            with contextlib.suppress(source_replica.NoReplica):
+                while time.monotonic() < deadline:
+                    assert await look() == there
+            for _ in range(3):
+                with pytest.raises(source_replica.NoReplica, match=r"its link to .* is down"):
+                    await look()
+
+        asyncio.run(looks())
 
 
 def test_the_only_replica_goes_and_comes_back(server_factory: ServerFactory) -> None:

@@ -53,6 +53,23 @@ def test_the_latest_epoch_counts_and_is_not_forgotten() -> None:
     assert told.primary(endpoint) == old[0]
 
 
+@pytest.mark.parametrize(("calling", "down"), [(1, False), (2, True), (3, True)])
+def test_most_of_all_sentinels_call_a_replica_down(calling: int, down: bool) -> None:
+    """One that answers alone may be cut off together with us; and it counts once, however often it
+    lists the replica."""
+    endpoint = Endpoint.parse(URL)
+
+    async def ask(at: Endpoint, question: tuple[str, ...]) -> Any:
+        assert question == ("SENTINEL", "SLAVES", "main")
+        if int(at.host[-1]) > calling:
+            raise LinkError(f"{at.address} cannot be reached")
+        row = [b"ip", b"10.1.0.3", b"port", b"6379", b"flags", b"s_down,slave"]
+        return [row, row]
+
+    found = asyncio.run(sentinel_primary.failing_replicas(endpoint, ask, 1.0))
+    assert list(found) == (["10.1.0.3:6379"] if down else [])
+
+
 @pytest.mark.parametrize("host", ["", "a b", "?"])
 def test_an_answer_without_an_address(host: str) -> None:
     endpoint, told = Endpoint.parse(URL + "?sentinel_username=b"), Sentinels()

@@ -3,7 +3,6 @@ what only a cluster asks of a source or a target."""
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -228,21 +227,36 @@ async def check_hot_slot(source: Admin) -> Check | None:
     )
 
 
-async def own_keys_in(target: Admin, slot: int) -> list[bytes]:
+@dataclass(frozen=True, slots=True)
+class OwnFound:
+    """The engine's own keys that were found on a cluster's node. `unsearched`: why only those of
+    the lane's own slot were looked for, in words; empty: all were."""
+
+    keys: list[bytes]
+    unsearched: str = ""
+
+
+async def own_keys_in(target: Admin, slot: int) -> OwnFound:
     """The engine's own keys on a cluster's node, which are in this slot; or in another one, where
     another migration planned its lanes before slots moved: of a node with few keys they are found
     as well. Raises as `Admin.call`."""
     found: dict[bytes, None] = dict.fromkeys(
         await target.call("CLUSTER", "GETKEYSINSLOT", slot, _OWN_MOST)
     )
-    with contextlib.suppress(AuthError):
-        cursor: Arg = 0 if await target.call("DBSIZE") <= _SCANNED_MOST else b"0"
+    unsearched = ""
+    try:
+        cursor: Arg = 0
+        if await target.call("DBSIZE") > _SCANNED_MOST:
+            cursor = b"0"
+            unsearched = f"it has more than {_SCANNED_MOST:,} keys"
         while cursor != b"0":
             cursor, page = await target.call(
                 "SCAN", cursor, "MATCH", OWN_PREFIX + b"*", "COUNT", _SCANNED_AT_ONCE
             )
             found.update(dict.fromkeys(page))
-    return [key for key in found if key.startswith(OWN_PREFIX)]
+    except AuthError:
+        unsearched = "the user may not run DBSIZE and SCAN there"
+    return OwnFound([key for key in found if key.startswith(OWN_PREFIX)], unsearched)
 
 
 async def check_free(target: Admin, slot: int, settings: TransferSettings) -> Check:
@@ -250,10 +264,16 @@ async def check_free(target: Admin, slot: int, settings: TransferSettings) -> Ch
     name = "other-migration"
     own = await own_keys_in(target, slot)
     kind = POSITION_KEY.removeprefix(OWN_PREFIX)
-    positions = [key for key in own if _kind_of(key) == kind]
+    positions = [key for key in own.keys if _kind_of(key) == kind]
     replies = await target.pipeline([("GET", key) for key in positions])
     found = [TargetPosition.decode(each) for each in replies if isinstance(each, bytes)]
     busy = next((each for each in found if not each.opened), None)
+    if busy is None and own.unsearched:
+        return warned(
+            name,
+            _only_in(target, slot, own, "of another migration"),
+            "Make sure yourself that no other migration has the target.",
+        )
     if busy is None:
         return passed(name, "no other migration has the target")
     error = foreign(busy, target.name)
@@ -268,10 +288,13 @@ async def check_left(target: Admin, slot: int, settings: TransferSettings) -> Ch
     name = "leftovers"
     own = await own_keys_in(target, slot)
     kind = LEFT_KEY.removeprefix(OWN_PREFIX)
-    marks = [key for key in own if _kind_of(key) == kind]
+    marks = [key for key in own.keys if _kind_of(key) == kind]
     replies = await target.pipeline([("GET", key) for key in marks])
     found = [TargetPosition.decode(each) for each in replies if isinstance(each, bytes)]
-    keys = (await target.info()).keys - len(own)
+    keys = (await target.info()).keys - len(own.keys)
+    if not found and own.unsearched:
+        of = "of a migration that was not completed"
+        return passed(name, _only_in(target, slot, own, of))
     if not found or keys <= 0:
         return passed(name, "the target has no keys of a migration that was not completed")
     left = found[0]
@@ -295,6 +318,14 @@ async def check_left(target: Admin, slot: int, settings: TransferSettings) -> Ch
         "Start with --take-over: every key on the target is removed then, also those that others "
         "have written since. Or empty the target by hand. If its keys are wanted there, "
         f"--skip-checks {name} takes them for the target's own.",
+    )
+
+
+def _only_in(target: Admin, slot: int, own: OwnFound, whose: str) -> str:
+    """What was found where not every slot was searched."""
+    return (
+        f"{target.endpoint.address}: no key {whose} in the slot {slot}, where this one's are; "
+        f"other slots were not searched: {own.unsearched}"
     )
 
 

@@ -51,17 +51,22 @@ async def check_room(target: Admin, moved: list[int], *, node: bool = False) -> 
     option = "cluster-databases" if node else "databases"
     # SELECT is what the transfer will do; CONFIG may be denied, and only adds the figure.
     absent, (reply,) = await _refused(target, moved, ("CONFIG", "GET", option))
-    has = f"{int(reply[1])}" if isinstance(reply, list) and len(reply) == 2 else "enough"
+    count = int(reply[1]) if isinstance(reply, list) and len(reply) == 2 else None
     if absent:
-        has = f"only {has}" if has.isdigit() else "0 alone" if node else "fewer"
+        has = f"no database {listed(absent)}"
+        if count == 1 or (count is None and node):
+            has += ", only database 0"
+        elif count is not None:
+            has += f", only those from 0 to {count - 1}"
         remedy = "(it needs a restart), or choose with --db."
         if node:
             remedy = "(from Valkey 9.0 on; it needs a restart), or move these keys into database 0."
         return failed(
             name,
-            f"to be moved: {listed(moved)}; the target has {has}, not {listed(absent)}",
+            f"to be moved: {listed(moved)}; the target has {has}",
             f"Raise `{option}` in the target's configuration {remedy}",
         )
+    has = "enough" if count is None else str(count)
     return passed(name, f"to be moved: {listed(moved)}; the target has {has}")
 
 
@@ -97,7 +102,7 @@ async def check_existing(
     """Keys that the target holds where the source's will go; the engine's own are none of them.
     `slot`: where those are, on a cluster's node."""
     name = "existing-keys"
-    own = await count_own(target) if slot is None else len(await own_keys_in(target, slot))
+    own = await count_own(target) if slot is None else len((await own_keys_in(target, slot)).keys)
     keys = {each.db: each.keys - (own if each.db == OWN_DB else 0) for each in info.keyspace}
     target_position = {db: count for db, count in keys.items() if count > 0 and db in moved}
     total = sum(count for count in keys.values() if count > 0)
