@@ -743,6 +743,13 @@ class Applier:
         return self.link.position
 
     @property
+    def at_rest(self) -> bytes | None:
+        """The position that the target has by its last answer; None while an answer is owed."""
+        if self._owed() or self._in_pieces:
+            return None
+        return self._pump.found if self._on_turn is not None else self.link.position
+
+    @property
     def closed(self) -> bool:
         """Whether there is no connection: it was not opened, was closed, or lost."""
         return self.link.closed

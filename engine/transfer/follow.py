@@ -279,6 +279,18 @@ class Follower:
         self._source.interrupt()
         await self._until(lambda: not self._confirming)
 
+    def ask_target(self) -> None:
+        """The same without waiting for it: `is_target_known` tells when it has."""
+        if not self._confirming:
+            self._confirming = True
+            self._source.interrupt()
+
+    @property
+    def is_target_known(self) -> bool:
+        """Whether nothing speaks against the target holding everything up to `position`. While the
+        source is not written to, nothing else asks it what it holds."""
+        return not (self._confirming or self._applier.closed)
+
     def read_again(self, keys: Iterable[DbKey], *, audited: bool = False) -> None:
         """Have these keys read again from the source: a comparison has found that they differ, or
         their slots are `audited`.

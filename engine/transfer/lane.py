@@ -76,6 +76,7 @@ from engine.transfer.lane_inheritance import TargetLeftovers, inherit
 from engine.transfer.lane_not_carried import LaneLosses
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
+from engine.transfer.position_monitor import PositionMonitor
 from engine.transfer.primary_lateness import PrimaryLateness
 from engine.transfer.primary_reads import PrimaryReads
 from engine.transfer.promotion import Promotion
@@ -150,7 +151,8 @@ class Lane:
         context.peers.join(lambda: checkpoint.mark)
         self._losses = LaneLosses(checkpoint, context, lambda: self._writer.info)
         self._ownership = TargetOwnership(ends, checkpoint)
-        self._target_watch = TargetMonitor(target, context, self._to_be_written)
+        position = PositionMonitor(context, lambda: self._follower, lambda: self._own.position)
+        self._target_watch = TargetMonitor(target, context, self._to_be_written, position.look)
         self._sentinels = SentinelMonitor(ends, context, self._moved)
         self._replicas = ReplicaMonitor(ends, context, self._moved)
         self._clusters = clusters

@@ -32,6 +32,10 @@ _RESYNCED_BEHIND_FENCE = 1000
 # A shorter lag is `0.0 s` in words.
 _AGE_WORTH_TELLING = 0.05
 _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
+_ASKING_TARGET = (
+    "the target is being asked what it holds: it was restarted, replaced or emptied, or the link "
+    "to it was lost"
+)
 # Where the source cannot be read behind its fence, and keys are read again all the time.
 _STOP_WRITERS = (
     "; this source cannot be read behind its fence, so that none may be left before it. Scripts "
@@ -121,6 +125,10 @@ class SyncMonitor:
         """Where the follower stands, as phase, gate and reason."""
         context, trust = self._context, follower.trust
         entered = False
+        if follower.applier.closed:
+            # It may come back older, or a replica take its place that lacks the end: no batch of a
+            # source that is not written to would find out.
+            follower.ask_target()
         self._look_at_doubts(follower)
         if context.phase is Phase.FOLLOW and trust.catching_up:
             self._catch_up()
@@ -203,6 +211,9 @@ class SyncMonitor:
         if trouble := self._source.trouble or self._context.trouble:
             self._context.passing = True
             return False, trouble
+        if not follower.is_target_known:
+            self._context.passing = True
+            return False, _ASKING_TARGET
         if objection := self._roles.objection:
             return False, objection
         lag = self._lag(follower)

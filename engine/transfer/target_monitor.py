@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from engine.errors import EngineError, LinkError
@@ -31,12 +31,18 @@ _HERE_SECONDS = 0.05
 class TargetMonitor:
     """Looks at the target, and keeps in the tally what it has evicted.
 
-    `on_change`: called when that is another number than before, to be written down.
+    `on_change`: called when that is another number than before, to be written down. `beside` is
+    awaited at each look, with the connection that has answered and what the target has said.
     """
 
     def __init__(
-        self, endpoint: Endpoint, context: MigrationContext, on_change: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        context: MigrationContext,
+        on_change: Callable[[], None],
+        beside: Callable[[Admin, ServerInfo], Awaitable[None]] | None = None,
     ) -> None:
+        self._beside = beside
         self._endpoint = endpoint
         self._context = context
         self._on_change = on_change
@@ -80,6 +86,8 @@ class TargetMonitor:
             before = self._context.stats.evictions
             if before.base is None:
                 return  # nothing was written yet
+            if self._beside is not None and self._end is not None:
+                await self._beside(self._end, info)
             found = self._context.stats.evictions = before.after(info)
         if found != before:
             self._on_change()
