@@ -74,6 +74,9 @@ class RoleMonitor:
         # Those that could succeed it, more than one.
         self._several: set[str] = set()
         self._changed = asyncio.Event()
+        self.behind = 0
+        """Bytes that the source, a replica, lacked of its primary's stream when that one was asked
+        last; 0 where it is none, or there was no answer."""
         self.siblings = SiblingServers(ends, checkpoint, context)
         """The other servers of the source's replication."""
 
@@ -241,6 +244,7 @@ class RoleMonitor:
         if replication is None:
             return
         if not replication.is_replica:
+            self.behind = 0
             self._problem = (
                 await self._named_one(replication.replid)
                 or await self._former_head(heads, replication.replid)
@@ -249,6 +253,7 @@ class RoleMonitor:
             self._found_for = replication.place
             return
         self.siblings.note(replication)
+        behind = 0
         try:
             async with asyncio.timeout(_NEIGHBOUR_SECONDS):
                 head = await heads.find()
@@ -274,8 +279,9 @@ class RoleMonitor:
             if beside is None:
                 self._problem = f"{head.endpoint.address} does not list its replicas"
             else:
+                behind = max(beside.offset - self._source.sent_offset, 0)
                 self._problem = await self.siblings.look(beside, self._known)
-        self._found_for = replication.place
+        self._found_for, self.behind = replication.place, behind
 
     @property
     def _known(self) -> tuple[str, ...]:

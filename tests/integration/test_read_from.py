@@ -304,6 +304,26 @@ def test_a_replica_that_lags_at_the_cut_over(server_factory: ServerFactory) -> N
     assert_tidy(target)
 
 
+def test_a_replica_that_is_far_behind(server_factory: ServerFactory) -> None:
+    """The target has all that it sends, and is not called in sync."""
+    primary, replica, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
+    with Proxy(primary.host, primary.port) as between:
+        replica.client().execute_command("REPLICAOF", between.host, between.port)
+        until_in_step(replica)
+        primary.client().set("long", b"v" * (4 << 20))  # so that the replica's link is the busiest
+        with migrating(replica, target, read_from="replica", timeout=90) as run:
+            run.following()
+            run.wait_for(lambda: run.progress.can_complete, "an open gate")
+            between.stall_busiest()
+            primary.client().set("late", b"v" * (3 << 20))
+            run.wait_for(lambda: "behind its primary" in run.progress.reason, "a closed gate")
+            assert not run.progress.can_complete
+            between.stall_busiest(False)
+            cut_over(run)
+        assert_settled(primary, target)
+    assert_tidy(target)
+
+
 def test_sentinels(server_factory: ServerFactory) -> None:
     """The primary that they watch is killed: whichever replica is promoted, the other one is read,
     and no write that the replicas had is lost."""
