@@ -42,6 +42,13 @@ async def cancelled(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
+async def all_cancelled(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """The same of several, all at once. A cancellation of our own meanwhile is raised behind the
+    end of all: none of them is left to itself."""
+    if await _end(tasks):
+        raise asyncio.CancelledError
+
+
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """What must not be half done: a cancellation meanwhile comes too late."""
     task = asyncio.ensure_future(work)

@@ -56,7 +56,7 @@ from engine.targets.base import ReadAgain
 from engine.targets.cluster_applier import ClusterApplier
 from engine.targets.restore_writer import RestoreWriter
 from engine.targets.slot_keys import has_keys
-from engine.transfer.async_helpers import cancelled, together
+from engine.transfer.async_helpers import all_cancelled, cancelled, together
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.probe_write import ask_bulk_limit
@@ -859,9 +859,7 @@ class Lane:
                 self.on_look()
         finally:
             self._withdraw()
-            for task in tasks:
-                if not task.done():
-                    await cancelled(task)
+            await all_cancelled(tasks)
 
     async def _offered(self) -> bool:
         """Offer what has no follower; whether the target is open then."""

@@ -19,7 +19,7 @@ from engine import logs
 from engine.errors import EngineError, StateError, TransferStopped
 from engine.model.online_checkpoint import OnlineCheckpoint, left_at_sources
 from engine.model.progress import Phase
-from engine.transfer.async_helpers import cancelled, together
+from engine.transfer.async_helpers import all_cancelled, cancelled, together
 from engine.transfer.cut_over import CUT_OVER, IN_SYNC, SNAPSHOT, CutOver
 from engine.transfer.cut_over_barrier import StepFailed
 from engine.transfer.cut_over_check import CutOverCheckResult
@@ -160,8 +160,7 @@ class Migration:
                     word.cancel()
                     word = asyncio.create_task(self._orders.word.wait())
         except asyncio.CancelledError:
-            for task in tasks:
-                await cancelled(task)
+            await all_cancelled(tasks)
             current = asyncio.current_task()
             if current is None or any(map(_ended_early, tasks)):
                 raise
@@ -169,8 +168,7 @@ class Migration:
             current.uncancel()
         finally:
             word.cancel()
-            for task in tasks:
-                await cancelled(task)
+            await all_cancelled(tasks)
 
     async def _look(self, lanes: Sequence[MigratingLane]) -> bool:
         """Cut over if it is wanted, and can be; whether it was tried. Raises `TransferStopped`

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from engine import logs
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.endpoint import Endpoint
-from engine.transfer.async_helpers import cancelled
+from engine.transfer.async_helpers import all_cancelled
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.migration_context import MigrationContext
 from engine.wire import sentinel_primary
@@ -57,8 +57,7 @@ class SentinelMonitor:
         try:
             yield
         finally:
-            for task in tasks:
-                await cancelled(task)
+            await all_cancelled(tasks)
 
     async def _watch(self, side: Side, end: Endpoint) -> None:
         nodes = end.sentinels

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import EngineError
 from engine.sources.spool import CHUNK_BYTES, Spool
 from engine.transfer import async_helpers
-from engine.transfer.async_helpers import cancelled
+from engine.transfer.async_helpers import all_cancelled, cancelled
 
 
 async def takes_its_time(end: type[BaseException] | None) -> None:
@@ -49,6 +49,18 @@ async def test_a_cancellation_that_gets_lost(monkeypatch: pytest.MonkeyPatch) ->
     await cancelled(task)
     assert task.cancelled()
     assert lost == 2
+
+
+async def test_several_of_which_none_is_left_to_itself() -> None:
+    """Who ends them is stopped once more before the first one is over."""
+    tasks = [asyncio.create_task(takes_its_time(None)) for _ in range(2)]
+    await asyncio.sleep(0)
+    ender = asyncio.create_task(all_cancelled(tasks))
+    await asyncio.sleep(0.01)
+    ender.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ender
+    assert all(task.done() for task in tasks)
 
 
 @pytest.mark.parametrize("end", [None, EngineError, asyncio.CancelledError])
