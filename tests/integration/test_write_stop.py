@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from benches.support.servers import Binary, Server, few_binaries
+from benches.support.waiting import wait_for
 from engine.model.replication import Replication
 from engine.transfer.fence import PauseFence
 from tests.support.library import migrating
@@ -41,9 +42,11 @@ def test_the_write_stop(binary: Binary, server_factory: ServerFactory) -> None:
         migrating(source, target) as run,
     ):
         run.following()
-        time.sleep(1)
+        # However slow the machine is: the writer is well under way, and goes on at the target.
+        run.wait_for(lambda: source.client().exists(KEY % (RATE + 1)), "a second's writes", 60)
         run.cut_over()
-        time.sleep(0.5)
+        taken = source.client().dbsize() + RATE // 4
+        wait_for(lambda: target.client().dbsize() > taken, "writes at the target", 60)
     assert run.report.status == "done", (run.report.errors, run.events)
     written, seen = writer.said, reader.said
     print(
