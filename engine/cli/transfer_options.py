@@ -160,7 +160,8 @@ def with_changes(verb: Callable[..., None]) -> Callable[..., None]:
     for name, each in changeable.items():
         text = f"{each.resumed}  [default: as before]"
         option = typer.Option(each.flag, metavar=each.metavar, show_default=False, help=text)
-        options[name] = _keyword(name, option, KINDS[each.kind].annotation | None, None)
+        annotation: Any = Literal[each.words] if each.words else KINDS[each.kind].annotation
+        options[name] = _keyword(name, option, annotation | None, None)
 
     def read(given: dict[str, Any]) -> Changes:
         said = {name: value for name, value in given.items() if value not in (None, [], ())}

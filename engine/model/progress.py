@@ -159,5 +159,7 @@ def total(lanes: Sequence[Progress], phase: Phase, titles: Sequence[str] = ()) -
     reason = (shut or lanes)[0].reason
     if titles and reason and any(each.reason != reason for each in lanes):
         at = next(at for at, each in enumerate(lanes) if each is (shut or lanes)[0])
-        reason = f"lane {titles[at]}: {reason}" if titles[at] else reason
+        # (That of a cut-over which one of them has refused names it by itself.)
+        is_named = any(each and reason.startswith(f"lane {each}: ") for each in titles)
+        reason = f"lane {titles[at]}: {reason}" if titles[at] and not is_named else reason
     return Progress(phase=phase, reason=reason, **members)

@@ -65,6 +65,8 @@ class Counts:
     def words(self) -> str:
         """`5 keys on the source, 3 on the target (…)`: why they may differ is in the brackets."""
         text = f"{self.source:,} keys on the source, {self.target:,} on the target"
+        if self.lanes > 1:
+            text += f", of {self.lanes} lanes together"
         hashes = sum(abs(more) for more in self.fields.values())
         why = []
         if self.expired:

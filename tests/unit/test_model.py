@@ -447,6 +447,13 @@ def test_every_figure_of_the_progress_is_in_the_totals() -> None:
     assert total(lanes, Phase.CONNECT) == Progress()
 
 
+def test_a_lane_is_named_once() -> None:
+    """All lanes of a cut-over that one of them has refused give its reason, which names it."""
+    refused = "lane a: the deadline of 1 s passed while writers were paused"
+    lanes = [Progress(reason="in sync", can_complete=True)] + [Progress(reason=refused)] * 2
+    assert total(lanes, Phase.FOLLOW, "abc").reason == refused
+
+
 @given(st.lists(st.builds(Progress, **MEMBERS), min_size=1, max_size=4))
 def test_the_progress_of_several_lanes(lanes: list[Progress]) -> None:
     """What all know adds up, or is that of the lane that has most; what one does not know is not
