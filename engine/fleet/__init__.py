@@ -68,6 +68,20 @@ async def unblock_source(
     )
 
 
+async def source_writes(
+    source: Endpoint,
+    target: Endpoint,
+    settings: TransferSettings,
+    credentials: Credentials,
+    lanes: Sequence[PlannedLane] = (),
+) -> str:
+    """Whether the source accepts writes, in words. See `transfer.source_writes`."""
+    from engine.transfer.source_writes import said
+
+    ends = settings.named("source", source), settings.named("target", target)
+    return await said(*ends, settings, credentials, lanes)
+
+
 async def abandon(
     source: Endpoint,
     target: Endpoint,

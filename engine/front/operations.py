@@ -401,7 +401,7 @@ def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
 
 
 async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
-    group_id, progress = transfer.group_id, transfer.progress
+    group_id, progress, apply = transfer.group_id, transfer.progress, services.credentials.apply
     # 1. Without a worker we end it ourselves. What the last worker wrote last is what we know.
     checkpoints = await services.state(lambda registry: registry.checkpoints(transfer))
     positions = [each.position for each in checkpoints.values()]
@@ -419,7 +419,14 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
         message = f"aborted by force, without a worker and not cut over, after {how_far}"
         fenced = any(mark.fenced for mark in marks)
         if not fenced and transfer.source.file_path is None:
-            message += "; the source accepts writes"
+            said = await fleet.source_writes(
+                apply(transfer.source),
+                apply(transfer.target),
+                transfer.settings,
+                services.credentials,
+                transfer.plans,
+            )
+            message += f"; {said}"
     report = Report(
         status="stopped",
         source_type=progress.source_type,
@@ -445,7 +452,6 @@ async def _force(services: ServiceContext, transfer: TransferRecord) -> None:
         await services.state(lambda registry: registry.request(group_id, Request.FORCE))
         return
     # 3. What it left at both ends; the group is available, whatever becomes of that.
-    apply = services.credentials.apply
     left = await fleet.abandon(
         apply(transfer.source),
         apply(transfer.target),

@@ -673,7 +673,7 @@ def _met_by_force(connection: Connection, transfer: TransferRecord) -> str:
             return (
                 "the promotion was sent to the target, and the target is asked whether it happened"
             )
-    return "no cut-over, the source accepts writes"
+    return "no cut-over, and no fence stays at the source"
 
 
 def _of_lane(transfer: TransferRecord, lane: str) -> ColumnElement[bool]:

@@ -28,7 +28,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.lane_route import ONLY, Route
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
-from engine.transfer.async_helpers import cancelled
+from engine.transfer.async_helpers import all_cancelled
 from engine.transfer.checks import cluster
 from engine.transfer.checks.check_result import (
     Check,
@@ -78,7 +78,9 @@ from engine.transfer.checks.replication_chain import lineage
 from engine.transfer.checks.required_commands import Way
 from engine.transfer.checks.scripts_past_write_block import check_scripts
 from engine.transfer.checks.server_pair import check_apart, check_eviction, check_memory, check_pair
+from engine.transfer.checks.source_writes import check_writes
 from engine.transfer.checks.spool import check_spool
+from engine.transfer.checks.target_replicas import check_durability
 from engine.transfer.checks.value_encodings import check_types
 from engine.transfer.cluster_preflight import Paired, preflight_of_clusters
 from engine.transfer.graphs_in_parts import REMEDY as GRAPHS_REMEDY
@@ -291,6 +293,9 @@ async def _check_both(
     async def scripts(one: Admin, _: Admin, __: _Chosen) -> Check | None:
         return await check_scripts(one, (await lines)[0], settings)
 
+    async def writes(one: Admin, _: Admin, __: _Chosen) -> Check | None:
+        return await check_writes(one, (await lines)[0], limit)
+
     async def probe() -> list[Check]:
         # Where both are of one replication it would be a write to the source. And nothing that is
         # found on the target is to be the probe.
@@ -335,6 +340,7 @@ async def _check_both(
         if settings.databases is not None:
             about = ask(lambda one, _: check_chosen(one, from_info, moved), "chosen-databases")
             in_target.insert(0, about)
+        in_target.append(ask(lambda _, two: check_durability(two, settings), "durability"))
         unlike = [
             ask(lambda one, two: check_hyperloglogs(one, two)),
             ask(lambda one, two: check_clocks(one, two), "clocks"),
@@ -354,14 +360,14 @@ async def _check_both(
         of_source = [
             ask_behind(large_graphs, only="replica"),
             ask_behind(scripts, only="replica"),
+            ask_behind(writes),
             ask_behind(lambda one, _, __: check_script_effects(one, from_info), only="replica"),
         ]
         # 4. The one write.
         tried = begin(probe())
         await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            await cancelled(task)
+        await all_cancelled(tasks)
     spool = [check_spool(settings)] if chosen.result().way == "replica" else []
     graphs, *others = of_source
     found = [

@@ -30,7 +30,7 @@ from engine.model.report import EngineUse, Report, Status
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.transfer import lane_plan
+from engine.transfer import lane_plan, source_writes
 from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.checkpoint_store import LaneCheckpoints
 from engine.transfer.checks.check_result import Side
@@ -82,16 +82,6 @@ def _aborted(way: Way | None) -> str:
     if _follows(way) and way.in_doubt:
         return "aborted by force while the target was being promoted"
     return "aborted by force, not cut over"
-
-
-def _left_open(source: Endpoint, way: Way | None) -> str:
-    """That the source accepts writes, where it is a server and no fence stands there by the
-    checkpoint."""
-    if source.file_path is not None:
-        return ""
-    if _follows(way) and (way.promoted or way.in_doubt or way.fenced):
-        return ""
-    return "; the source accepts writes"
 
 
 async def _cannot_compare(db: int, keys: Sequence[bytes]) -> list[bytes]:
@@ -258,7 +248,7 @@ class Transfer:
                         self._way = self._begun(here=True)
                 if _follows(self._way):
                     self._cut_over = await self._way.end_promoted()
-                left = _left_open(self._source_endpoint, self._way)
+                left = await self._left_open()
                 errors.append(f"{_aborted(self._way)}: {how_far}{left}")
                 self._overview.on_event(errors[-1])
             else:
@@ -291,6 +281,18 @@ class Transfer:
             await self._parting.end()
         report = self._report(status, errors, loop.time() - began)
         return replace(report, needs_hand=needs_hand)
+
+    async def _left_open(self) -> str:
+        """Whether the source accepts writes, where it is a server and no fence stands there by the
+        checkpoint."""
+        way, source = self._way, self._source_endpoint
+        if source.file_path is not None:
+            return ""
+        if _follows(way) and (way.promoted or way.in_doubt or way.fenced):
+            return ""
+        lanes = self._checkpoints.lanes or ()
+        ends = source, self._target_endpoint
+        return f"; {await source_writes.said(*ends, self._settings, self._credentials, lanes)}"
 
     async def _go(self) -> None:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""

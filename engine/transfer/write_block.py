@@ -23,6 +23,7 @@ writes again.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from engine.errors import AuthError, ProtocolFault, ServerError
@@ -36,6 +37,7 @@ _NAMES = (
     ("min-replicas-to-write", "min-replicas-max-lag"),
     ("min-slaves-to-write", "min-slaves-max-lag"),
 )
+_GOOD = re.compile(rb"^min_slaves_good_slaves:(\d+)", re.MULTILINE)
 # The server's own default. With 0 the other setting has no effect (replication.c).
 _ANY_LAG = b"10"
 
@@ -90,6 +92,22 @@ def refused(reply: object) -> bool:
     """Whether a reply to `ASK` says that the source refuses writes as by a write block."""
     found = _read(reply)
     return found is not None and found.refuse
+
+
+async def refusal(end: Admin) -> str | None:
+    """Why the server refuses every write, in words, by the number of replicas that it is to have;
+    empty: it does not. None where it does not say. Raises `LinkError`."""
+    told, replication = await end.pipeline([ASK, ("INFO", "replication")])
+    found = _read(told)
+    if found is None:
+        return None
+    written = f"{found.names[0]} is {found.write.decode()}"
+    if found.refuse:
+        return f"{written}, as behind a cut-over"
+    good = _GOOD.search(replication) if isinstance(replication, bytes) else None
+    if found.lag == b"0" or good is None or int(good[1]) >= int(found.write):
+        return ""
+    return f"{written}, and it has {int(good[1])} replicas that are near enough"
 
 
 async def blocks(end: Admin) -> bool | None:

@@ -219,7 +219,7 @@ def test_completion_is_refused_while_not_in_sync(
     client.complete_migration(ReplicationGroupId="cache", Force=True)
     wait_for(lambda: group(client)["Status"] == "available", "aborted")
     told = [each["Message"] for each in client.describe_events()["Events"]]
-    assert "abort requested (force): no cut-over, the source accepts writes" in told
+    assert "abort requested (force): no cut-over, and no fence stays at the source" in told
     aborted = r"aborted by force, not cut over: .+; the source accepts writes"
     assert any(re.search(aborted, each) for each in told), told
     assert source.client().set("later", 1)

@@ -123,7 +123,7 @@ def test_the_end_by_force(two: tuple[Server, Server], cli: Cli) -> None:
     assert re.search(rf"^STOPPED .*\({aborted}\)", told.err, re.MULTILINE), told.err
     events = cli.here("describe-events", *GROUP, "--output", "json").json["Events"]
     messages = [each["Message"] for each in events]
-    assert "abort requested (force): no cut-over, the source accepts writes" in messages
+    assert "abort requested (force): no cut-over, and no fence stays at the source" in messages
     assert any(re.search(aborted, each) for each in messages), messages
     assert source.client().set("later", "1")
     assert cli.group()["Status"] == "available"

@@ -32,7 +32,7 @@ from tests.support.checkpoints import DiesAt, promoting
 from tests.support.comparison import assert_settled
 from tests.support.library import migrated, migrating
 from tests.support.own_keys import OWN_PREFIX, assert_tidy
-from tests.support.servers import ServerFactory, known, offset_of
+from tests.support.servers import ServerFactory, known, offset_of, write_block_of
 from tests.support.traffic import Counters
 from tests.support.writers import Clicks
 
@@ -349,6 +349,7 @@ def test_an_abort_leaves_the_source_open(ends: tuple[Server, Server]) -> None:
             run.complete(force=True)
         assert run.report.status == "stopped"
         assert run.report.errors[0].startswith("aborted by force, not cut over: ")
+        assert run.report.errors[0].endswith("; the source accepts writes")
         before = clicks.acknowledged
         wait_for(lambda: clicks.acknowledged > before + 10, "writers that go on")
     assert clicks.refusal == ""
@@ -356,6 +357,19 @@ def test_an_abort_leaves_the_source_open(ends: tuple[Server, Server]) -> None:
     assert int(client.get("clicks")) == clicks.acknowledged
     assert client.config_get("min-replicas-to-write") == {"min-replicas-to-write": "0"}
     assert_tidy(target, left=True)
+
+
+def test_an_abort_of_a_source_that_refuses_writes(server_factory: ServerFactory) -> None:
+    """By what a migration before has left: it stays, and is not called open."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    source.client().config_set("min-replicas-to-write", 65535)
+    with migrating(source, target) as run:
+        run.following()
+        run.complete(force=True)
+    why = f"127.0.0.1:{source.port}: min-replicas-to-write is 65535, as behind a cut-over"
+    refused = f"; the source refuses writes, though not because of this migration: {why}"
+    assert run.report.errors[0].endswith(refused)
+    assert write_block_of(source) == 65535
 
 
 class _DiedHere(LinkError):

@@ -1053,6 +1053,41 @@ async def test_scripts_that_the_source_would_not_refuse(server_factory: ServerFa
     warns(await look(replica, target), name, "how many it has run is not known", "--fence hook")
 
 
+async def test_a_source_that_refuses_writes(server_factory: ServerFactory) -> None:
+    """By the write block that an earlier cut-over has left, or because it has too few replicas; of
+    a source that is a replica its primary is asked."""
+    source, replica, target = (server_factory(known("redis-7.0")) for _ in range(3))
+    name, client = "source-writes", source.client()
+    replica.client().replicaof(source.host, source.port)
+    until_in_step(replica)
+
+    async def finds_nothing() -> None:
+        assert all(each.name != name for each in (await look(source, target)).checks)
+
+    await finds_nothing()
+    client.config_set("min-replicas-to-write", 65535)
+    words = f"127.0.0.1:{source.port} refuses writes: min-replicas-to-write is 65535", "unblock-"
+    for end in (source, replica):
+        warns(await look(end, target), name, *words, "CONFIG SET min-replicas-to-write 0")
+    client.config_set("min-replicas-max-lag", 0)
+    await finds_nothing()
+    client.config_set("min-replicas-max-lag", 10)
+    client.config_set("min-replicas-to-write", 2)
+    warns(await look(source, target), name, "is 2, and it has 1 replicas", "CONFIG SET")
+    client.config_set("min-replicas-to-write", 1)
+    await finds_nothing()
+
+
+async def test_replicas_that_durability_asks_for(server_factory: ServerFactory) -> None:
+    source, target, replica = (server_factory(known("redis-7.0")) for _ in range(3))
+    name, wanted = "durability", replace(QUICK, durability="replicas=1")
+    fails(await look(source, target, wanted), name, "has 0 replicas in step, 1 are asked for")
+    assert all(each.name != name for each in (await look(source, target)).checks)
+    replica.client().replicaof(target.host, target.port)
+    until_in_step(replica)
+    assert named(await look(source, target, wanted), name).outcome == "pass"
+
+
 async def test_a_target_that_refuses_writes(server_factory: ServerFactory) -> None:
     source = server_factory()
     lonely = server_factory(None, "--min-replicas-to-write", "1")
