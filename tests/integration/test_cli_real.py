@@ -511,7 +511,9 @@ def test_a_worker_that_is_killed_is_replaced(server_factory: ServerFactory, cli:
         for _ in range(2):
             # One that has got somewhere.
             group = cli.wait_for(
-                lambda group: worker_of(group) > 0 and group["Migration"]["Keys"] > 0
+                lambda group: (
+                    worker_of(group) not in (0, *killed) and group["Migration"]["Keys"] > 0
+                )
             )
             assert group["Migration"]["Phase"] == "SNAPSHOT"
             killed.append(worker_of(group))
