@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from engine._native import crc64
+from engine._native import ValueTranscoder, crc64
 from engine.errors import EngineError
 from engine.model.db_key import DbKey
 from engine.model.server_capabilities import ServerCapabilities
@@ -48,6 +48,7 @@ async def _repair(
 ) -> list[tuple[bytes, str]]:
     asked = [command for key in keys for command in (("PTTL", key), ("DUMP", key))]
     replies = await source.pipeline(asked)
+    transcoder = ValueTranscoder(able.flavour, able.known_types)
     stores: list[tuple[bytes | str | int, ...]] = []
     for key, ttl, payload in zip(keys, replies[::2], replies[1::2], strict=True):
         for reply in (ttl, payload):
@@ -58,7 +59,8 @@ async def _repair(
         else:
             # What is left of it; 0 is none, and one that ends this very moment has 1.
             left = max(ttl, 1) if ttl >= 0 else 0
-            stores.append(("RESTORE", key, left, _stamped(payload, able), "REPLACE"))
+            known, _ = transcoder.payload(payload)
+            stores.append(("RESTORE", key, left, _stamped(known or payload, able), "REPLACE"))
     answers = await target.pipeline(stores)
     return [
         (key, answer.message)

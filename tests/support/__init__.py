@@ -18,7 +18,8 @@
     lanes           lanes laid out by hand; `lanes_process`, `steps`: killed at a step
     checkpoints     what a migration has noted; engines that die at one
     snapshots, feeding, raw_replica, followers, handshakes    the readers, the source alone
-    functions, preflight, browser, server_table, state_of_version_1    for one kind of test each
+    functions, preflight, browser, server_table, value_table, state_of_version_1    for one kind of
+                    test each
 
 A test waits with `benches.support.waiting.wait_for`, breaks links with `benches.support.proxy`, and
 kills engines with `benches.support.engines`. Nothing is imported here.
