@@ -458,6 +458,15 @@ CMD_PAYLOAD: int
 CMD_PARTS: int
 CMD_SLOT_MOVES: int
 CMD_ACROSS: int
+CMD_LACKS_6_2: int
+CMD_LACKS_7_0: int
+CMD_LACKS_FIELD_TTLS: int
+CMD_LACKS_HSETEX: int
+CMD_LACKS_HGETDEL: int
+CMD_LACKS_REFERENCES: int
+CMD_LACKS_CONDITIONS: int
+CMD_LACKS_MSETEX: int
+CMD_LACKS_EXACT_LIMIT: int
 
 def command_flags(name: bytes, subcommand: bytes = b"") -> int: ...
 
@@ -604,6 +613,7 @@ class StreamReader:
         file: Callable[[], int] | None = None,
         memory_bytes: int = ...,
         slots: SlotFilter | None = None,
+        lacks: int = 0,
     ) -> Self: ...
     @property
     def closed(self) -> int: ...

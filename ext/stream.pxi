@@ -131,6 +131,8 @@ cdef class StreamReader:
         until: seconds since the epoch, see `cut_offset`.
         slots: batches hold only what goes to the node that has these, see slot_routing.pxi. What
             is left out stays in their offsets.
+        lacks: what the target does not know, a sum of CMD_LACKS_…: commands of that kind are made
+            of others, see newer_commands.pxi.
 
     Attributes:
         now_ms: when the bytes now fed were received, in ms since the epoch on the source's clock.
@@ -158,6 +160,7 @@ cdef class StreamReader:
     cdef readonly uint64_t acks_wanted
     cdef readonly SlotFilter slots
     cdef bint filters
+    cdef uint32_t lacks
     cdef SlotGroups *groups
     cdef size_t batch_bytes
     cdef size_t batch_commands
@@ -216,7 +219,7 @@ cdef class StreamReader:
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
         bint anchor=False, bint publish=True, bint append_only=False, until=None,
         names=(), bint extend_fields=False, file=None, size_t memory_bytes=8 << 20,
-        SlotFilter slots=None,
+        SlotFilter slots=None, uint32_t lacks=0,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -238,6 +241,7 @@ cdef class StreamReader:
         self.memory_bytes = memory_bytes
         self.slots = slots
         self.filters = slots is not None
+        self.lacks = lacks
         self.until = INT64_MAX if until is None else until
         self.ready = []
         self.aliases = NULL
@@ -809,8 +813,38 @@ cdef class StreamReader:
             if not self.add_command(&command):
                 return STREAM_NO_MEMORY
         self.parsed = end
+        if self.lacks & ROW_LACKS[row]:
+            if not self.make_known(before):
+                return STREAM_NO_MEMORY
+            if self.open.count == before:
+                return self.pass_over()
         self.commands += self.open.count - before
         return self.end_step()
+
+    cdef bint make_known(self, size_t before) noexcept nogil:
+        """Have the commands that were added since be of a kind that the target knows. False: no
+        memory."""
+        cdef size_t count = self.open.count - before, i
+        cdef StreamCommand *command
+        cdef Made made
+        cdef bint is_long
+        if not reserve_commands(&self.small, count):
+            return False
+        memcpy(self.small.commands, self.open.commands + before, count * sizeof(StreamCommand))
+        self.open.count = before
+        for i in range(count):
+            command = &self.small.commands[i]
+            is_long = self.open.raw.file != NULL and command.size > LONG_COMMAND
+            if is_long and not self.rewrite_in_file():
+                return False
+            made = make_known(&self.open, command, self.lacks)
+            if made == MADE_NO_MEMORY:
+                return False
+            if made == MADE_PASS and not self.add_command(command):
+                return False
+            if is_long:
+                bytes_let_go(&self.open.rewritten)
+        return True
 
     cdef inline bint add_command(self, const StreamCommand *command) noexcept nogil:
         """False: no memory."""

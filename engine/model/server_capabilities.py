@@ -267,6 +267,36 @@ class ServerCapabilities:
         source="expireGenericCommand, expire.c",
     )
 
+    # Commands, in the forms in which a source replicates them (ext/newer_commands.pxi).
+    commands_of_6_2 = Capability(
+        "knows LMOVE, SET … PXAT, LPOP of several, XADD … NOMKSTREAM, XGROUP CREATECONSUMER and"
+        " FLUSHALL SYNC",
+        redis=(6, 2, 0),
+        valkey=EVERY,
+        source="the command table, server.c",
+    )
+    commands_of_7_0 = Capability(
+        "knows SPUBLISH, and takes how many entries a group has read (XGROUP … ENTRIESREAD)",
+        redis=(7, 0, 0),
+        valkey=EVERY,
+        source="pubsub.c and t_stream.c of 7.0",
+    )
+    hsetex = Capability("knows HSETEX", redis=(8, 0, 0), valkey=(9, 0, 0), source="COMMAND DOCS")
+    hgetdel = Capability("knows HGETDEL", redis=(8, 0, 0), valkey=(9, 1, 0), source="COMMAND DOCS")
+    stream_references = Capability(
+        "takes what becomes of references to an entry (XDELEX, XADD … KEEPREF)",
+        redis=(8, 2, 0),
+        valkey=None,
+        source="COMMAND DOCS; t_stream.c",
+    )
+    set_conditions = Capability(
+        "compares before it changes, in all ways of Redis 8.4 (SET … IFEQ, IFNE, DELEX)",
+        redis=(8, 4, 0),
+        valkey=None,
+        source="COMMAND DOCS; Valkey 8.1 has IFEQ alone",
+    )
+    msetex = Capability("knows MSETEX", redis=(8, 4, 0), valkey=(9, 1, 0), source="COMMAND DOCS")
+
     # --- What follows ---
 
     @property

@@ -152,9 +152,11 @@ def stream_of(
     names: Iterable[tuple[bytes, bytes, bytes]] = (),
     extend_fields: bool = False,
     directory: str | None = None,
+    lacks: int = 0,
 ) -> StreamReader:
     """What reads commands from `offset` on; with `extend_by` their expire times are extended by it,
     and with `extend_fields` those of hash fields. `names`: `TransferSettings.stream_names`.
+    `lacks`: which newer commands the target does not know (`StreamReader`).
     `directory`: `TransferSettings.spool_directory`; what `feed` raises where a long command cannot
     be kept there, `unkept` explains."""
     reader = StreamReader(
@@ -170,6 +172,7 @@ def stream_of(
         names=names,
         extend_fields=extend_fields,
         file=lambda: nameless_file(spool_directory(directory)),
+        lacks=lacks,
     )
     if extend_by:
         reader.now_ms = now_ms

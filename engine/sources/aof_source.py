@@ -133,9 +133,11 @@ class AofCommands:
         names: Iterable[tuple[bytes, bytes, bytes]] = (),
         extend_fields: bool = False,
         directory: str | None = None,
+        lacks: int = 0,
     ) -> None:
         self._files = files
         self._directory = directory
+        self._lacks = lacks
         self._survey = survey
         self._names = list(names)
         self._extend_fields = extend_fields
@@ -189,4 +191,5 @@ class AofCommands:
             names=self._names,
             extend_fields=self._extend_fields,
             directory=self._directory,
+            lacks=self._lacks,
         )

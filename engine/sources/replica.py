@@ -84,9 +84,9 @@ _REST_SECONDS = 0.002
 class ReplicaSource:
     """One shard of a source, followed. Opened, read, closed; opened again after a failure.
 
-    Before `open`: `bulk_limit`, `extend_before` and `extend_by` (as `SnapshotReader`'s; ms). Calls:
-    `open`, then `snapshot` to its end if that gave a `FullSync`, then `next_commands` again and
-    again, and where that has none `more`.
+    Before `open`: `bulk_limit`, `extend_before` and `extend_by` (as `SnapshotReader`'s; ms), and
+    `lacks`. Calls: `open`, then `snapshot` to its end if that gave a `FullSync`, then
+    `next_commands` again and again, and where that has none `more`.
     """
 
     def __init__(self, endpoint: Endpoint, settings: TransferSettings, route: Route = ONLY) -> None:
@@ -98,6 +98,8 @@ class ReplicaSource:
         """Bytes of the longest value that the target takes; longer ones are read to nothing."""
         self.extend_before = 0
         self.extend_by = 0
+        self.lacks = 0
+        """Which newer commands the target does not know, as a `StreamReader` takes it."""
         self.on_event: Callable[[str], None] = lambda _: None
         """Told what an operator would want to read in a log."""
         self.on_doubt: Callable[[Doubt], None] = lambda _: None
@@ -543,6 +545,7 @@ class ReplicaSource:
                 names=settings.stream_names,
                 file=self._spool.new_file,
                 slots=self._slots,
+                lacks=self.lacks,
             )
             stream.extend_before, stream.extend_by = self.extend_before, self.extend_by
             return stream

@@ -49,12 +49,11 @@ from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.graph_telemetry import GraphTelemetry
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.newer_commands import lacks
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 
 # Commands that leave nothing of a key that could not be carried.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
-_TRIMMING = frozenset({b"XADD", b"XTRIM"})
-_LIMIT = frozenset({b"LIMIT", b"limit", b"Limit"})
 # So many keys are named in a line.
 _NAMED_IN_A_LINE = 3
 # So many hashes that may lack fields have a line of the report, and an event, each.
@@ -62,10 +61,6 @@ _DOUBTED_MOST = 100
 _LACKING = "may lack fields whose TTL had passed, and was put off in time"
 # Beside a key's name in the notes on the target: it is not left out, but may lack fields.
 _FIELDS = "?fields"
-
-
-# (Database, encoded command) that is sent in the place of another one.
-Instead = tuple[int, bytes]
 
 
 def lacking_fields(hashes: Collection[DbKey]) -> Iterator[str]:
@@ -190,6 +185,7 @@ class Replay:
             names=self._context.settings.stream_names,
             extend_fields=self._fields is not None,
             directory=self._context.settings.spool_directory,
+            lacks=lacks(self._writer.info),
         )
         batch, plain = await asyncio.to_thread(self._next, reader)
         while batch is not None:
@@ -199,7 +195,7 @@ class Replay:
             try:
                 sent = await answer if answer is not None else None
                 if sent is None:
-                    await self._apply(batch)
+                    await self._transact(batch, None)
                 elif sent.applied:
                     self._pass(batch)
                 else:
@@ -264,7 +260,6 @@ class Replay:
             or batch.holds(CMD_SWAPS)
             or batch.doubtful(CMD_PAYLOAD)
             or (self._graphs is not None and batch.naming(TELEMETRY))
-            or self._trims(batch)
         )
         return batch, not special
 
@@ -280,7 +275,7 @@ class Replay:
         return not (self.lost or self._notes or self._crashing.suspect(batch, ()))
 
     def _start(self, batch: CommandBatch) -> asyncio.Future[Sent] | None:
-        """Send it at once, if nothing has to be known of it; None: it is for `_apply`."""
+        """Send it at once, if nothing has to be known of it; None: it is for `_transact`."""
         if not self._is_simple(batch):
             return None
         answer: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
@@ -291,30 +286,6 @@ class Replay:
 
         value = self._value(batch)
         return answer if self._applier.start(batch, value, answered) else None
-
-    async def _apply(self, batch: CommandBatch) -> None:
-        """Apply it in parts, each of which ends behind a command that is rewritten."""
-        for offset, instead in self._trims(batch):
-            part, batch = batch.split(offset)
-            await self._transact(part, None, (part.db(len(part) - 1), instead))
-        await self._transact(batch, None)
-
-    def _trims(self, batch: CommandBatch) -> list[tuple[int, bytes]]:
-        """XADD and XTRIM as only a server that loads its file takes them: (where the command ends,
-        what means the same in each of them).
-
-        A server writes `MAXLEN ~ 9 LIMIT 5` as `MAXLEN = 7 LIMIT 5`, which trims to 7 where it
-        loads it, and is a syntax error of a client (streamParseAddOrTrimArgsOrReply, t_stream.c).
-        """
-        found = []
-        for index in batch.mentioning(_LIMIT):
-            words = batch.command(index)
-            if words[0].upper() in _TRIMMING and b"=" in words:
-                at = next(n for n, word in enumerate(words) if word in _LIMIT)
-                exact = encode_command(*words[:at], *words[at + 2 :])
-                if words.index(b"=") < at:
-                    found.append((batch.offset(index), exact))
-        return found
 
     def _note_fields(self, batch: CommandBatch) -> None:
         """Hashes of which a field's TTL has passed, or may pass, and is not extended: the field is
@@ -354,41 +325,32 @@ class Replay:
                 for db, key in batch.changes(index) or ():
                     names.add(db, key)
 
-    async def _transact(
-        self, batch: CommandBatch, sent: Sent | None, instead: Instead | None = None
-    ) -> None:
-        """`instead`: what is sent in the last command's place."""
+    async def _transact(self, batch: CommandBatch, sent: Sent | None) -> None:
         suspect = sent is None and self._crashing.suspect(batch, ())
-        if suspect or not await self._transact_piece(batch, sent, instead):
-            await self._transact_in_pieces(batch, instead)
+        if suspect or not await self._transact_piece(batch, sent):
+            await self._transact_in_pieces(batch)
 
-    async def _transact_in_pieces(self, batch: CommandBatch, instead: Instead | None) -> None:
+    async def _transact_in_pieces(self, batch: CommandBatch) -> None:
         """Apply it in pieces, for the target's process has ended at it."""
         for piece, _ in self._crashing.pieces(batch, ()):
-            last = instead if piece.end_offset == batch.end_offset else None
-            if not await self._transact_piece(piece, None, last):
-                await self._transact_in_pieces(piece, last)
+            if not await self._transact_piece(piece, None):
+                await self._transact_in_pieces(piece)
 
-    async def _transact_piece(
-        self, batch: CommandBatch, sent: Sent | None, instead: Instead | None
-    ) -> bool:
+    async def _transact_piece(self, batch: CommandBatch, sent: Sent | None) -> bool:
         """Apply it; False: the target's process ends at it, and it is to be parted."""
         skip = (
             set() if sent is not None else self._unfit(batch) | await self._notes_of_graphs(batch)
         )
-        last = len(batch) - 1
         while True:
             if sent is None:
                 skip |= self._left_out(batch, skip) | self._left_out_crashing(batch, skip)
             notes = self._noted()
-            rewritten = [instead] if instead is not None and last not in skip else []
-            replaced = last if rewritten else None
             try:
                 result = await self._applier.apply(
                     batch,
                     sent.position if sent is not None else self._value(batch),
-                    skip=skip | {last} if rewritten else skip,
-                    extras=[*rewritten, *notes],
+                    skip=skip,
+                    extras=notes,
                     sent=sent,
                 )
             except PositionMoved:
@@ -405,27 +367,16 @@ class Replay:
                 break
             # Nothing was applied: again, without what the target would not even queue.
             for index, message in sorted(result.refused):
-                at = self._meant(index, replaced, message)
-                skip.add(at)
-                self._leave(batch, at, _refusal(batch, at, message))
+                _of_batch(index, message)
+                skip.add(index)
+                self._leave(batch, index, _refusal(batch, index, message))
         del self._notes[: len(notes)]
         for index, message in result.failed:
-            self._leave(batch, self._meant(index, replaced, message), message)
+            _of_batch(index, message)
+            self._leave(batch, index, message)
         self.counts.unseen += result.unseen
         self._pass(batch)
         return True
-
-    def _meant(self, index: int, replaced: int | None, message: str) -> int:
-        """Which command of the batch was refused: an extra stands for the one that is `replaced`,
-        or is the engine's."""
-        if index == -1 and replaced is not None:
-            return replaced
-        if index < 0:
-            raise TransferFailed(
-                f"the target refuses the engine's own command: {message}",
-                remedy="Correct that on the target, then start the migration anew.",
-            )
-        return index
 
     def _pass(self, batch: CommandBatch) -> None:
         if batch.end_offset > self.position.offset:
@@ -551,3 +502,13 @@ def _refusal(batch: CommandBatch, index: int, message: str) -> str:
         name = batch.argument(index, 0, 64).decode("ascii", "backslashreplace")
         return f"{name.upper()} is a command of a module, which the target does not have"
     return message
+
+
+def _of_batch(index: int, message: str) -> None:
+    """Raises `TransferFailed` where it is no command of the batch that was refused, but an extra,
+    which is the engine's."""
+    if index < 0:
+        raise TransferFailed(
+            f"the target refuses the engine's own command: {message}",
+            remedy="Correct that on the target, then start the migration anew.",
+        )

@@ -75,6 +75,7 @@ from engine.transfer.lane_figures import LaneFigures
 from engine.transfer.lane_inheritance import TargetLeftovers, inherit
 from engine.transfer.lane_not_carried import LaneLosses
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.newer_commands import lacks
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.position_monitor import PositionMonitor
 from engine.transfer.primary_lateness import PrimaryLateness
@@ -595,6 +596,7 @@ class Lane:
             await cancelled(ahead)
         self._refuse_one_shard("target", self._writer.info)
         self._source.bulk_limit = self._writer.bulk_limit
+        self._source.lacks = lacks(self._writer.info)
         self._ask_again = self._mark.begun
         if not self._mark.begun:
             self._checkpoint.note(

@@ -810,15 +810,15 @@ def test_until_time(server_factory: ServerFactory, tmp_path: Path, state_url: st
 def test_what_the_target_refuses_is_named_and_leaves_no_fragment(
     server_factory: ServerFactory, tmp_path: Path
 ) -> None:
-    path = tmp_path / "appendonly.aof"
+    path, until = tmp_path / "appendonly.aof", (b"PXAT", b"9999999999999")
     path.write_bytes(
         command(b"SET", b"fine", b"1")
-        + command(b"HSETEX", b"h", b"FIELDS", b"1", b"f", b"v")
+        + command(b"HSETEX", b"h", *until, b"FIELDS", b"1", b"f", b"v")
         + command(b"HSET", b"h", b"g", b"v")
         + command(b"LPUSH", b"fine", b"wrong type")
         + command(b"COPY", b"h", b"copy")
         + command(b"SET", b"last", b"1")
-        + command(b"HSETEX", b"back", b"FIELDS", b"1", b"f", b"v")
+        + command(b"HSETEX", b"back", *until, b"FIELDS", b"1", b"f", b"v")
         + command(b"DEL", b"back")
         + command(b"SET", b"back", b"1")
     )

@@ -138,6 +138,7 @@ def said(batch: CommandBatch) -> dict[str, object]:
             "extend_fields": st.booleans(),
             "names": st.sampled_from([[], NAMES]),
             "publish": st.booleans(),
+            "lacks": st.sampled_from([0, (1 << 9) - 1]),
         }
     ),
 )

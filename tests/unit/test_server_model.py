@@ -257,6 +257,13 @@ def shown(server: Server) -> Iterator[tuple[str, bool]]:
     client.hset("hash", "field", "value")
     yield "hpexpiretime", takes("HPEXPIRETIME", "hash", "FIELDS", 1, "field")
     yield "field_ttls", takes("HPEXPIRE", "hash", 100_000, "FIELDS", 1, "field")
+    yield "hsetex", takes("HSETEX", "hash", "FIELDS", 1, "field", "value")
+    yield "hgetdel", takes("HGETDEL", "hash", "FIELDS", 1, "field")
+    yield "msetex", takes("MSETEX", 1, "other", "value")
+    yield "set_conditions", takes("SET", "other", "new", "IFNE", "that")
+    yield "stream_references", takes("XDELEX", "stream", "KEEPREF", "IDS", 1, "1-1")
+    yield "commands_of_6_2", takes("SET", "other", "value", "PXAT", 9_999_999_999_999)
+    yield "commands_of_7_0", takes("SPUBLISH", "channel", "message")
     yield "import_mode", takes("CLIENT", "IMPORT-SOURCE", "OFF")
     yield "replica_version", takes("REPLCONF", "version", "8.0.0")
     before = client.info("stats")["expired_keys"]

@@ -1,0 +1,36 @@
+"""Commands of the stream that are newer than the target: which of them the core makes of others.
+
+The core's table says what each is made into (ext/newer_commands.pxi). What it says nothing of is
+sent as it is, and refused; its keys are read again from the source.
+"""
+
+from __future__ import annotations
+
+from engine._native import (
+    CMD_LACKS_6_2,
+    CMD_LACKS_7_0,
+    CMD_LACKS_CONDITIONS,
+    CMD_LACKS_EXACT_LIMIT,
+    CMD_LACKS_FIELD_TTLS,
+    CMD_LACKS_HGETDEL,
+    CMD_LACKS_HSETEX,
+    CMD_LACKS_MSETEX,
+    CMD_LACKS_REFERENCES,
+)
+from engine.model.server import ServerInfo
+
+
+def lacks(target: ServerInfo) -> int:
+    """What the target does not know, a sum of CMD_LACKS_… for a `StreamReader`."""
+    able = target.capabilities
+    known = (
+        (able.commands_of_6_2, CMD_LACKS_6_2),
+        (able.commands_of_7_0, CMD_LACKS_7_0),
+        (able.field_ttls, CMD_LACKS_FIELD_TTLS),
+        (able.hsetex, CMD_LACKS_HSETEX),
+        (able.hgetdel, CMD_LACKS_HGETDEL),
+        (able.stream_references, CMD_LACKS_REFERENCES),
+        (able.set_conditions, CMD_LACKS_CONDITIONS),
+        (able.msetex, CMD_LACKS_MSETEX),
+    )
+    return CMD_LACKS_EXACT_LIMIT | sum(flag for knows, flag in known if not knows)
