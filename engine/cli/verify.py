@@ -16,6 +16,7 @@ from engine.cli.error_output import complain, error_object
 from engine.cli.output_format import as_json, clean, duration, table, volume
 from engine.cli.verb_runner import INTERRUPTED, perform
 from engine.errors import Interrupted
+from engine.model.cluster_shard import AddressMap
 from engine.model.proof import EXIT_CODES, ProofProgress, ProofReport, ProofSettings
 
 _SHOWN_MOST = 20
@@ -84,6 +85,15 @@ def verify(
             help="Write a report of JSON lines, and a page for people beside it (FILE.html).",
         ),
     ] = None,
+    address_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--address-map",
+            metavar="FROM=TO",
+            show_default=False,
+            help="A node that a cluster announces as FROM (HOST:PORT, or HOST) is reached at TO.",
+        ),
+    ] = None,
     output: OutputOption = "text",
 ) -> None:
     """Compare every key of two deployments.
@@ -101,6 +111,7 @@ def verify(
             seed=seed,
             rate=sizes.parse(rate),
             repair=repair,
+            addresses=AddressMap.read(tuple(address_map or ())),
         ),
     )
     shown = _Display()

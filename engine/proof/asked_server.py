@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine._native import KeyNames, KeyPage, LookReader, Looks
-from engine.errors import EngineError, FaultOf
+from engine.errors import AuthError, EngineError, FaultOf
 from engine.model.endpoint import Endpoint
 from engine.model.proof import Mode
 from engine.model.server import ServerInfo, parse_info
@@ -132,6 +132,13 @@ class AskedServer:
             self._commands[asked] = commands
         self._reader.expect_looks(asked.shape, last - first)
         return self._sent(names.request(commands, first, last, clock=asked.clock), Looks)
+
+    def allowed(self, looks: Looks) -> None:
+        """Raise `AuthError` where its user may not ask this of any key."""
+        if looks.error is not None:
+            error = self.connection.reply_error(looks.error)
+            if isinstance(error, AuthError) and not error.of_key:
+                raise error
 
     def _sent(self, request: Any, _: type[Any]) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

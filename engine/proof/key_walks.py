@@ -106,10 +106,11 @@ class KeyWalks:
                 server, reader = await self._dialled(stack, shard, self._ends[0], there, db)
                 others = await self._others(stack, there, db)
                 if self._settings.mode == "count":
-                    ask, settle = self._asking(others), self._comparing_names(comparer, db)
+                    ask = self._asking(others)
+                    settle = self._comparing_names(comparer, others, db)
                 else:
                     ask = self._asking_both(server, others)
-                    settle = self._comparing(comparer, db)
+                    settle = self._comparing(comparer, server, others, db)
                 found = await self._walk(server, reader, ask, settle, self._on_named)
             self.comparers.append(comparer)
             return found
@@ -130,8 +131,9 @@ class KeyWalks:
         async def once() -> _Names:
             async with AsyncExitStack() as stack:
                 server, reader = await self._dialled(stack, shard, self._ends[1], there, db)
-                ask = self._asking(await self._others(stack, there, db))
-                return await self._walk(server, reader, ask, self._looking_for(db), _untold)
+                others = await self._others(stack, there, db)
+                ask, settle = self._asking(others), self._looking_for(others, db)
+                return await self._walk(server, reader, ask, settle, _untold)
 
         await _until_linked(once)
 
@@ -200,9 +202,13 @@ class KeyWalks:
     def _asking(self, others: Sequence[AskedServer]) -> Ask:
         return lambda part, names, first, last: (others[part].looks(names, first, last, EXISTS),)
 
-    def _comparing(self, comparer: LookComparer, db: int) -> Settle:
+    def _comparing(
+        self, comparer: LookComparer, server: AskedServer, others: Sequence[AskedServer], db: int
+    ) -> Settle:
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
             one, other = looks
+            server.allowed(one)
+            others[part].allowed(other)
             for index, _ in comparer.compare(names, first, one, other):
                 self._again.add(db, names.name(index))
             if self._again.full:
@@ -210,8 +216,10 @@ class KeyWalks:
 
         return settle
 
-    def _comparing_names(self, comparer: LookComparer, db: int) -> Settle:
-        look_for = self._looking_for(db)
+    def _comparing_names(
+        self, comparer: LookComparer, others: Sequence[AskedServer], db: int
+    ) -> Settle:
+        look_for = self._looking_for(others, db)
 
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
             # The source has just named them.
@@ -220,8 +228,9 @@ class KeyWalks:
 
         return settle
 
-    def _looking_for(self, db: int) -> Settle:
+    def _looking_for(self, others: Sequence[AskedServer], db: int) -> Settle:
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
+            others[part].allowed(looks[0])
             for index in looks[0].absent:
                 self._again.add(db, names.name(first + index))
             if self._again.full:

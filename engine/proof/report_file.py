@@ -37,8 +37,11 @@ class ReportFile:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
+        self._page = self._path.with_name(self._path.name + ".html")
         try:
             self._file: TextIO = self._path.open("w", encoding="utf-8")
+            # Whether it can be written is known before anything is compared.
+            self._page.write_text("")
         except OSError as error:
             raise _unwritten(path, error) from None
 
@@ -75,11 +78,11 @@ class ReportFile:
             del told[name]
         self._line({"result": told | {"sentence": report.sentence, "ended": moment(report.ended)}})
         self.close()
-        page = self._path.with_name(self._path.name + ".html")
         try:
-            page.write_text(page_of(report), encoding="utf-8")
+            # A glob of the command line may be no text.
+            self._page.write_text(page_of(report), encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            raise _unwritten(str(page), error) from None
+            raise _unwritten(str(self._page), error) from None
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

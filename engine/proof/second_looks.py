@@ -220,6 +220,11 @@ class SecondLooks:
             del self._doubts[name]
             self.resolved += 1
             return
+        if found.reason.startswith("NOPERM"):
+            # No look says another thing.
+            del self._doubts[name]
+            self._on_found(found)
+            return
         same = doubt.last is not None and doubt.state == look.state
         if same and _moved(doubt.expire_at, found.source.expire_at):
             same = False

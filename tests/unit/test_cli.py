@@ -34,11 +34,13 @@ from engine.cli import (
     sizes,
     transfer_options,
     verb_runner,
+    verify,
 )
 from engine.cli.progress_display import Lines, describe
 from engine.front.faults_with_details import CompletionRefused
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
+from engine.model.proof import ProofProgress
 from engine.model.report import EngineUse, NotCarried, Report, Step
 from engine.model.settings import TransferSettings
 
@@ -949,3 +951,12 @@ def test_serve_ends_at_its_start_where_the_credentials_are_unusable(
     assert place in told
     assert "secret-word" not in told
     assert not state.exists()
+
+
+def test_the_progress_of_a_comparison() -> None:
+    line = verify._line(ProofProgress("comparing", 500, 2_000, 3_000_000, 4, 5, seconds=10.0))
+    assert line == (
+        "comparing  25% (500 of about 2,000 keys)  3.0 MB  30.0 s left  4 to be looked at again  "
+        "5 differ"
+    )
+    assert verify._line(ProofProgress()) == "connecting"
