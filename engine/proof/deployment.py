@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from engine.model.slots import SLOTS, SlotSet
 from engine.wire import cluster_primary
 from engine.wire.control_connection import Admin, admin
 
+# A save sets the number of changes back.
+_WRITTEN = re.compile(rb"^(rdb_changes_since_last_save|rdb_last_save_time):(\d+)", re.MULTILINE)
 _DATABASES = 16
 _OFFSET = re.compile(rb"^(?:slave_repl_offset|master_repl_offset):(\d+)", re.MULTILINE)
 
@@ -135,6 +137,18 @@ def offset_in(reply: object) -> int | None:
     """The end of a server's replication stream, by its INFO; None: it does not tell."""
     found = _OFFSET.findall(reply) if isinstance(reply, bytes) else []
     return max(map(int, found)) if found else None
+
+
+async def written(ends: Iterable[Admin]) -> object:
+    """What changes with every write at any of the servers; None: one does not tell."""
+    found: list[object] = []
+    for end in ends:
+        reply = await end.call("INFO", "persistence")
+        told = _WRITTEN.findall(reply) if isinstance(reply, bytes) else []
+        if not told:
+            return None
+        found.append(told)
+    return found
 
 
 async def is_owned(ends: Sequence[Admin], cluster: bool) -> bool:

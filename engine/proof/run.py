@@ -46,6 +46,7 @@ from engine.proof.deployment import (
     look,
     offset_in,
     position_in,
+    written,
 )
 from engine.proof.key_walks import TTL_BOUND_MS, KeyWalks
 from engine.proof.report_file import ReportFile
@@ -271,7 +272,14 @@ class _Proof:
 
         comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
         self._comparers.append(comparer)
-        return SecondLooks(servers, comparer, passed, long_value, self._found)
+        return SecondLooks(
+            servers,
+            comparer,
+            passed,
+            lambda: written([each for side in admins for each in side]),
+            long_value,
+            self._found,
+        )
 
     def _found(self, found: Found) -> None:
         """A key differs, or it cannot be told whether it does."""

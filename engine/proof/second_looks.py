@@ -2,8 +2,9 @@
 
 Both ends are written to while they are compared: what the source has and the target has not yet, or
 what has expired at one end only, is no difference. So a key differs once it did in three looks in a
-row, over growing pauses, between which the source's key stayed as it was. One that never stood
-still is told of as that, and so is one that cannot be decoded.
+row, over growing pauses, between which the source's key stayed as it was; in five, which take five
+seconds, where anything was written at either end meanwhile, for what brings it may be late. One
+that never stood still is told of as that, and so is one that cannot be decoded.
 
 Where a migration follows the source, a look at the target counts once its position has passed the
 offset that the source had at the look before.
@@ -31,7 +32,7 @@ from engine.proof.deployment import Deployment
 
 PAUSES = (0.1, 0.3, 0.6, 1.5, 3.0, 5.0)
 """Seconds before each look; the last ones are for keys that change meanwhile."""
-LOOKS = 3
+LOOKS, LOOKS_WHILE_WRITTEN = 3, 5
 """So often a key has to differ, while the source's stays as it was."""
 # An expire time that is told as the time left is never quite the same.
 _SAME_MS = 100
@@ -135,6 +136,8 @@ class Servers:
 
 Passed = Callable[[], Awaitable[None]]
 """Waits until the target has what the source had when this was called."""
+Written = Callable[[], Awaitable[object]]
+"""What changes with every write at either end; None: that is not told."""
 LongValues = Callable[[int, bytes], Awaitable[tuple[int, bytes]]]
 """Compares a key whose values are not held: in what it differs, and the source's state."""
 
@@ -147,12 +150,15 @@ class SecondLooks:
         servers: Servers,
         comparer: LookComparer,
         passed: Passed,
+        written: Written,
         long_values: LongValues,
         on_found: Callable[[Found], None],
     ) -> None:
         self._servers = servers
         self._comparer = comparer
         self._passed = passed
+        self._written = written
+        self._needed = LOOKS
         self._long_values = long_values
         self._on_found = on_found
         self._doubts: dict[DbKey, _Doubt] = {}
@@ -181,11 +187,14 @@ class SecondLooks:
         async with self._busy:
             # Others come meanwhile.
             names = list(self._doubts)
+            first = await self._written() if names else None
             for pause in PAUSES:
                 names = [each for each in names if each in self._doubts]
                 if not names:
                     break
                 await asyncio.sleep(pause)
+                still = first is not None and await self._written() == first
+                self._needed = LOOKS if still else LOOKS_WHILE_WRITTEN
                 await retry(
                     partial(self._round, names),
                     Deadline(_LINK_SECONDS, _LINK_PAUSE),
@@ -230,7 +239,7 @@ class SecondLooks:
             same = False
         doubt.steady = doubt.steady + 1 if same else 1
         doubt.state, doubt.expire_at, doubt.last = look.state, found.source.expire_at, found
-        if doubt.steady >= LOOKS:
+        if doubt.steady >= self._needed:
             del self._doubts[name]
             for target, looks in enumerate(look.looks):
                 self._comparer.add(look.names, look.index, looks, look.index, target=bool(target))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine import Engine
@@ -267,6 +268,34 @@ def test_while_writers_go_on(server_factory: ServerFactory) -> None:
     assert [each.key for each in found.differences] == ["alone"]
     assert found.outcome == "different"
     assert set(found.reasons) <= {"it changed whenever it was looked at"}
+
+
+def test_writes_that_come_late(server_factory: ServerFactory) -> None:
+    """What is on its way for two seconds is no difference."""
+    here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    over = threading.Event()
+
+    def write() -> None:
+        client, n = here.client(), 0
+        while not over.is_set():
+            client.set(f"late:{(n := n + 1)}", n)
+
+    with Proxy(here.host, here.port) as line:
+        there.client().replicaof(line.host, line.port)
+        wait_for(
+            lambda: there.client().info("replication")["master_link_status"] == "up", "a full sync"
+        )
+        line.delay(2.0)
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            wait_for(lambda: there.client().exists("late:1"), "the first write")
+            found = verify(here, there)
+        finally:
+            over.set()
+            writer.join()
+    assert found.differences == ()
+    assert found.resolved > 0
 
 
 def test_a_sample_a_match_and_a_rate(server_factory: ServerFactory) -> None:
