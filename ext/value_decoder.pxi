@@ -265,7 +265,7 @@ cdef bint decode_module(ValueReader *r) noexcept nogil:
     if not next_length(r, &id):
         return False
     if digest:
-        sip_word(&sink.run, id)
+        mix_word(&sink.run, id)
     elif tape and not tape_number(sink, id):
         return False
     while True:
@@ -275,7 +275,7 @@ cdef bint decode_module(ValueReader *r) noexcept nogil:
             return True
         sink.count += 1
         if digest:
-            sip_word(&sink.run, kind)
+            mix_word(&sink.run, kind)
         if kind == 5:
             if not next_string(r, &piece, 0):
                 return False
@@ -297,7 +297,7 @@ cdef bint decode_module(ValueReader *r) noexcept nogil:
             return wrong(r, b"an item of a module")
         sink_counted(sink, 8)
         if digest:
-            sip_word(&sink.run, number)
+            mix_word(&sink.run, number)
         elif tape and not (
                 tape_op(sink, c"d", number, 0) if kind == 4
                 else tape_signed(sink, <int64_t>number) if kind == 1
@@ -331,8 +331,8 @@ cdef bint decode_array(ValueReader *r) noexcept nogil:
         any = True
         last = index
         s = sink.start
-        sip_word(&s, AS_ARRAY_ITEM)
-        sip_word(&s, index)
+        mix_word(&s, AS_ARRAY_ITEM)
+        mix_word(&s, index)
         if tape and not (tape_open(sink) and tape_number(sink, index)):
             return False
         if tag == 0 or tag == 3:
@@ -340,7 +340,7 @@ cdef bint decode_array(ValueReader *r) noexcept nogil:
                 return False
             piece_text(&piece)
             sink_counted(sink, piece.n)
-            sip_word(&s, 0)
+            mix_word(&s, 0)
             sip_bytes_of(&s, piece.p, piece.n)
             if tape and not tape_bytes(sink, piece.p, piece.n):
                 return False
@@ -349,8 +349,8 @@ cdef bint decode_array(ValueReader *r) noexcept nogil:
                 return False
             bits = load_le64(p)
             sink_counted(sink, 8)
-            sip_word(&s, tag)
-            sip_word(&s, bits)
+            mix_word(&s, tag)
+            mix_word(&s, bits)
             if tape and not tape_op(sink, c"i" if tag == 1 else c"d", bits, 0):
                 return False
         else:
@@ -451,9 +451,9 @@ cdef bint decode_paths(ValueReader *r) noexcept nogil:
             size += name.n + value.n
             if digest:
                 s = sink.start
-                sip_word(&s, AS_PATH_FIELD)
-                sip_word(&s, owner.low)
-                sip_word(&s, owner.high)
+                mix_word(&s, AS_PATH_FIELD)
+                mix_word(&s, owner.low)
+                mix_word(&s, owner.high)
                 sip_bytes_of(&s, name.p, name.n)
                 sip_bytes_of(&s, value.p, value.n)
                 sip_add(&s, &sink.value)

@@ -1,8 +1,8 @@
 # What a decoded value goes into, element by element, the same for every encoding and version:
 #
 #   VALUE_LOOK    counts: elements, their bytes, the longest of them, expire times of fields
-#   VALUE_DIGEST  four digests of 128 bits (SipHash-2-4, digest.pxi): the value, the expire times of
-#                 its fields, a stream's groups, and what not every version keeps
+#   VALUE_DIGEST  four digests of 128 bits (SipHash-1-3): the value, the expire times of its fields,
+#                 a stream's groups, and what not every version keeps
 #   VALUE_TAPE    the elements as they are shown, in memory of ours; Python objects are made of it
 #                 afterwards (`tape_value`)
 #   VALUE_ENCODE  the value in another form (value_encode.pxi), on the tape too
@@ -132,6 +132,28 @@ cdef inline void piece_bytes(Piece *piece, const uint8_t *p, size_t n) noexcept 
 
 
 # --- Hashes ---
+#
+# SipHash as in digest.pxi, but with one round a word and three behind the last, as hash tables use
+# it: every member is hashed for itself, and most are short. All that goes in is whole words, each
+# part behind its length.
+
+cdef inline void mix_word(Sip *s, uint64_t word) noexcept nogil:
+    s.v3 ^= word
+    sip_round(s)
+    s.v0 ^= word
+
+
+cdef inline void mix_finish(const Sip *of, uint64_t *low, uint64_t *high) noexcept nogil:
+    cdef Sip s
+    s.v0, s.v1, s.v2, s.v3 = of.v0, of.v1, of.v2 ^ 0xee, of.v3
+    for _ in range(3):
+        sip_round(&s)
+    low[0] = s.v0 ^ s.v1 ^ s.v2 ^ s.v3
+    s.v1 ^= 0xdd
+    for _ in range(3):
+        sip_round(&s)
+    high[0] = s.v0 ^ s.v1 ^ s.v2 ^ s.v3
+
 
 cdef inline uint64_t load_part(const uint8_t *p, size_t n) noexcept nogil:
     """The last 1 to 7 bytes of a part as a word; with their number known no two read the same."""
@@ -145,13 +167,13 @@ cdef inline uint64_t load_part(const uint8_t *p, size_t n) noexcept nogil:
 
 cdef inline void sip_bytes_of(Sip *s, const uint8_t *p, size_t n) noexcept nogil:
     """A part: its length, its bytes."""
-    sip_word(s, n)
+    mix_word(s, n)
     while n >= 8:
-        sip_word(s, load_le64(p))
+        mix_word(s, load_le64(p))
         p += 8
         n -= 8
     if n:
-        sip_word(s, load_part(p, n))
+        mix_word(s, load_part(p, n))
 
 
 cdef inline void sip_piece(Sip *s, Piece *piece) noexcept nogil:
@@ -162,7 +184,7 @@ cdef inline void sip_piece(Sip *s, Piece *piece) noexcept nogil:
 cdef inline void sip_add(const Sip *s, Sum *sum) noexcept nogil:
     """Add the hash of an element."""
     cdef uint64_t low, high
-    sip_finish(s, &low, &high)
+    mix_finish(s, &low, &high)
     sum.low += low
     sum.high += high + (sum.low < low)
 
@@ -286,7 +308,7 @@ cdef inline bint sink_item(ElementSink *sink, Piece *piece) noexcept nogil:
             sip_bytes_of(&sink.run, piece.p, piece.n)
             return True
         s = sink.start
-        sip_word(&s, AS_MEMBER)
+        mix_word(&s, AS_MEMBER)
         sip_bytes_of(&s, piece.p, piece.n)
         sip_add(&s, &sink.value)
         return True
@@ -307,8 +329,8 @@ cdef inline bint sink_scored(ElementSink *sink, Piece *member, double score) noe
     if sink.mode == VALUE_DIGEST:
         memcpy(&bits, &score, 8)
         s = sink.start
-        sip_word(&s, AS_SCORED)
-        sip_word(&s, bits)
+        mix_word(&s, AS_SCORED)
+        mix_word(&s, bits)
         sip_bytes_of(&s, member.p, member.n)
         sip_add(&s, &sink.value)
         return True
@@ -334,14 +356,14 @@ cdef inline bint sink_field(
     sink_counted(sink, name.n + value.n)
     if sink.mode == VALUE_DIGEST:
         s = sink.start
-        sip_word(&s, AS_FIELD)
+        mix_word(&s, AS_FIELD)
         sip_bytes_of(&s, name.p, name.n)
         sip_bytes_of(&s, value.p, value.n)
         sip_add(&s, &sink.value)
         if ttl >= 0:
             s = sink.start
-            sip_word(&s, AS_FIELD_TTL)
-            sip_word(&s, <uint64_t>ttl)
+            mix_word(&s, AS_FIELD_TTL)
+            mix_word(&s, <uint64_t>ttl)
             sip_bytes_of(&s, name.p, name.n)
             sip_add(&s, &sink.field_ttls)
         return True
@@ -358,11 +380,11 @@ cdef inline void sink_words(
 ) noexcept nogil:
     """An element of four numbers, into a digest."""
     cdef Sip s = sink.start
-    sip_word(&s, head)
-    sip_word(&s, a)
-    sip_word(&s, b)
-    sip_word(&s, c)
-    sip_word(&s, d)
+    mix_word(&s, head)
+    mix_word(&s, a)
+    mix_word(&s, b)
+    mix_word(&s, c)
+    mix_word(&s, d)
     sip_add(&s, sum)
 
 
@@ -372,12 +394,12 @@ cdef inline void sink_named(
 ) noexcept nogil:
     """An element with a name and three numbers, into a digest; `of` is what it belongs to."""
     cdef Sip s = sink.start
-    sip_word(&s, head)
-    sip_word(&s, of.low)
-    sip_word(&s, of.high)
-    sip_word(&s, a)
-    sip_word(&s, b)
-    sip_word(&s, c)
+    mix_word(&s, head)
+    mix_word(&s, of.low)
+    mix_word(&s, of.high)
+    mix_word(&s, a)
+    mix_word(&s, b)
+    mix_word(&s, c)
     sip_piece(&s, name)
     sip_add(&s, sum)
 
@@ -387,13 +409,13 @@ cdef inline void sink_pending(
 ) noexcept nogil:
     """An entry that waits in a group, into the digest of groups."""
     cdef Sip s = sink.start
-    sip_word(&s, AS_PENDING)
-    sip_word(&s, group.low)
-    sip_word(&s, group.high)
-    sip_word(&s, ms)
-    sip_word(&s, seq)
-    sip_word(&s, when)
-    sip_word(&s, times)
+    mix_word(&s, AS_PENDING)
+    mix_word(&s, group.low)
+    mix_word(&s, group.high)
+    mix_word(&s, ms)
+    mix_word(&s, seq)
+    mix_word(&s, when)
+    mix_word(&s, times)
     sip_add(&s, &sink.groups)
 
 
@@ -422,11 +444,11 @@ cdef Sum sink_value_digest(ElementSink *sink) noexcept nogil:
     """The digest of the value itself: what has an order, what has none, and how many."""
     cdef Sum found
     cdef Sip s = sink.run
-    sip_word(&s, AS_VALUE)
-    sip_word(&s, sink.kind)
-    sip_word(&s, sink.count)
-    sip_word(&s, sink.value.low)
-    sip_word(&s, sink.value.high)
+    mix_word(&s, AS_VALUE)
+    mix_word(&s, sink.kind)
+    mix_word(&s, sink.count)
+    mix_word(&s, sink.value.low)
+    mix_word(&s, sink.value.high)
     found.low = found.high = 0
     sip_add(&s, &found)
     return found

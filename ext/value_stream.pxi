@@ -125,7 +125,7 @@ cdef bint decode_node(ValueReader *r, StreamState *state) noexcept nogil:
         return wrong(r, b"the head of a stream's node")
     names = pack
     named = sink.start
-    sip_word(&named, AS_NAMES)
+    mix_word(&named, AS_NAMES)
     for i in range(name_count):
         if not pack_next(r, &pack, &piece):
             return False
@@ -198,11 +198,11 @@ cdef bint decode_entry(
     if digest:
         hashed = sink.start
         named = sink.start
-        sip_word(&hashed, AS_ENTRY)
-        sip_word(&hashed, ms)
-        sip_word(&hashed, seq)
-        sip_word(&hashed, fields)
-        sip_word(&named, AS_NAMES)
+        mix_word(&hashed, AS_ENTRY)
+        mix_word(&hashed, ms)
+        mix_word(&hashed, seq)
+        mix_word(&hashed, fields)
+        mix_word(&named, AS_NAMES)
     for i in range(fields):
         if same:
             if tape:
@@ -230,8 +230,8 @@ cdef bint decode_entry(
         if not same:
             own.low = own.high = 0
             sip_add(&named, &own)
-        sip_word(&hashed, own.low)
-        sip_word(&hashed, own.high)
+        mix_word(&hashed, own.low)
+        mix_word(&hashed, own.high)
         sip_add(&hashed, &sink.value)
     return not tape or tape_close(sink)
 
