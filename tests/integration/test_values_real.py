@@ -15,6 +15,7 @@ import redis
 from benches.support.servers import Binary, Server, binaries, extra_binaries
 from engine._native import ValueDecoder, value_encoding
 from engine.cli import app
+from tests.integration.test_aof_real import OPTIONS, rewritten, written_by
 from tests.support.servers import ServerFactory, known
 from tests.support.snapshots import save
 
@@ -253,6 +254,33 @@ def test_inspect_asks_a_server_of_old_for_a_key(
     assert app.run(["inspect", server.url, "--key", "none"]) == 1
     said = capsys.readouterr().err
     assert "there is no key none in database 0. --db N looks in another database." in said
+
+
+@pytest.mark.parametrize("name", ["redis-6.2", "valkey-9"])
+def test_inspect_shows_the_base_of_an_append_only_file(
+    name: str, server_factory: ServerFactory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the server has written it; and how many commands behind it name a key."""
+    server = server_factory(known(name), *OPTIONS)
+    client = server.client()
+    client.set("left alone", "value")
+    client.set("counter", 1)
+    client.rpush("gone", "a", "b")
+    rewritten(server)
+    client.incr("counter")
+    client.incr("counter")
+    client.delete("gone")
+    client.set("later", 1)
+    source = f"aof:{written_by(server, tmp_path / 'copy')}"
+    for key, value, commands in (
+        ("left alone", "value", 0), ("counter", "1", 2), ("gone", ["a", "b"], 1)
+    ):  # fmt: skip
+        (found,) = lines(capsys, source, "--key", key)
+        assert (found["value"], found["commands_behind"]) == (value, commands)
+    code, out = inspected(capsys, source)
+    assert code == 0
+    assert out.startswith("Not shown: what the commands behind the base come to, ")
+    assert inspected(capsys, source, "--key", "later")[0] == 1
 
 
 def test_inspect_takes_the_credentials_of_the_configuration(
