@@ -1319,7 +1319,7 @@ cdef class SnapshotReader:
             return SNAP_NO_MEMORY
         if self.type == 242 and not self.keep_template_bytes(input.data + input.start, n):
             return SNAP_NO_MEMORY
-        if self.type == 243 and self.flavour_number == FLAVOUR_VALKEY:
+        if n and self.type == 243 and self.flavour_number == FLAVOUR_VALKEY:
             if self.import_bytes.size + n > IMPORT_BYTES_MOST:
                 return self.wrong("an import of fewer slots")
             if not bytes_reserve(&self.import_bytes, n, IMPORT_BYTES_MOST):
@@ -1339,6 +1339,8 @@ cdef class SnapshotReader:
         """Of what a module keeps beside the keys; False: no memory."""
         cdef Bytes *kept = &self.module_bytes
         cdef size_t room = left_of(MODULE_DATA_MOST, self.module_bytes_before + kept.size)
+        if n == 0:
+            return True
         if self.module_too_long or n > room:
             bytes_free(kept)
             self.module_too_long = True
@@ -1353,6 +1355,8 @@ cdef class SnapshotReader:
         """Of a template; False: no memory."""
         cdef Bytes *kept = &self.template_bytes
         cdef size_t room = left_of(TEMPLATE_BYTES_MOST, self.template_bytes_before + kept.size)
+        if n == 0:
+            return True
         if self.template_too_long or n > room:
             bytes_free(kept)
             self.template_too_long = True
