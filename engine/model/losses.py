@@ -6,7 +6,7 @@ What a client could notice is no such loss: a value that would lose that is not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ WORDS = {
     " sent again is added again",
 }
 """By the core's bit."""
+# The form of a stream (RDB_TYPE_*) that has it first.
+_BROUGHT_BY = {1: 21, 2: 19, 4: 26}
 NAMED_LIMIT = 20
 """Of each loss so many keys are named."""
 
@@ -38,6 +40,13 @@ class CarriedWithLoss:
         named = ", ".join(f"'{key[:80]}' (database {db})" for db, key in self.keys[:5])
         more = ", …" if self.count > min(len(self.keys), 5) else ""
         return f"{self.count:,} {self.kind}: {named}{more}"
+
+
+def foreseen(types: Container[int], known: Container[int]) -> list[str]:
+    """What values of `types` may lose at a target that knows these."""
+    return [
+        WORDS[bit] for bit, number in _BROUGHT_BY.items() if number in types and number not in known
+    ]
 
 
 def total_losses(found: Sequence[CarriedWithLoss]) -> tuple[CarriedWithLoss, ...]:

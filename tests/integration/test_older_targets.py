@@ -39,13 +39,13 @@ PAIRS = (
     ]
 )
 WAYS = (
-    list(itertools.product(EVERY_PAIR, ("scan", "replica", "file")))
+    list(itertools.product(EVERY_PAIR, ("scan", "replica", "file", "append-only file")))
     if SOAK
     else [
         (("redis-7.0", "redis-5.0"), "scan"),
         (("redis-8.0", "redis-6.0"), "replica"),
         (("redis-8.6", "redis-6.2"), "file"),
-        (("redis-8.0", "valkey-9.1"), "replica"),
+        (("redis-8.0", "valkey-9.1"), "append-only file"),
         (("valkey-9.1", "redis-8.0"), "replica"),
     ]
 )
@@ -164,6 +164,15 @@ def test_by_each_way(names: tuple[str, str], way: str, server_factory: ServerFac
         client.execute_command("XADD", "stream:long", "*", "f", item * 3)
     if way == "scan":
         run = copied(source, target)
+    elif way == "append-only file":
+        # Its base is a snapshot from 4.0 on, and commands follow.
+        client.config_set("appendonly", "yes")
+        wait_for(lambda: _rewritten(client), "the base")
+        client.rpush("list:long", "behind it")
+        client.config_set("appendfsync", "always")
+        client.rpush("list:long", "on the disk")
+        folder, single = source.folder / "appendonlydir", source.folder / "appendonly.aof"
+        run = copied(f"aof:{source.folder if folder.is_dir() else single}", target)
     elif way == "file":
         client.save()
         run = copied(f"rdb:{Path(source.folder, 'dump.rdb')}", target, source_type="auto")
@@ -177,6 +186,13 @@ def test_by_each_way(names: tuple[str, str], way: str, server_factory: ServerFac
     assert_settled(source, target, 2)
     count = sum(client.type(key) == b"stream" for key in client.scan_iter(count=1000))
     assert losses(run.report).get(COUNTERS, 0) == (count if "c" in lost else 0)
+
+
+def _rewritten(client: redis.Redis) -> bool:
+    """Whether the server has written its append-only file anew."""
+    found = client.info("persistence")
+    going_on = found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"]
+    return bool(found["aof_enabled"] and not going_on)
 
 
 def test_field_ttls_go_along_between_the_two_flavours(server_factory: ServerFactory) -> None:

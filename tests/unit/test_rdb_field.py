@@ -23,7 +23,7 @@ from engine.model.server_capabilities import Flavour, known_types
 from engine.model.settings import TransferSettings
 from engine.sources import rdb_file
 from engine.sources.rdb_file import RdbFileSource, Survey, survey
-from engine.transfer.checks.value_encodings import type_name
+from engine.transfer.checks.type_names import type_name
 from tests.reference.crc import crc64, key_slot
 from tests.support.servers import ServerFactory
 from tests.support.snapshots import feed, records

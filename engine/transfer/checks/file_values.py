@@ -16,8 +16,8 @@ from engine.model.report import printable_key
 from engine.model.server import ServerInfo
 from engine.transfer.checks.check_result import Check, failed, passed, warned
 from engine.transfer.checks.modules import refusals
-from engine.transfer.checks.server_pair import rewritten_types
-from engine.transfer.checks.value_encodings import type_name
+from engine.transfer.checks.server_pair import rewritten_types, rewritten_words
+from engine.transfer.checks.type_names import type_name
 from engine.transfer.graphs_in_parts import FILE_REMEDY, IN_FILE_PARTS
 from engine.wire.search_indexes import IN_FILE
 
@@ -93,8 +93,8 @@ def _types(found: Surveyed, target: ServerInfo) -> Check:
         return passed(name, f"the target loads all {len(found.types)} that are there")
     rewritten = rewritten_types(foreign, target)
     if rewritten.issuperset(foreign):
-        words = ", ".join(sorted({type_name(kind, found.info.flavour) for kind in rewritten}))
-        return passed(name, f"the target does not load all as they are; {words} are rewritten")
+        words = rewritten_words(found.types, found.info.flavour, target)
+        return passed(name, f"the target does not load all as they are; {words}")
     foreign = {kind: count for kind, count in foreign.items() if kind not in rewritten}
     what = ", ".join(
         f"{count:,} {type_name(kind, found.info.flavour)}" for kind, count in foreign.items()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from engine.model.losses import foreseen
 from engine.model.server import ServerInfo
+from engine.model.server_capabilities import Flavour
 from engine.model.settings import TransferSettings
 from engine.targets.known_forms import transcoder_for
 from engine.transfer.checks.check_result import Check, failed, passed, size, warned
 from engine.transfer.checks.replication_chain import Member, same_place
+from engine.transfer.checks.type_names import type_name
 
 # Above this share of the free memory the fit is called tight: encodings and allocators differ.
 _TIGHT = 0.9
@@ -80,6 +83,18 @@ def rewritten_types(types: Iterable[int], target: ServerInfo) -> frozenset[int]:
     """Those of which every value is stored in an older form that the target loads."""
     found = frozenset(filter(transcoder_for(target).wants, types))
     return found if target.capabilities.field_ttls else found - _WITH_FIELD_TTLS
+
+
+def rewritten_words(types: Iterable[int], source: Flavour, target: ServerInfo) -> str:
+    """Which kinds are rewritten for a target, by the types that the source has, and what they
+    lose; empty: none."""
+    known = target.capabilities.known_types
+    found = rewritten_types(set(types) - known, target)
+    if not found:
+        return ""
+    words = f"{', '.join(sorted({type_name(number, source) for number in found}))} are rewritten"
+    lost = foreseen(set(types), known)
+    return f"{words} (carried with a loss: {'; '.join(lost)})" if lost else words
 
 
 def _rdb(source: ServerInfo, target: ServerInfo) -> Check:

@@ -8,36 +8,15 @@ from __future__ import annotations
 from collections import Counter
 
 from engine.model.server import ServerInfo
-from engine.model.server_capabilities import Flavour
 from engine.transfer.checks.check_result import Check, passed, warned
 from engine.transfer.checks.first_keys import some_of_each
-from engine.transfer.checks.server_pair import rewritten_types, unloadable_types
+from engine.transfer.checks.server_pair import (
+    rewritten_types,
+    rewritten_words,
+    unloadable_types,
+)
+from engine.transfer.checks.type_names import FIELD_TTLS, type_name
 from engine.wire.control_connection import Admin
-
-_TYPE_NAMES: dict[int, str] = {
-    15: "streams",
-    16: "small hashes",
-    17: "small sorted sets",
-    18: "lists",
-    19: "streams",
-    20: "small sets",
-    21: "streams",
-    26: "streams",
-    27: "streams",
-    28: "arrays",
-    29: "hashes of a template",
-    30: "hashes of a template",
-    31: "hashes of a template",
-    32: "hashes of a template",
-    33: "rate limiters",
-}
-# 22 and up mean different things to the two flavours.
-_FIELD_TTL_TYPES: dict[Flavour, frozenset[int]] = {
-    "redis": frozenset({24, 25}),
-    "valkey": frozenset({22}),
-}
-_PATH_HASH = 23
-FIELD_TTLS = "hashes with field TTLs"
 
 
 async def check_types(
@@ -49,16 +28,16 @@ async def check_types(
     if not types:
         return passed(name, "the target loads every encoding of the source")
     rewritten = rewritten_types(types, target_info)
-    words = ", ".join(sorted({type_name(number, source_info.flavour) for number in rewritten}))
+    words = rewritten_words(source_info.capabilities.known_types, source_info.flavour, target_info)
     if rewritten == types:
-        return passed(name, f"the target does not load all as they are; {words} are rewritten")
+        return passed(name, f"the target does not load all as they are; {words}")
     kinds = {type_name(number, source_info.flavour) for number in types - rewritten}
     seen, looked = await _look(source, databases)
     found = {kind: seen[kind] for kind in sorted(kinds) if seen[kind]}
     what = f"{target_info.name} does not load some encodings of {source_info.name}: "
     what += ", ".join(sorted(kinds))
     if rewritten:
-        what += f" ({words} are rewritten)"
+        what += f"; {words}"
     remedy = (
         "Choose a target at least as new as the source and of its flavour; keys that cannot be"
         " loaded are named in the report."
@@ -67,15 +46,6 @@ async def check_types(
         among = ", ".join(f"{count} {kind}" for kind, count in found.items())
         return warned(name, f"{what}; among {looked} keys looked at: {among}", remedy)
     return warned(name, f"{what}; none was seen among {looked} keys", remedy)
-
-
-def type_name(number: int, flavour: Flavour) -> str:
-    """The kind of value behind an RDB_TYPE_* byte, for people."""
-    if number in _FIELD_TTL_TYPES[flavour]:
-        return FIELD_TTLS
-    if number == _PATH_HASH and flavour == "valkey":
-        return "path hashes"
-    return _TYPE_NAMES.get(number, f"type {number}")
 
 
 async def _look(source: Admin, databases: list[int]) -> tuple[Counter[str], int]:
