@@ -18,8 +18,9 @@ from engine.proof.asked_server import AskedServer
 
 _RUN_BYTES = 1 << 20
 _RUN_KEYS_FIRST, _RUN_KEYS_MOST = 32, 512
-# Runs whose answers are awaited.
-_UNDER_WAY = 3
+# Keys whose answers are awaited, in runs; of a cluster with many shards these are short, and so
+# there are more of them, as many as a reader takes at the most.
+_UNDER_WAY, _RUNS_MOST = 3, 48
 # The mean of what a key takes counts so many of the last runs.
 _MEAN_RUNS = 4
 # A burst that the rate lets through.
@@ -89,9 +90,12 @@ async def walk(
     were the engine's own. Raises `EngineError`."""
     own, length = 0, _RunLength()
     under_way: deque[_Run] = deque()
+    keys = 0
 
     async def settle_first() -> None:
+        nonlocal keys
         run = under_way.popleft()
+        keys -= run.count
         looks = [await each for each in run.answers]
         length.saw(run.count, max(each.nbytes for each in looks))
         await settle(run.part, run.names, run.first, looks)
@@ -110,8 +114,9 @@ async def walk(
                 under_way.append(
                     _Run(part, names, first, last - first, ask(part, names, first, last))
                 )
+                keys += last - first
                 first = last
-                while len(under_way) >= _UNDER_WAY:
+                while keys >= _UNDER_WAY * length.keys or len(under_way) >= _RUNS_MOST:
                     await settle_first()
         on_named(page.named)
     while under_way:
