@@ -9,9 +9,8 @@ cdef enum IfExists:
     IF_EXISTS_REPLACE
     IF_EXISTS_REFUSE
 
-# The lowest RDB version whose reader knows each type of value (rdb.h of the servers). Types that a
-# flavour numbers differently (22 and above) are not stamped anew: where the target refuses their
-# footer it would misread or refuse their value as well.
+# The lowest RDB version whose reader knows each type of value (rdb.h of the servers). Of the types
+# that the flavours number differently (22 and above) `walk_needed` has it (rdb_format.pxi).
 cdef enum:
     TYPES_KNOWN = 22
 cdef uint8_t LOWEST_VERSION[TYPES_KNOWN]
@@ -101,11 +100,19 @@ cdef class RestoreEncoder:
 
     cdef inline uint16_t stamp(self, int type, uint16_t version) noexcept nogil:
         """The version to send for a value of `type` whose footer says `version`."""
-        cdef bint refused = version > self.highest_version or (
-            self.refused_low <= version <= self.refused_high)
-        if not refused or type < 0 or type >= TYPES_KNOWN or LOWEST_VERSION[type] == 0:
+        cdef int flavour = FLAVOUR_VALKEY if version >= 80 else FLAVOUR_REDIS
+        cdef uint16_t lowest
+        if type < 0 or not self.refuses(version):
             return version
-        return LOWEST_VERSION[type]
+        if type < TYPES_KNOWN:
+            return LOWEST_VERSION[type] if LOWEST_VERSION[type] else version
+        # A target of the other flavour would misread it: that one refuses all its versions.
+        lowest = walk_needed[flavour][type]
+        return version if lowest == 0 or self.refuses(lowest) else lowest
+
+    cdef inline bint refuses(self, uint16_t version) noexcept nogil:
+        return version > self.highest_version or (
+            self.refused_low <= version <= self.refused_high)
 
     cdef inline uint8_t *put_head(
         self, uint8_t *out, const Record *record, const uint8_t *key

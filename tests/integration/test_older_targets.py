@@ -45,6 +45,7 @@ WAYS = (
         (("redis-7.0", "redis-5.0"), "scan"),
         (("redis-8.0", "redis-6.0"), "replica"),
         (("redis-8.6", "redis-6.2"), "file"),
+        (("redis-8.6", "redis-8.0"), "scan"),
         (("redis-8.0", "valkey-9.1"), "append-only file"),
         (("valkey-9.1", "redis-8.0"), "replica"),
     ]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 
 from benches.support import encoded_values as encoded
 from benches.support.encoded_values import VALKEY, length, listpack, payload, string
-from engine._native import RecordBatch, SnapshotReader, ValueTranscoder, crc64
+from engine._native import RecordBatch, RestoreEncoder, SnapshotReader, ValueTranscoder, crc64
 from engine.model.losses import WORDS
 from engine.model.server_capabilities import Flavour, ServerCapabilities, Version
 from tests.reference import values as reference
@@ -206,6 +206,28 @@ def test_one_that_would_be_too_long_is_not_made() -> None:
     assert limited.payload(long_) == (None, 0)
     limited.most = 1 << 20
     assert limited.payload(long_)[0] not in (None, long_)
+
+
+def test_a_type_of_one_flavour_keeps_to_it_under_another_version() -> None:
+    """8.6 writes 13 behind hashes with field TTLs, which 8.0 knows from 12 on."""
+    fields = [(b"f", b"v", 1 << 41)]
+    valkey, redis = (
+        next(each for each in encoded.hashes(fields) if each[0] == number) for number in (22, 25)
+    )
+    for data, bounds, version in (
+        (payload(25, redis[1:-10], 13), (12, 1, 0), 12),
+        (payload(25, redis[1:-10], 13), (13, 1, 0), 13),
+        # Where it is refused anyway it stays what it is.
+        (payload(25, redis[1:-10], 13), (11, 1, 0), 13),
+        (payload(25, redis[1:-10], 13), (80, 12, 79), 13),
+        (payload(22, valkey[1:-10], 81), (80, 12, 79), 80),
+        (payload(22, valkey[1:-10], 80), (15, 1, 0), 80),
+    ):
+        highest, low, high = bounds
+        encoder = RestoreEncoder(highest_version=highest, refused_low=low, refused_high=high)
+        sent = encoder.command(b"k", -1, sealed(data))
+        wanted = sealed(data[:-10] + struct.pack("<H", version) + bytes(8))
+        assert wanted in sent
 
 
 # --- In batches ---
