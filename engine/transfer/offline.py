@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from engine.model.evictions import Evictions
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY, OwnKeys
 from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
+from engine.model.server import same_process
 from engine.sources.base import Source
 from engine.sources.scan import ScanSource
 from engine.targets.restore_writer import RestoreWriter
@@ -41,7 +43,7 @@ from engine.transfer.same_replication import APART, FEEDS_ITSELF, relation
 from engine.transfer.stats import TransferStats
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.target_claim import TargetClaim, foreign
-from engine.transfer.target_monitor import TargetMonitor
+from engine.transfer.target_monitor import LOOK_SECONDS, TargetMonitor
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin
 from engine.wire.engine_key_count import count_own
@@ -152,6 +154,7 @@ class Offline:
             if lost := self._lost():
                 raise self._refused(lost)
             await self._target_watch.look()
+            self._look_for_another_target()
             if evicted := context.stats.evictions.words_in_one_go:
                 raise self._refused(evicted)
             context.enter(Phase.DONE)
@@ -181,6 +184,8 @@ class Offline:
     async def _wait_for_word(self) -> None:
         """In COPIED, with the gate as it is."""
         context, copied = self._context, self._context.reason
+        # What was heard before may be of a process that the copy has outlived.
+        self._target_watch.identity = ""
         with context.step("wait"):
             while True:
                 words = await self._uncomparable()
@@ -192,13 +197,25 @@ class Offline:
                     context.publish()
                 else:
                     context.enter(Phase.COPIED)
-                try:
-                    async with asyncio.timeout(AGAIN_SECONDS if words else None):
-                        await context.word.wait()
-                except TimeoutError:
-                    continue
-                context.word.clear()
-                return
+                again = asyncio.get_running_loop().time() + (AGAIN_SECONDS if words else math.inf)
+                while not context.word.is_set() and asyncio.get_running_loop().time() < again:
+                    self._look_for_another_target()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await context.word.wait()
+                if context.word.is_set():
+                    context.word.clear()
+                    return
+
+    def _look_for_another_target(self) -> None:
+        """Raises `TransferStopped` where the process that has acknowledged every key is not the
+        target any more: what took its place may be older, and the source is not read once more."""
+        found = self._target_watch.identity
+        if found and not same_process(found, self._target.info.identity):
+            raise self._refused(
+                "the target was restarted or replaced since everything was copied, and may lack "
+                "some of it: a resume copies everything again"
+            )
 
     async def _check_comparable(self) -> None:
         """A cut-over in one go that will be refused is refused before anything is copied."""
@@ -617,6 +634,7 @@ class Offline:
             return CutOverCheckResult(
                 False, f"the target could not be looked at: {exc.in_one_line}"
             )
+        self._look_for_another_target()
         evictions = self._context.stats.evictions
         evicted = evictions.words_in_one_go if self._context.one_go else evictions.words
         if evicted:

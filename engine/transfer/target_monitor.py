@@ -55,6 +55,9 @@ class TargetMonitor:
         self._asked_at: float | None = None
         self._silent = False
         self._rests_until = -math.inf
+        self.identity = ""
+        """The target's data set and process, as it called itself last (`ServerInfo.identity`);
+        empty: not yet, or not since it was set so."""
 
     @property
     def heard_seconds(self) -> float | None:
@@ -116,6 +119,7 @@ class TargetMonitor:
 
     async def _ask(self) -> ServerInfo:
         info = await self._info()
+        self.identity = info.identity
         self._heard_at, self._asked_at = asyncio.get_running_loop().time(), None
         return info
 

@@ -14,13 +14,16 @@ from benches.support.compare import assert_equal, compare
 from benches.support.servers import Binary, Server, TlsFiles, binaries, few_binaries, supports_tls
 from engine.fleet.verification_gate import FilesVerificationGate, verification_gate_of
 from engine.model.endpoint import Endpoint
+from engine.model.progress import Phase
 from engine.model.server import parse_info
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey
+from engine.transfer import target_monitor
+from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from tests.support.carried import is_carried
-from tests.support.library import copied, copying
+from tests.support.library import Run, copied, copying
 from tests.support.servers import ServerFactory, known
 from tests.support.writers import writing
 
@@ -490,6 +493,33 @@ def test_a_checkpoint_of_another_process_is_void(server_factory: ServerFactory) 
     result = copied(source, target, checkpoints=checkpoint)
     assert result.report.keys == 200
     assert any("checkpoint is void" in event for event in result.events)
+    assert_equal(source.url, target.url)
+
+
+@pytest.mark.parametrize("seen", ["while it waits", "at the word"])
+def test_a_target_that_comes_back_older_behind_the_copy(
+    seen: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lacks what was acknowledged, and nobody completes that: everything is copied again."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    source.client().mset({f"k{i}": i for i in range(200)})
+    store = MemoryCheckpoint()
+    if seen == "at the word":
+        monkeypatch.setattr(target_monitor, "LOOK_SECONDS", 3600.0)
+    with Run(source, target, source_type="scan", checkpoints=store) as run:
+        run.reaches(Phase.COPIED)
+        target.kill()
+        target.restart()
+        assert target.client().dbsize() == 0
+        if seen == "at the word":
+            run.complete()
+    assert run.report.status == "stopped", (run.report.errors, run.events)
+    assert "restarted or replaced since everything was copied" in run.report.errors[0]
+    monkeypatch.undo()
+    with Run(source, target, source_type="scan", checkpoints=store) as run:
+        run.reaches(Phase.COPIED)
+        run.complete()
+    assert run.report.status == "done", (run.report.errors, run.events)
     assert_equal(source.url, target.url)
 
 
