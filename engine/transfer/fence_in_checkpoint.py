@@ -11,7 +11,7 @@ refusing writes. Either is noted as done when it is, and tried again until then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 
 from engine import logs
@@ -32,7 +32,7 @@ from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.shared_source import SharedSource
 from engine.transfer.switch_hook import SwitchHook
-from engine.wire.control_connection import admin
+from engine.wire.control_connection import Admin, admin
 
 _log = logs.logger(__name__)
 # For how long the engine tries to let waiting clients of the source go once the target is open, in
@@ -56,10 +56,11 @@ class FenceUpkeep:
         source: ReplicaSource,
         roles: RoleMonitor,
         switch: SwitchHook,
-        is_anothers: Callable[[bytes], bool],
+        is_anothers: Callable[[Admin, bytes | None], Awaitable[bool]],
         shared: SharedSource,
     ) -> None:
-        """`is_anothers`: whether a position that was found on the target is another migration's."""
+        """`is_anothers`: whether the target, of which that is the position now, is another
+        migration's, or was (`TargetOwnership.is_anothers`)."""
         self._ends = ends
         self._checkpoint = checkpoint
         self._context = context
@@ -74,6 +75,7 @@ class FenceUpkeep:
         """Another migration may have cut over from the source, to this lane's target, since our
         fence was put up."""
         self._left = FenceRemoval(context, hook=ends.settings.fence == "hook")
+        self._show_closed = context.trouble_of("a fence that is left")
         # Why waiting clients of the source could not be let go.
         self._not_let_go: EngineError | None = None
         # How many cut-overs came to nothing behind a fence.
@@ -265,21 +267,35 @@ class FenceUpkeep:
     async def _lost_to_another(self, found: bytes | None) -> bool:
         """Whether the target, of which `found` is the position now, may be another migration's, or
         was: then the source is not ours to open. One that came back older, or empty, is ours."""
-        if found is not None:
-            return self._is_anothers(found)
         try:
             async with asyncio.timeout(_ASK_SECONDS), self._ends.admin("target") as end:
-                return any(entry.keys for entry in (await end.info()).keyspace)
+                return await self._is_anothers(end, found)
         except (EngineError, TimeoutError):
             return True
 
+    def claimed(self) -> None:
+        """The target is ours: it was asked, and has our name on it. What stands at the source is
+        ours to take away again."""
+        self.lost = False
+        self._show_closed("")
+
     def _report_left_closed(self) -> None:
         sealed = self._checkpoint.mark.sealed
-        by_hand = f". If none has: {write_block.remedy(sealed)}" if sealed else ""
-        self._context.on_event(
-            "the source still refuses writes, because another migration may have cut over from it "
-            f"since{by_hand}"
-        )
+        why = "because another migration may have cut over from it since"
+        if self._ends.settings.fence == "hook":
+            words = (
+                f"the fence's hook was not told to let writes on, {why}. If none has: run it with "
+                "`unfence` by hand"
+            )
+        elif sealed:
+            words = (
+                f"the source may still refuse writes, {why}. If none has: "
+                f"{write_block.remedy(sealed)}"
+            )
+        else:
+            words = f"writes to the source were not let on before the fence's time is over, {why}"
+        self._context.on_event(words)
+        self._show_closed(words)
 
     async def _look_for_another(self, limit: float) -> None:
         """Whether the target of any lane of this source is `lost` by the position that is there
@@ -294,10 +310,10 @@ class FenceUpkeep:
         try:
             async with asyncio.timeout(limit), self._ends.admin("target") as end:
                 found = await end.call("GET", key)
+                if await self._is_anothers(end, found if isinstance(found, bytes) else None):
+                    self.lost = True
         except (EngineError, TimeoutError):
             return
-        if await self._lost_to_another(found if isinstance(found, bytes) else None):
-            self.lost = True
 
     # --- The target is open ---
 

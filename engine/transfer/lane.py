@@ -208,7 +208,7 @@ class Lane:
             self._source,
             self._roles,
             SwitchHook(source, target, context.settings, context.on_switch, context.on_event),
-            lambda found: self._ownership.claim.another(found) is not None,
+            self._ownership.is_anothers,
             shared,
         )
         self.cut_over = LaneCutOver(
@@ -331,6 +331,7 @@ class Lane:
                     break
                 if ask:
                     target_position, ask = await self._outcome.take(), False
+                    self._upkeep.claimed()
                     reached = target_position.position
                     self._has_position = self._has_position or reached is not None
                     if await self._outcome.promoted(target_position):

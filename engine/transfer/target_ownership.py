@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 
-from engine.errors import TransferFailed
+from engine.errors import TransferFailed, TransferStopped
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
@@ -66,6 +66,20 @@ class TargetOwnership:
         if self.info.run_id != self._checkpoint.mark.claimed_at:
             self._checkpoint.note(claimed_at=self.info.run_id)
         return target_position
+
+    async def is_anothers(self, target: Admin, found: bytes | None) -> bool:
+        """Whether the target, of which `found` is the position now, is another migration's, or may
+        have been promoted by one since. One that came back older, or empty, is ours.
+
+        Raises `LinkError`, `ServerError`, `AuthError`, `ProtocolFault`.
+        """
+        if found is not None:
+            return self.claim.another(found) is not None
+        try:
+            await self._lost(target)
+        except TransferStopped:
+            return True
+        return False
 
     async def _lost(self, target: Admin) -> None:
         """Our claim is gone from a target that had it. It may be in use by now: then another

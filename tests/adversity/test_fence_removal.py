@@ -6,12 +6,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benches.support.servers import Server
+from engine.fleet.verification_gate import comparison_of
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -21,7 +24,9 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.cut_over_check import CutOverCheckResult
 from engine.transfer.fence import PauseFence
+from engine.transfer.lane_cut_over import LaneCutOver
 from engine.transfer.unblock_source import unblock
+from tests.support.comparison import assert_settled
 from tests.support.library import migrated, migrating
 from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known, refuses_writes
@@ -228,6 +233,51 @@ def test_a_hook_that_does_not_take_its_fence_away(
     assert said[-2:] == ["fence", "done"]
     assert sum("its fence could not be taken away" in each for each in run.events) == 1
     assert_tidy(target)
+
+
+@pytest.mark.parametrize("fence", ["hook", "pause"])
+def test_a_target_with_keys_of_its_own_that_comes_back_older_behind_it(
+    fence: str, server_factory: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing on it says that it was ours. It is, in another process: the source is not left as for
+    a cut-over of another migration."""
+    source = server_factory(known("redis-7.0"))
+    target = server_factory(known("redis-7.0"), "--save", "3600 1000000")
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    target.client().set("own", "1")
+    target.client().save()
+    noted, hook = tmp_path / "noted", tmp_path / "hook.py"
+    hook.write_text(f"import sys\nopen({str(noted)!r}, 'a').write(sys.argv[1] + '\\n')\n")
+    drain, came_back = LaneCutOver.drain, threading.Event()
+
+    async def draining(self: LaneCutOver) -> None:
+        if not came_back.is_set():
+            came_back.set()
+            await asyncio.to_thread(target.kill)
+            await asyncio.to_thread(target.restart)
+        await drain(self)
+
+    monkeypatch.setattr(LaneCutOver, "drain", draining)
+    command = f"{sys.executable} -I -S {hook}"
+    options: dict[str, Any] = {"fence": "hook", "fence_hook": command} if fence == "hook" else {}
+    settings = TransferSettings(**options)
+    both = comparison_of(
+        Endpoint.parse(source.url), Endpoint.parse(target.url), settings, lambda: True
+    )
+    with migrating(source, target, timeout=90, comparison=both, **options) as run:
+        run.following()
+        run.in_sync()
+        run.complete()
+        run.wait_for(lambda: run.refusals, "a refusal")
+        source.client(socket_timeout=30).set("later", 1)
+        run.in_sync()
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    if fence == "hook":
+        assert noted.read_text().split() == ["fence", "unfence", "fence", "done"]
+    assert target.client().get("own") == b"1"
+    target.client().delete("own")
+    assert_settled(source, target, 2)
 
 
 # --- Behind the opening ---
