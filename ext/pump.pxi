@@ -64,6 +64,8 @@ cdef class Pump:
             to say.
         offset, db, in_multi, replid: up to where the target has the stream that is followed.
         commands: how many commands of the stream were passed since `follow`.
+        named_keys: the keys of what is on the target are noted there, if it is not None: once it is
+            applied, and before `offset` is behind it.
     """
     cdef TransactionEncoder encoder
     cdef TransactionReader replies
@@ -103,6 +105,7 @@ cdef class Pump:
     cdef readonly int db
     cdef readonly bint in_multi
     cdef readonly uint64_t commands
+    cdef public NamedKeys named_keys
     cdef char text[POSITION_BYTES_MOST]
 
     def __cinit__(self, TransactionEncoder encoder not None, object found, int position_db=0,
@@ -200,6 +203,8 @@ cdef class Pump:
         return sent.batch.all_flags() & FLAG_MEMBER_COUNT and trust.field_ttls
 
     cdef int advance(self, Sent sent) except -1:
+        if self.named_keys is not None:
+            self.named_keys.note(sent.batch)
         self.replid = sent.replid
         self.offset = sent.batch.end_offset
         self.db = sent.batch.db_after

@@ -44,6 +44,9 @@ class Progress(Figures):
     tried again by itself. `lets_scripts`: the source refuses writes behind its fence, but not what
     scripts write.
 
+    `proven_keys` of `keys_to_prove` were equal at both ends when they were compared last, and no
+    command has named them since (`--verify full`); None where that was not asked for.
+
     Where the source is followed: `lag_bytes` and `lag_seconds` lie between `applied_offset` and
     `source_offset`, and are None while it is not known what the source has sent. `link` is how the
     source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
@@ -81,6 +84,22 @@ class Progress(Figures):
         words="evicted by the target",
     )
     eta_seconds: float | None = figure(None, most_if_known)
+    proven_keys: int | None = figure(
+        None,
+        added_if_known,
+        metric="proven_keys",
+        meaning="Keys that are proven to be equal at both ends (--verify full).",
+        member="ProvenKeys",
+        label="Keys proven equal",
+    )
+    keys_to_prove: int | None = figure(
+        None,
+        added_if_known,
+        metric="keys_to_prove",
+        meaning="Keys that are to be compared, of which some are proven (--verify full).",
+        member="KeysToProve",
+        label="Keys to be proven",
+    )
     lag_bytes: int | None = figure(
         None,
         added_if_known,

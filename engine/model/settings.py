@@ -19,6 +19,7 @@ from engine.model.setting import Member, Shorthand, declared, setting
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
 ReadFrom = Literal["primary", "replica"]
+Verify = Literal["sample", "full"]
 Until = Literal["snapshot", "in-sync", "cut-over"]
 Fence = Literal["pause", "none", "hook"]
 SourceAfter = Literal["refuse", "resume"]
@@ -164,6 +165,25 @@ class TransferSettings:
         ),
     )
     """The command of the fence "hook". It is kept in the state: no place for a secret."""
+    verify: Verify = setting(
+        "sample",
+        option="--verify",
+        kind="word",
+        words=get_args(Verify),
+        help=(
+            "What a cut-over compares: counts, names, a sample and the kinds of keys that the "
+            "stream does not tell all of; or every key, while the source is followed."
+        ),
+        row=(
+            "What both ends are compared by before a cut-over: counts, names, a sample, and the "
+            "kinds of keys that the stream does not tell all of. `full`: every key beside that, "
+            "while the source is followed, and again what is written to meanwhile; the cut-over "
+            "waits until none is left ([full proof](guarantees.md#every-key-compared))"
+        ),
+        member=Member("Verify", ("StartMigration",), expected="must be sample or full"),
+    )
+    """What a cut-over of a source that is followed compares: "sample", or "full": every key, before
+    it can begin (`transfer.full_proof`)."""
     cut_over_timeout: float = setting(
         10.0,
         option="--cut-over-timeout",
@@ -630,11 +650,26 @@ class TransferSettings:
                 remedy="Leave one of the two out.",
             )
         self._check_fence()
+        self._check_verify()
         self._check_bounds()
         if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
             raise UsageError(
                 f"the source type replica does not do: {objection}",
                 remedy="Use --source-type scan, or move everything.",
+            )
+
+    def _check_verify(self) -> None:
+        if self.verify != "full":
+            return
+        objection = self.replica_objection()
+        if self.source_type == "scan":
+            objection = "--source-type scan reads keys once"
+        elif self.until == "snapshot":
+            objection = "--until snapshot does not follow"
+        if objection is not None:
+            raise UsageError(
+                f"--verify full compares every key of a source that is followed: {objection}",
+                remedy="Leave one of the two out; the verb verify compares any two servers.",
             )
 
     @property
@@ -716,6 +751,8 @@ class TransferSettings:
             return "--fence hook holds back writers, and a file has none"
         if self.tune_source:
             return "--tune-source sets options of a server"
+        if self.verify == "full":
+            return "--verify full compares with a server that is followed"
         if self.read_from != "primary":
             return f"--read-from {self.read_from} asks a server for its replicas"
         return None

@@ -34,13 +34,14 @@ class Compared:
 
     `differ`: what differs, of keys that were not written to meanwhile. `unsure`: the same of keys
     that may have been written to between the two readings. `unknown`: how many keys of each type
-    cannot be compared.
+    cannot be compared; `unknown_keys`: which, with their types.
     """
 
     keys: int = 0
     differ: Mapping[DbKey, str] = field(default_factory=dict)
     unsure: Mapping[DbKey, str] = field(default_factory=dict)
     unknown: Mapping[str, int] = field(default_factory=dict)
+    unknown_keys: Mapping[DbKey, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class Verification:
     far as is known, and that were not compared while the source's writers waited, each with why:
     its value is too long for that, it may change without a command in the stream, or it is written
     to all the time; `repaired` are keys that differed, were read again from the source and were
-    equal then. `counted_lanes`: the counts are those of so many lanes together.
+    equal then. `counted_lanes`: the counts are those of so many lanes together. `full`: every key
+    was compared behind the last command that names it, but for what `not_compared` counts.
     """
 
     ok: bool
@@ -142,6 +144,7 @@ class Verification:
     libraries: int = 0
     lost: tuple[str, ...] = ()
     counted_lanes: int = 1
+    full: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
@@ -165,6 +168,11 @@ def not_compared_words(kinds: Mapping[str, int]) -> str:
     )
 
 
+def full_words(compared: int, unknown: Mapping[str, int]) -> str:
+    """`5,039,662 of 5,039,662 keys compared, none differs`: where every key was."""
+    return f"{compared:,} of {compared + sum(unknown.values()):,} keys compared, none differs"
+
+
 def total(lanes: Sequence[tuple[str, Verification]]) -> Verification:
     """What the comparisons of several lanes, by their names, have shown together: that of the first
     lane that differs; the sums, if none does."""
@@ -185,10 +193,14 @@ def total(lanes: Sequence[tuple[str, Verification]]) -> Verification:
             unknown[kind] = unknown.get(kind, 0) + count
     counts = f"{source:,} keys on the source, {there:,} on the target"
     name, first = lanes[0]
+    full = all(each.full for each in every)
+    words = f"{compared:,} keys compared, 0 differ"
+    if full:
+        words = full_words(compared, unknown)
     return Verification(
         ok=True,
         reason=f"in sync on all {len(every)} lanes; {counts if counted else 'not counted'}; "
-        f"{compared:,} keys compared, 0 differ. Lane {name}: {first.reason}",
+        f"{words}. Lane {name}: {first.reason}",
         keys_source=source,
         keys_target=there,
         compared=compared,
@@ -197,4 +209,5 @@ def total(lanes: Sequence[tuple[str, Verification]]) -> Verification:
         over_budget=tuple(key for each in every for key in each.over_budget)[:NAMED_LIMIT],
         repaired=sum(each.repaired for each in every),
         libraries=max(each.libraries for each in every),
+        full=full,
     )

@@ -140,6 +140,18 @@ class Comparison(Protocol):
         """Compare some keys of a source that is written to."""
         ...
 
+    def every_key(self) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """All the source's keys, in portions."""
+        ...
+
+    async def at_rest(self, db: int, keys: Sequence[bytes]) -> Compared:
+        """Compare some keys while nothing changes; expire times may still be extended."""
+        ...
+
+    def apart(self) -> Comparison:
+        """Another one of the same ends, for another task. It counts nothing."""
+        ...
+
     async def counts(self, reach: Reach) -> Counts | None:
         """Both ends' counts; None if the source is written to meanwhile."""
         ...

@@ -35,7 +35,7 @@ from engine.model.verification import (
     Verification,
     not_compared_words,
 )
-from engine.transfer.async_helpers import beside, cancelled
+from engine.transfer.async_helpers import beside, cancelled, together
 from engine.transfer.checks.check_result import Side
 from engine.transfer.comparison_permissions import AGAIN_SECONDS, objection
 from engine.transfer.control_connections import Endpoints
@@ -51,6 +51,7 @@ from engine.transfer.cut_over_check import (
 from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
+from engine.transfer.full_proof import FullProof, Proven
 from engine.transfer.functions_and_scripts import carry_code, of_libraries
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
@@ -146,6 +147,8 @@ class CutOverComparison:
         # By the loop's clock: when it is asked again whether both ends can be compared.
         self._ask_at = 0.0
         self._asking: asyncio.Task[None] | None = None
+        self.proof: FullProof | None = None
+        """What compares every key, where that is wanted."""
         self.looked = False
         """Whether what is named as lost (`MigrationContext.lost`) was looked at again."""
         self.again = False
@@ -418,14 +421,19 @@ class CutOverComparison:
         limit = self._context.settings.check_seconds
         try:
             async with asyncio.timeout(limit) as clock:
-                found = await comparison.at_fence(settle)
+                if self.proof is not None:
+                    self.proof.behind_fence = 0
+                    if why := self.proof.objection_at_fence():
+                        self.again = self._worth_another
+                        return self._refuse(why)
+                found = await self._at_fence(comparison, settle)
                 wrong = found.differ
                 # (A primary that answers nobody is not read from.)
                 if wrong and len(wrong) <= _RESYNCED_AT_FENCE and not self._reads_replica:
                     follower.read_again(wrong)
                     await beside(follower.settle(), pump)
                     await settle()
-                    found = await comparison.at_fence(settle)
+                    found = await self._at_fence(comparison, settle)
                     sweep.repaired += len(wrong.keys() - found.differ.keys())
                 differ = found.differ
         except TimeoutError:
@@ -491,6 +499,21 @@ class CutOverComparison:
             restless,
         )
 
+    async def _at_fence(self, comparison: Comparison, settle: Settle) -> AtFence:
+        """The look behind the fence, and beside it what is left of the full proof."""
+        proof, found = self.proof, list[AtFence]()
+        differ: dict[DbKey, str] = {}
+
+        async def look() -> None:
+            found.append(await comparison.at_fence(settle))
+
+        async def prove() -> None:
+            if proof is not None:
+                differ.update(await proof.at_fence())
+
+        await together([look(), prove()])
+        return replace(found[0], differ={**differ, **found[0].differ})
+
     @property
     def _worth_another(self) -> bool:
         self._tries += 1
@@ -540,14 +563,20 @@ class CutOverComparison:
             counted = "not counted (the source is written to)"
         else:
             counted = counts.words
+        proven = self._proven(counts)
+        if proven is not None:
+            # What is not of those kinds is proven as long as no command names it.
+            left = {key: what for key, what in left.items() if key in self._sweep.silent}
+            unknown = proven.unknown
         unproven = {key: what for key, what in self._sweep.unsure.items() if key in left}
         compared = self._sweep.compared - sum(unknown.values()) - len(unproven)
+        keys = proven.words if proven is not None else f"{compared:,} keys compared, 0 differ"
         names = "every name looked up at the other end"
         if not self._sweep.walked:
             names = f"{self._sweep.names:,} names looked up at the other end, no time for the rest"
-        words = [f"in sync; {counted}; {names}; {compared:,} keys compared, 0 differ"]
-        if self._sweep.repaired:
-            words.append(f"{self._sweep.repaired:,} keys differed and were read again")
+        words = [f"in sync; {counted}; {names}; {keys}"]
+        if repaired := self._repaired:
+            words.append(f"{repaired:,} keys differed and were read again")
         if unknown:
             words.append(not_compared_words(unknown))
         before = {key: what for key, what in left.items() if key not in unproven}
@@ -575,8 +604,21 @@ class CutOverComparison:
             words.append(f"not compared, as the user may not run it: {denied}")
         reason = "; ".join(words) + "."
         result = self._verification(True, reason, {}, found, left, unknown)
+        if proven is not None:
+            result = replace(result, compared=proven.compared, full=proven.full)
         self._context.verification = result
         return CutOverCheckResult(True, reason, result)
+
+    def _proven(self, counts: Counts | None) -> Proven | None:
+        """What the full proof has come to; None where none was wanted."""
+        if self.proof is None:
+            return None
+        return self.proof.come_to(None if counts is None else round(counts.source / counts.lanes))
+
+    @property
+    def _repaired(self) -> int:
+        assert self._sweep is not None
+        return self._sweep.repaired + (self.proof.repaired if self.proof is not None else 0)
 
     def _verification(
         self,
@@ -611,7 +653,7 @@ class CutOverComparison:
                     for key, what in left.items()
                 }
             ),
-            repaired=sweep.repaired,
+            repaired=self._repaired,
             libraries=self._besides.count,
             lost=tuple(f"{what}: {why}" for what, why in self._besides.lost.items()),
         )

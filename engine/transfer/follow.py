@@ -43,6 +43,7 @@ from engine._native import (
     CMD_UNKNOWN,
     CMD_WRITES_UNNAMED,
     CommandBatch,
+    NamedKeys,
     Pump,
     Sent,
     key_slot,
@@ -188,6 +189,7 @@ class Follower:
         self.audited = SlotSet()
         """Slots of which every key is being read again: what a command makes of keys of theirs is
         as doubtful as they are, also where it was read before."""
+        self._named_keys: NamedKeys | None = None
         self.shares_libraries = False
         """Whether the target has its libraries of functions from several sources."""
         # Up to here commands may have run before they are sent.
@@ -344,6 +346,17 @@ class Follower:
         self._resync.hurried = on
 
     @property
+    def named_keys(self) -> NamedKeys | None:
+        """Where keys are named whose commands were applied, or that were read again and stored."""
+        return self._named_keys
+
+    @named_keys.setter
+    def named_keys(self, named: NamedKeys | None) -> None:
+        self._named_keys = named
+        if self._pump is not None:
+            self._pump.named_keys = named
+
+    @property
     def settled(self) -> bool:
         """Whether there is nothing to mend, and nothing in doubt.
 
@@ -411,6 +424,7 @@ class Follower:
             most=UNDER_WAY_MOST,
             bytes_most=UNDER_WAY_BYTES,
         )
+        pump.named_keys = self._named_keys
         self._pump = pump
         self._left = left = asyncio.get_running_loop().create_future()
         source.on_more = self._turn
@@ -421,6 +435,7 @@ class Follower:
             self._left = self._leaving = None
             source.on_more = None
             self._position, self._commands = self.position, self.commands
+            pump.named_keys = None
             self._pump = self._target = None
             self._applier.abandon()
             if self._fetching is not None:
@@ -549,6 +564,8 @@ class Follower:
                 self._mark_fields_dirty(batch)
             await resync.spread(batch)
             self._commands += batch.stream_commands
+            if self._named_keys is not None:
+                self._named_keys.note(batch)
             self._pass(self._behind(batch, sent.replid))
         if again and not same_process(self._applier.identity, process):
             self._crashing.ended_at_one_of(again)
@@ -737,6 +754,9 @@ class Follower:
                 await self._resync.spread(batch)
         resync = self._resync
         resync.stored(readings, seen=not whole.unseen)
+        if self._named_keys is not None:
+            for db, key in (key for each in readings for key in each.keys):
+                self._named_keys.add(db, key)
         if not whole.unseen:
             for db, key in (key for each in readings if each.values for key in each.keys):
                 if (db, key) not in whole.refused:
@@ -832,6 +852,8 @@ class Follower:
         if self._counted_late(batch, quick=quick):
             resync.mark_dirty(_changed(batch, CMD_MEMBER_COUNT))
         self._commands += batch.stream_commands
+        if self._named_keys is not None:
+            self._named_keys.note(batch)
         self._pass(behind)
         return True
 

@@ -69,6 +69,7 @@ from engine.transfer.cut_over_offer import Offer, TakenUpAnew
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import place_words, stream_words
+from engine.transfer.full_proof import FullProof
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
 from engine.transfer.lane_figures import LaneFigures
@@ -200,6 +201,14 @@ class Lane:
             ends, checkpoint, context, gate, comparison, self._compare_on
         )
         self._losses.require = self._check.require
+        self._proof: FullProof | None = None
+        if comparison is not None and context.settings.verify == "full":
+            self._proof = FullProof(
+                comparison.apart(),
+                context,
+                lambda: round(self._source.total_keys * self._ends.route.share),
+            )
+        self._check.proof = self._sync_monitor.proof = self._proof
         self._upkeep = FenceUpkeep(
             ends,
             checkpoint,
@@ -262,6 +271,7 @@ class Lane:
         self._figures = LaneFigures(
             checkpoint, context, self._source, self._writer, self._target_watch, self._sync_monitor
         )
+        self._figures.proof = self._proof
         context.source_type = "replica"
         context.figures = self._figures
 
@@ -762,7 +772,7 @@ class Lane:
                 not_carried=self._losses.not_carried,
                 carried=self._losses.carried,
                 left_out=self._losses.leave_out,
-                unnamed=self._losses.compare_all,
+                unnamed=self._distrust_all,
             )
             follower.shares_libraries = self._ends.route.shared_target
             if self._ends.route.by_slot:
@@ -778,6 +788,8 @@ class Lane:
             self._figures.follower, self._figures.resync = follower, self._resync
             self._sync_monitor.attend(follower, self._resync)
             self._ttl_guard.attend(follower)
+            if self._proof is not None:
+                self._proof.attend(follower)
             await self._take_up_dirty()
             await self.audit.take_up(follower.position.offset)
             self._sync_monitor.note(Doubt.BEGUN)
@@ -837,7 +849,9 @@ class Lane:
         audit = asyncio.create_task(self.audit.run(follower))
         lateness = PrimaryLateness(self._ends, self._source, self._context.event_of("source"))
         late = asyncio.create_task(lateness.run())
-        tasks = pump, roles, audit, late
+        tasks: tuple[asyncio.Task[None], ...] = pump, roles, audit, late
+        if self._proof is not None:
+            tasks += (asyncio.create_task(self._proof.run()),)
         published = 0.0
         loop = asyncio.get_running_loop()
         try:
@@ -874,6 +888,12 @@ class Lane:
         finally:
             self._withdraw()
 
+    async def _distrust_all(self, why: str) -> None:
+        """Commands may have changed keys that they do not name."""
+        if self._proof is not None:
+            self._proof.doubt(why)
+        await self._losses.compare_all(why)
+
     def _withdraw(self) -> None:
         offer, self.offer = self.offer, None
         if offer is not None:
@@ -894,6 +914,9 @@ class Lane:
             return context.lost_words
         if evicted := context.stats.evictions.words_in_one_go:
             return evicted
+        proof = None if context.skip_verification else self._proof
+        if proof is not None and settled and (why := proof.stuck):
+            return why
         return (context.uncomparable or "") if context.only_uncomparable else ""
 
     # --- What breaks ---

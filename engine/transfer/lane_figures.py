@@ -11,6 +11,7 @@ from engine.targets.applier import Applier
 from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
+from engine.transfer.full_proof import FullProof
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
@@ -45,6 +46,8 @@ class LaneFigures:
         """What follows the source, if anything does."""
         self.resync: KeyResync | None = None
         """What reads keys again for it."""
+        self.proof: FullProof | None = None
+        """What compares every key, where that is wanted."""
         self.applier: Applier | None = None
         """What writes to the target, if anything does."""
         self.restarts = 0
@@ -107,6 +110,8 @@ class LaneFigures:
             "partial_syncs": mark.partial_syncs,
             "full_syncs": mark.full_syncs,
         }
+        if self.proof is not None:
+            figures |= self.proof.figures()
         if self._context.phase is Phase.SNAPSHOT:
             figures |= {
                 "link": self._source.link,

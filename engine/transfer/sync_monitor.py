@@ -20,6 +20,7 @@ from engine.transfer.cut_over_check import offering
 from engine.transfer.drain_estimate import DrainEstimate
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import above_words, seconds_words, size_words
+from engine.transfer.full_proof import FullProof
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
@@ -62,6 +63,8 @@ class SyncMonitor:
         self._checkpoint = checkpoint
         self._context = context
         self._settings = settings
+        self.proof: FullProof | None = None
+        """What compares every key, where that is wanted."""
         # Those of the follower that runs.
         self._trust: Trust | None = None
         self._resync: KeyResync
@@ -272,6 +275,10 @@ class SyncMonitor:
             )
             asking = "it is being asked whether both ends can be compared"
             return False, asking if uncomparable is None else offering(self._context, uncomparable)
+        if self.proof is not None and not self._context.skip_verification:
+            why, self._context.passing = self.proof.objection()
+            if why:
+                return False, offering(self._context, why)
         in_sync = f"in sync: lag {size_words(lag)}"
         return True, in_sync if age < _AGE_WORTH_TELLING else f"{in_sync}, {seconds_words(age)}"
 

@@ -530,7 +530,7 @@ class Transfer:
         if denied is None:
             return
         reason, remedy = denied
-        if self._settings.source_type == "replica":
+        if self._settings.source_type == "replica" or self._settings.verify == "full":
             raise AuthError(f"the source cannot be followed: {reason}", remedy=remedy)
         raise _Denied(reason)
 

@@ -108,6 +108,7 @@ class LiveComparison:
         """`route`: which of the keys are compared, and what kind of servers the ends are;
         `together`: the lanes whose ends are counted as one; `lanes`: how many the migration has."""
         self._endpoints = source, target
+        self._lanes = lanes
         self._route, self._slots = route, KeysOfSlots(route.slots)
         self._together = together or LaneCounts()
         self._lane = self._together.join(source, target)
@@ -215,6 +216,13 @@ class LiveComparison:
         self._pair = None
         await self._stack.aclose()
 
+    def apart(self) -> LiveComparison:
+        """See `Comparison.apart`."""
+        source, target = self._endpoints
+        return LiveComparison(
+            source, target, self._settings, self._held_before, self._route, lanes=self._lanes
+        )
+
     @property
     def counts_are_known(self) -> bool:
         """Whether counts, and names that the target alone has, mean anything."""
@@ -268,6 +276,12 @@ class LiveComparison:
                     self._name(entry.db, timed)
                     if timed:
                         yield entry.db, timed
+
+    async def every_key(self) -> AsyncGenerator[tuple[int, list[bytes]], None]:
+        """See `Comparison.every_key`."""
+        for entry in self._infos[0].keyspace:
+            async for keys in self._pages(entry.db, None):
+                yield entry.db, keys
 
     async def _pages(self, db: int, kind: bytes | None) -> AsyncIterator[list[bytes]]:
         """The source's keys of one TYPE, in portions; of every one where it is None.
@@ -393,7 +407,7 @@ class LiveComparison:
         Raises `LinkError`, `AuthError`, `ServerError`, and what `reach` raises.
         """
         await self._select(db)
-        unknown: Counter[str] = Counter()
+        unknown_keys: dict[DbKey, str] = {}
         left, wrong = list(dict.fromkeys(keys)), dict[DbKey, str]()
         count = len(left)
         for _ in range(_TRIES):
@@ -412,12 +426,24 @@ class LiveComparison:
             findings = await compare_once(self._both, left, self._extend_ms, seen)
             if len(self._seen) < _SEEN_MOST:
                 self._seen |= {(db, key): (looked_at, *looks) for key, looks in seen.items()}
-            unknown.update(each.kind for each in findings if each.unknown)
+            unknown_keys |= {(db, each.key): each.kind for each in findings if each.unknown}
             wrong = {(db, each.key): each.what for each in findings if not each.unknown}
             if not wrong or await self._untouched():
-                return Compared(count, wrong, {}, unknown)
+                return Compared(count, wrong, {}, Counter(unknown_keys.values()), unknown_keys)
             left = [key for _, key in wrong]
-        return Compared(count, {}, wrong, unknown)
+        return Compared(count, {}, wrong, Counter(unknown_keys.values()), unknown_keys)
+
+    async def at_rest(self, db: int, keys: Sequence[bytes]) -> Compared:
+        """See `Comparison.at_rest`."""
+        await self._select(db)
+        findings = [
+            each
+            for portion in portions(keys)
+            for each in await compare_once(self._both, portion, self._extend_ms)
+        ]
+        unknown = {(db, each.key): each.kind for each in findings if each.unknown}
+        wrong = {(db, each.key): each.what for each in findings if not each.unknown}
+        return Compared(len(keys), wrong, {}, Counter(unknown.values()), unknown)
 
     async def _untouched(self) -> bool:
         """Whether no key that is watched was written to; it ends the watch."""

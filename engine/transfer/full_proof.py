@@ -1,0 +1,449 @@
+"""The full proof: every key is compared while the source is followed, and again what changes.
+
+Writers wait for none of it. All keys of the source are gone through once; what the stream names
+meanwhile is remembered in the core (`NamedKeys`), and compared again, in further rounds: by name
+where the names are kept, else by another walk that passes over what was not named. Once what is
+left can be compared in a moment, the cut-over may begin, and behind the fence exactly that is
+compared.
+
+Invariant: a key counts as proven only if it was equal at both ends at a moment after the last
+command that names it was applied. So a key is named once the target has answered that the command
+ran there, and once what was read again of it is stored; names are taken out of what is remembered
+before the keys are read for comparing, and a comparison that fails puts them back. What may change
+keys that it does not name leaves nothing proven. So does another follower: what passed by between
+two of them is not known here.
+
+What is changed on the target by another client behind a key's comparison is in no stream, and is
+not seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from engine._native import NamedKeys
+from engine.errors import EngineError, TransferFailed
+from engine.model.db_key import DbKey
+from engine.model.progress import Phase
+from engine.model.verification import STOP_AT, Compared, full_words
+from engine.transfer.cut_over_check import Comparison
+from engine.transfer.extended_ttls import EXTEND_MS
+from engine.transfer.follow import Follower
+from engine.transfer.formatting import seconds_words
+from engine.transfer.migration_context import MigrationContext
+from engine.transfer.pre_fence_comparison import some_words
+
+# So many keys are compared at once.
+_AT_ONCE = 256
+# Behind what was compared in a walk there is a rest of this share of the time that it took.
+_REST = 0.5
+# What is compared in this time, at the rate that was measured, may be left to the fence; so many
+# keys at least and at the most.
+_FENCE_SECONDS = 0.1
+_FENCE_LEAST, _FENCE_MOST = 100, 5_000
+# Keys that are read again behind the fence come to those.
+_BEHIND_FENCE_MOST = 4 * _FENCE_MOST
+# Between two rounds that are by name.
+_ROUND_SECONDS = 0.05
+# Behind keys that differed, and were read again.
+_DIFFER_SECONDS = 0.5
+# A key that was read again so often, and differs, is told of.
+_ROUNDS = 3
+_TROUBLE_SECONDS = 1.0
+_WAIT_SECONDS = 0.1
+# Keys that cannot be compared are kept by name, so many of them.
+_UNKNOWN_MOST = 10_000
+# The newest measurement's part of the rate.
+_NEWEST = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What a proof has come to, in `words`: so many keys were compared, and of each type so many
+    could not be (`unknown`). `full`: those are all."""
+
+    compared: int
+    unknown: Mapping[str, int]
+    full: bool
+    words: str
+
+
+class FullProof:
+    """One lane's. `total()`: about how many keys its source has."""
+
+    def __init__(
+        self, comparison: Comparison, context: MigrationContext, total: Callable[[], int]
+    ) -> None:
+        self._comparison = comparison
+        self._context = context
+        self._total = total
+        self._follower: Follower | None = None
+        self._began = False
+        # One comparison at a time.
+        self._turn = asyncio.Lock()
+        self._open = self._broken = False
+        # Named since they were compared; those that a round by name has taken out of it; and while
+        # a walk goes on what it passes over the others of (None: no walk, or it passes over none).
+        self._named = NamedKeys()
+        self._taken: dict[DbKey, None] = {}
+        self._walking = True
+        self._among: NamedKeys | None = None
+        self._why = ""
+        self._seen = 0
+        self._rate = 0.0
+        self._differing: dict[DbKey, tuple[int, str]] = {}
+        self._unknown: dict[DbKey, str] = {}
+        self._unknown_more: Counter[str] = Counter()
+        self.walked = 0
+        """Keys of the last walk over all of them; 0: none has come to its end."""
+        self.repaired = 0
+        """Keys that differed, were read again, and are equal now."""
+        self.behind_fence = 0
+        """Keys that were compared while writers waited, in the last cut-over."""
+        self.trouble = ""
+        """Why nothing can be compared just now."""
+
+    # --- Beside the follower ---
+
+    def attend(self, follower: Follower) -> None:
+        """`follower` is going to run: nothing is proven."""
+        if self._began:
+            self._context.on_event(
+                "every key is compared from the beginning: both ends were connected to again"
+            )
+        self._began = True
+        self._follower = follower
+        self._start_over()
+
+    async def run(self) -> None:
+        """Prove until it is cancelled."""
+        try:
+            while True:
+                if self._context.phase not in (Phase.FOLLOW, Phase.CUT_OVER):
+                    await asyncio.sleep(_WAIT_SECONDS)
+                    continue
+                try:
+                    await self._comparison.open(extend_ms=EXTEND_MS)
+                    self._open, self._broken = True, False
+                    await self._prove()
+                except EngineError as error:
+                    # (What the follower raises, its own task does.)
+                    self.trouble = error.message
+                finally:
+                    self._open = False
+                    await self._comparison.close()
+                await asyncio.sleep(_TROUBLE_SECONDS)
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """No follower runs any more."""
+        if self._follower is not None:
+            self._follower.named_keys = None
+        self._follower = None
+
+    def doubt(self, why: str) -> None:
+        """Any key may have changed without being named, and why."""
+        self._why = why
+        self._named.doubt()
+
+    def _fresh(self) -> NamedKeys:
+        seed = int.from_bytes(os.urandom(8), "little")
+        return NamedKeys(self._total(), seed=seed)
+
+    def _start_over(self) -> None:
+        """Nothing is proven."""
+        self._walking, self._among, self._taken = True, None, {}
+        self.walked, self._seen = 0, 0
+        self._unknown, self._unknown_more = {}, Counter()
+        self._name_anew()
+
+    def _name_anew(self) -> NamedKeys:
+        """From here on what is named is kept apart from what was."""
+        before, self._named = self._named, self._fresh()
+        if self._follower is not None:
+            self._follower.named_keys = self._named
+        return before
+
+    async def _prove(self) -> None:
+        while True:
+            if self._named.everything:
+                why = self._why or "commands of the stream may have changed any key"
+                self._context.on_event(f"{why}: every key is compared from the beginning")
+                self._why = ""
+                self._start_over()
+            if self._walking:
+                await self._walk()
+            elif not self._taken and not len(self._named):
+                await asyncio.sleep(_ROUND_SECONDS)
+                async with self._our_turn():
+                    pass
+            elif self._taken or self._named.complete:
+                await self._round()
+            else:
+                self._among, self._walking = self._name_anew(), True
+
+    @contextlib.asynccontextmanager
+    async def _our_turn(self) -> AsyncIterator[None]:
+        """While nothing is compared behind a fence. Raises `TransferFailed` where that was given up
+        in the middle."""
+        async with self._turn:
+            if self._broken:
+                raise TransferFailed("the comparison behind the fence was given up")
+            yield
+
+    async def _walk(self) -> None:
+        """Go through all keys, and compare those that may have been named, or all of them."""
+        among, loop = self._among, asyncio.get_running_loop()
+        self._seen = 0
+        async with contextlib.aclosing(self._comparison.every_key()) as pages:
+            while True:
+                began = loop.time()
+                async with self._our_turn():
+                    page = await anext(pages, None)
+                    if page is None:
+                        break
+                    db, keys = page
+                    self._seen += len(keys)
+                    wanted = keys if among is None else among.among(db, keys)
+                    differed = bool(wanted) and await self._compare(db, wanted)
+                if among is None and self._named.everything:
+                    return
+                await asyncio.sleep(_DIFFER_SECONDS if differed else _REST * (loop.time() - began))
+        self._walking, self._among = False, None
+        if among is None:
+            self.walked = self._seen
+            self._context.on_event(
+                f"every key was compared: {self.walked:,} keys; what is written to is compared "
+                "again until the cut-over"
+            )
+
+    async def _round(self) -> None:
+        """Compare the keys that were named, by name."""
+        if not self._taken:
+            self._taken = dict.fromkeys(self._name_anew().names())
+        loop = asyncio.get_running_loop()
+        few = len(self._taken) <= self._fence_most
+        while self._taken and not self._named.everything:
+            began = loop.time()
+            async with self._our_turn():
+                differed = await self._compare_taken()
+            if differed:
+                await asyncio.sleep(_DIFFER_SECONDS)
+            elif not few:
+                # (Not as long as in a walk: what is named meanwhile waits for it.)
+                await asyncio.sleep(_REST / 5 * (loop.time() - began))
+        if few:
+            await asyncio.sleep(_ROUND_SECONDS)
+
+    async def _compare_taken(self) -> bool:
+        """Compare some of those that were taken out, all of one database; whether any differs."""
+        first = next(iter(self._taken), None)
+        if first is None:
+            return False
+        some = [each for each in islice(self._taken, _AT_ONCE) if each[0] == first[0]]
+        differed = await self._compare(first[0], [key for _, key in some])
+        for each in some:
+            self._taken.pop(each, None)
+        return differed
+
+    async def _compare(self, db: int, keys: list[bytes]) -> bool:
+        """Compare some keys, and have read again what differs; whether any does."""
+        follower = self._follower
+        assert follower is not None
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            found = await self._comparison.compare(db, keys, follower.reach)
+        except BaseException:
+            self._name((db, key) for key in keys)
+            raise
+        self.trouble = ""
+        took = max(loop.time() - began, 1e-6)
+        rate = len(keys) / took
+        if len(keys) == _AT_ONCE or not self._rate:
+            self._rate += (rate - self._rate) * (_NEWEST if self._rate else 1.0)
+        self._judge(db, keys, found)
+        if found.differ:
+            follower.read_again(found.differ)
+        return bool(found.differ)
+
+    def _name(self, keys: Iterable[DbKey]) -> None:
+        for db, key in keys:
+            self._named.add(db, key)
+
+    def _note(self, db: int, keys: Iterable[bytes], found: Compared) -> None:
+        """What of these keys is not proven."""
+        self._name(found.differ)
+        self._name(found.unsure)
+        for key in keys:
+            each = (db, key)
+            if each in found.unknown_keys:
+                self._note_unknown(each, found.unknown_keys[each])
+            elif self._unknown:
+                self._unknown.pop(each, None)
+
+    def _judge(self, db: int, keys: Iterable[bytes], found: Compared) -> None:
+        """What a comparison of these keys has come to. Raises `TransferFailed` for too many."""
+        self._note(db, keys, found)
+        repaired: dict[DbKey, str] = {}
+        for key in keys:
+            each = (db, key)
+            if each in found.differ:
+                rounds = self._differing.get(each, (0, ""))[0] + 1
+                self._differing[each] = rounds, found.differ[each]
+            elif self._differing and each in self._differing and each not in found.unsure:
+                repaired[each] = self._differing.pop(each)[1]
+        if repaired:
+            self.repaired += len(repaired)
+            self._context.on_event(
+                f"{len(repaired):,} keys of the target differed from the source, and were read "
+                f"again: {some_words(repaired)}"
+            )
+        if len(self._differing) >= STOP_AT:
+            raise TransferFailed(
+                f"{len(self._differing):,} keys differ: {some_words(self._differing_words)}",
+                remedy="Start the migration again: a full sync copies every key again.",
+            )
+
+    def _note_unknown(self, key: DbKey, kind: str) -> None:
+        if key in self._unknown or len(self._unknown) < _UNKNOWN_MOST:
+            self._unknown[key] = kind
+        else:
+            self._unknown_more[kind] += 1
+
+    # --- What is told ---
+
+    @property
+    def left(self) -> int:
+        """How many keys are to be compared again: as far as they are known, at least."""
+        return len(self._taken) + len(self._named)
+
+    @property
+    def unknown(self) -> Mapping[str, int]:
+        """How many keys of each type cannot be compared."""
+        return Counter(self._unknown.values()) + self._unknown_more
+
+    @property
+    def _fence_most(self) -> int:
+        return int(min(max(self._rate * _FENCE_SECONDS, _FENCE_LEAST), _FENCE_MOST))
+
+    @property
+    def _differing_words(self) -> dict[DbKey, str]:
+        return {key: what for key, (_, what) in self._differing.items()}
+
+    @property
+    def stuck(self) -> str:
+        """Keys that differ though they were read again, in words; empty: there are none."""
+        wrong = {key: what for key, (n, what) in self._differing.items() if n >= _ROUNDS}
+        if not wrong:
+            return ""
+        count = (
+            "1 key differs, though it was"
+            if len(wrong) == 1
+            else f"{len(wrong):,} keys differ, though they were"
+        )
+        return f"{count} read again: {some_words(wrong)}"
+
+    def objection(self) -> tuple[str, bool]:
+        """Why a cut-over cannot begin yet, empty: it can; whether that passes in a moment."""
+        if self.trouble:
+            return (
+                f"every key is to be compared, and that is not possible now: {self.trouble}",
+                False,
+            )
+        if why := self.stuck:
+            return why, False
+        if not self.walked:
+            seen, total = self._seen, self._expected
+            words = f"every key is being compared: {seen:,} of about {total:,}"
+            if self._rate:
+                left = max(total - seen, 0) / self._rate * (1 + _REST)
+                words += f", {self._rate:,.0f} a second, about {seconds_words(left)} left"
+            return words, False
+        if self._walking or not self._named.complete:
+            words = (
+                f"at least {self.left:,} of {self.walked:,} keys were written to since they were"
+            )
+            return f"{words} compared, and are compared again", False
+        if self._differing:
+            return (
+                f"keys differed, and are compared again: {some_words(self._differing_words)}",
+                True,
+            )
+        if self.left > self._fence_most:
+            words = f"{self.left:,} keys were written to since they were compared"
+            return f"{words}, and are compared again, above {self._fence_most:,}", True
+        return "", False
+
+    @property
+    def _expected(self) -> int:
+        return self.walked or max(self._seen, self._total())
+
+    def figures(self) -> dict[str, Any]:
+        """Members of `Progress`."""
+        if not self._began:
+            return {}
+        proven = max(self.walked - self.left, 0) if self.walked else max(self._seen - self.left, 0)
+        return {"proven_keys": proven, "keys_to_prove": self._expected}
+
+    def come_to(self, count: int | None) -> Proven:
+        """What it has shown of the `count` keys that the source has; None: it was not counted."""
+        unknown, left = self.unknown, self.left
+        total = max(self.walked if count is None else count, sum(unknown.values()))
+        if not self.walked:
+            return Proven(0, unknown, False, "not every key was compared")
+        compared = max(total - sum(unknown.values()) - left, 0)
+        if not left:
+            words = full_words(compared, unknown)
+        else:
+            words = (
+                f"{compared:,} of {total:,} keys compared, none differs; {left:,} were written to "
+                "since, and could not be compared once writers waited"
+            )
+        if self.behind_fence:
+            words += f" ({self.behind_fence:,} of them behind the fence)"
+        return Proven(compared, unknown, not left, words)
+
+    # --- Behind the fence ---
+
+    def objection_at_fence(self) -> str:
+        """Why what is left cannot be compared while writers wait; empty: it can."""
+        if not self._open:
+            why = self.trouble or "both ends are dialled again"
+            return f"keys are left to be compared, and cannot be: {why}"
+        if self._walking or not self._named.complete:
+            return "more keys were written to in the last moments than are kept by name"
+        if self.left > _BEHIND_FENCE_MOST:
+            return f"{self.left:,} keys were written to in the last moments, and are not compared"
+        return ""
+
+    async def at_fence(self) -> Mapping[DbKey, str]:
+        """Compare what is left, and return what differs; all is applied, and nothing changes.
+
+        Raises `LinkError`, `AuthError`, `ServerError`."""
+        differ: dict[DbKey, str] = {}
+        async with self._turn:
+            if not self._open:
+                raise TransferFailed(self.objection_at_fence())
+            # Given up in the middle its connections are of no use any more.
+            self._broken = True
+            self._taken |= dict.fromkeys(self._name_anew().names())
+            by_db: dict[int, list[bytes]] = {}
+            for db, key in self._taken:
+                by_db.setdefault(db, []).append(key)
+            for db, keys in by_db.items():
+                compared = await self._comparison.at_rest(db, keys)
+                self._note(db, keys, compared)
+                self.behind_fence += len(keys)
+                differ |= compared.differ
+            self._taken.clear()
+            self._broken = False
+        return differ
