@@ -107,11 +107,14 @@ def comparisons_of(
 ) -> list[Comparison]:
     """What compares both ends of each lane of a migration, in their order: (source, target, route).
     Lanes that share an end are counted together."""
+    from engine.proof.key_screen import KeyScreen
     from engine.verify import LiveComparison, joined
 
     counts = joined([(source, target) for source, target, _ in lanes])
     return [
-        LiveComparison(source, target, settings, held_before, route, together, len(lanes))
+        LiveComparison(
+            source, target, settings, held_before, route, together, len(lanes), KeyScreen
+        )
         for (source, target, route), together in zip(lanes, counts, strict=True)
     ]
 

@@ -51,7 +51,7 @@ class Pace:
             await asyncio.sleep(self._due - now)
 
 
-class _RunLength:
+class RunLength:
     """How many keys are asked for at once."""
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ async def walk(
     """Walk over the keys of the database that is chosen; `ask` None: over their names alone.
     `on_named` is told how many names have come, and where it is `enough` the walk ends. How many
     were the engine's own. Raises `EngineError`."""
-    own, length = 0, _RunLength()
+    own, length = 0, RunLength()
     under_way: deque[_Run] = deque()
     keys = 0
 

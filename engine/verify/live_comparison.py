@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from engine._native import SlotFilter
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError
@@ -88,6 +88,26 @@ class _Answers:
     calls: silent_commands.Calls | None
 
 
+class Screen(Protocol):
+    """Tells which of some keys may differ: `engine.proof.key_screen.KeyScreen`."""
+
+    async def open(self, extend_ms: int) -> None:
+        """Dial both ends."""
+        ...
+
+    async def close(self) -> None:
+        """Hang up."""
+        ...
+
+    async def doubtful(self, db: int, keys: Sequence[bytes]) -> list[bytes]:
+        """Those of `keys` that may differ."""
+        ...
+
+
+Screens = Callable[[Endpoint, Endpoint, float], Screen]
+"""Makes one for two ends, with the time that an answer may take."""
+
+
 class LiveComparison:
     """Compares both ends of one migration. Not for two tasks at once.
 
@@ -104,11 +124,15 @@ class LiveComparison:
         route: Route = ONLY,
         together: LaneCounts | None = None,
         lanes: int = 1,
+        screens: Screens | None = None,
     ) -> None:
         """`route`: which of the keys are compared, and what kind of servers the ends are;
-        `together`: the lanes whose ends are counted as one; `lanes`: how many the migration has."""
+        `together`: the lanes whose ends are counted as one; `lanes`: how many the migration has;
+        `screens`: for one that is `apart`, which has many keys to compare."""
         self._endpoints = source, target
         self._lanes = lanes
+        self._screens = screens
+        self._screen: Screen | None = None
         self._route, self._slots = route, KeysOfSlots(route.slots)
         self._together = together or LaneCounts()
         self._lane = self._together.join(source, target)
@@ -185,6 +209,8 @@ class LiveComparison:
             Side.open(ends[0], self._infos[0], followed=True),
             Side.open(ends[1], self._infos[1], followed=True),
         )
+        if self._screen is not None:
+            await self._screen.open(extend_ms)
         self._db, self._extend_ms, self._watching = None, extend_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
@@ -214,14 +240,19 @@ class LiveComparison:
         """Hang up. A second call does nothing."""
         self._together.leave(self._lane)
         self._pair = None
+        if self._screen is not None:
+            await self._screen.close()
         await self._stack.aclose()
 
     def apart(self) -> LiveComparison:
         """See `Comparison.apart`."""
         source, target = self._endpoints
-        return LiveComparison(
+        found = LiveComparison(
             source, target, self._settings, self._held_before, self._route, lanes=self._lanes
         )
+        if self._screens is not None:
+            found._screen = self._screens(source, target, self._settings.io_timeout)
+        return found
 
     @property
     def counts_are_known(self) -> bool:
@@ -406,10 +437,12 @@ class LiveComparison:
 
         Raises `LinkError`, `AuthError`, `ServerError`, and what `reach` raises.
         """
-        await self._select(db)
         unknown_keys: dict[DbKey, str] = {}
         left, wrong = list(dict.fromkeys(keys)), dict[DbKey, str]()
         count = len(left)
+        if self._screen is not None and not (left := await self._screen.doubtful(db, left)):
+            return Compared(count)
+        await self._select(db)
         for _ in range(_TRIES):
             watch: list[Command] = []
             if self._watching:
@@ -436,9 +469,10 @@ class LiveComparison:
     async def at_rest(self, db: int, keys: Sequence[bytes]) -> Compared:
         """See `Comparison.at_rest`."""
         await self._select(db)
+        left = keys if self._screen is None else await self._screen.doubtful(db, keys)
         findings = [
             each
-            for portion in portions(keys)
+            for portion in portions(left)
             for each in await compare_once(self._both, portion, self._extend_ms)
         ]
         unknown = {(db, each.key): each.kind for each in findings if each.unknown}

@@ -17,6 +17,7 @@ from engine.model.verification import Compared
 from engine.verify import LiveComparison
 from tests.support.library import Run, migrating
 from tests.support.own_keys import assert_tidy
+from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory, known
 from tests.support.writers import Clicks, writing
 
@@ -169,3 +170,19 @@ def test_a_link_that_is_lost_and_a_flush(server_factory: ServerFactory) -> None:
             run.wait_for(lambda: run.progress.can_complete, "every key was compared")
             run.cut_over()
     assert_every_key(run, target)
+
+
+def test_lanes_in_several_processes(scenario: NewScenario) -> None:
+    """Each lane proves its own slots; the report has the sum."""
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=2, target_shards=2)
+    s.load(keys=1000)
+    with s.running(lanes_per_worker=1, verify="full", timeout=120.0) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    found = run.report.verification
+    assert found is not None
+    assert found.full
+    assert found.compared == found.keys_source > 0
+    assert f"{found.compared:,} of {found.compared:,} keys compared, none differs" in found.reason

@@ -129,6 +129,7 @@ PERIODIC = {
     "engine/sources/source_monitor.py": "asks the source twice a second",
     "engine/transfer/sentinel_monitor.py": "listens to one Sentinel after another",
     "engine/transfer/slot_reread.py": "looks at slots as they are named, until all are read",
+    "engine/transfer/full_proof.py": "compares what changed, for as long as the source is followed",
 }
 
 
