@@ -11,11 +11,14 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["tests.reference.stream"]):
+with atheris.instrument_imports(
+    include=["tests.reference.stream", "tests.reference.newer_commands"]
+):
+    from tests.reference import newer_commands
     from tests.reference import stream as reference
 
 from engine._native import ProtocolError, StreamReader
-from tests.support.feeding import push
+from tests.support.feeding import contents, push
 from tests.unit.test_stream import MIXED, check
 
 SEEDS = (
@@ -28,6 +31,10 @@ SEEDS = (
     reference.command(b"SORT", b"a", b"BY", b"w*", b"STORE", b"b"),
     reference.command(b"MIGRATE", b"h", b"1", b"", b"0", b"1", b"KEYS", b"a"),
     reference.command(b"COPY", b"a", b"b", b"DB", b"1"),
+    reference.command(b"MSETEX", b"2", b"a", b"1", b"b", b"2", b"NX", b"PXAT", b"9"),
+    reference.command(b"HSETEX", b"a", b"FNX", b"PXAT", b"9", b"FIELDS", b"1", b"f", b"v"),
+    reference.command(b"XADD", b"a", b"NOMKSTREAM", b"MAXLEN", b"=", b"4", b"LIMIT", b"9", b"1-1"),
+    reference.command(b"XGROUP", b"CREATE", b"a", b"g", b"$", b"ENTRIESREAD", b"3"),
 )
 
 
@@ -58,6 +65,14 @@ def once(data: bytes) -> None:
         changed, strange = batch.changed()
         batch.derived(changed[:3])
         assert strange == [at for at in range(len(batch)) if batch.keys(at) is None]
+    older = StreamReader(1000, file=file, memory_bytes=data[0] // 8, lacks=2 * data[0] + 1)
+    push(older, text, [1 + data[0] % 31])
+    older.flush()
+    assert contents(older.take()) == [
+        (offset, db, made)
+        for offset, db, args in contents(batches)
+        for made in newer_commands.made(args, 2 * data[0] + 1)
+    ]
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def known(args: list[bytes]) -> bool:
     return len(args) > 1 or args[0].upper() not in HAVE_KEYS
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     stream=st.lists(commands, min_size=1, max_size=6),
     lacking=lacking,
