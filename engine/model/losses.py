@@ -20,7 +20,7 @@ WORDS = {
 """By the core's bit."""
 # The form of a stream (RDB_TYPE_*) that has it first.
 _BROUGHT_BY = {1: 21, 2: 19, 4: 26}
-NAMED_LIMIT = 20
+NAMED_LIMIT = 200
 """Of each loss so many keys are named."""
 
 

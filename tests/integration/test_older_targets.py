@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from benches.support.clusters import Cluster
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine._native import ValueTranscoder, crc64
@@ -234,3 +235,26 @@ def test_a_value_that_would_be_too_long_is_named(server_factory: ServerFactory) 
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 2)
+
+
+def test_a_cluster_of_an_older_release(server_factory: ServerFactory) -> None:
+    """Keys that are read again there too: SUNIONSTORE and RENAME over slots are."""
+    source = server_factory(known("redis-8.6"))
+    client = filled(source)
+    for name in client.scan_iter("hash:ttl:*"):
+        client.delete(name)
+    with (
+        Cluster.start(known("redis-7.0"), primaries=2, make=server_factory) as target,
+        migrating(source, target) as run,
+    ):
+        run.following()
+        client.rename("stream:101", "stream:renamed")
+        client.sunionstore("set:made", "set:127", "set:1")
+        client.xadd("stream:renamed", {"late": 1})
+        client.xgroup_create("stream:250", "late", "0")
+        run.cut_over()
+        assert_settled(source, target, 5)
+        assert_tidy(target)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.not_carried == ()
+    assert losses(run.report)[PRODUCERS] >= 1

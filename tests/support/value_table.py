@@ -9,7 +9,7 @@ from engine.model.server import parse_version
 from engine.model.server_capabilities import Flavour, ServerCapabilities
 
 RELEASES = ("redis-2.8", "redis-3.2", "redis-5.0", "redis-6.0", "redis-6.2", "redis-7.0",
-            "redis-8.0", "redis-8.6", "valkey-8.1", "valkey-9.1")  # fmt: skip
+            "redis-stack-7.4", "redis-8.0", "redis-8.6", "valkey-8.1", "valkey-9.1")  # fmt: skip
 TARGETS = RELEASES[2:]
 """RESTORE before 5.0 takes no expire time as a point in time."""
 LETTERS = {1: "a", 2: "c", 4: "p"}
@@ -18,7 +18,7 @@ LETTERS = {1: "a", 2: "c", 4: "p"}
 
 def able(release: str) -> ServerCapabilities:
     """What "redis-7.0" can do."""
-    name, _, number = release.partition("-")
+    name, _, number = release.rpartition("-")
     flavour: Flavour = "valkey" if name == "valkey" else "redis"
     return ServerCapabilities(flavour, parse_version(number))
 
@@ -38,7 +38,8 @@ def becomes(source: str, target: str) -> str:
 
 def shown(release: str) -> str:
     """As people write it."""
-    return release.replace("redis-", "Redis ").replace("valkey-", "Valkey ")
+    name, _, number = release.rpartition("-")
+    return f"{'Valkey' if name == 'valkey' else 'Redis'} {number}"
 
 
 def table() -> str:
