@@ -16,18 +16,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from engine._native import KeyNames, LookComparer, LookReader, Looks
-from engine.errors import LinkError
 from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB
 from engine.model.proof import ProofSettings
-from engine.model.retry import Deadline, retry
 from engine.proof.asked_server import EXISTS, AskedServer, Question, question
 from engine.proof.deployment import Deployment, Shard
+from engine.proof.relinking import until_linked
 from engine.proof.second_looks import SecondLooks
 from engine.proof.walk import Ask, Pace, Settle, walk
 
 TTL_BOUND_MS = 1000
 """Two expire times this far apart are one: older servers tell the time left, and not the time."""
-_LINK_SECONDS, _LINK_PAUSE = 30.0, 1.0
 _SUM = 1 << 128
 _OF_ALL = 1 << 64
 T = TypeVar("T")
@@ -115,7 +113,7 @@ class KeyWalks:
             self.comparers.append(comparer)
             return found
 
-        return await _until_linked(once)
+        return await until_linked(once)
 
     async def _named(self, shard: Shard, db: int) -> _Names:
         async def once() -> _Names:
@@ -123,7 +121,7 @@ class KeyWalks:
                 server, reader = await self._dialled(stack, shard, self._ends[1], None, db)
                 return await self._walk(server, reader, None, _nothing, self._on_named)
 
-        return await _until_linked(once)
+        return await until_linked(once)
 
     async def _looked_for(self, shard: Shard, db: int) -> None:
         there = self._ends[0]
@@ -135,7 +133,7 @@ class KeyWalks:
                 ask, settle = self._asking(others), self._looking_for(others, db)
                 return await self._walk(server, reader, ask, settle, _untold)
 
-        await _until_linked(once)
+        await until_linked(once)
 
     async def _walk(
         self,
@@ -237,13 +235,6 @@ class KeyWalks:
                 await self._again.settle()
 
         return settle
-
-
-async def _until_linked(once: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """What `once` gives; it begins anew where a link was lost, for a while."""
-    return await retry(
-        once, Deadline(_LINK_SECONDS, _LINK_PAUSE), lambda error: isinstance(error, LinkError)
-    )
 
 
 async def _all(walks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -49,6 +49,7 @@ from engine.proof.deployment import (
     written,
 )
 from engine.proof.key_walks import TTL_BOUND_MS, KeyWalks
+from engine.proof.relinking import until_linked
 from engine.proof.report_file import ReportFile
 from engine.proof.second_looks import Found, SecondLooks, Servers
 from engine.proof.shown_difference import shown
@@ -154,7 +155,7 @@ class _Proof:
             extended = EXTENDED_MS if owned else 0
             again = await self._second_looks(stack, ends, admins, asked, extended)
             self._tell("comparing", total=self._total(asked))
-            found = [await databases(end) for side in admins for end in side]
+            found = [await until_linked(partial(databases, end)) for side in admins for end in side]
             walks = KeyWalks(
                 ends,
                 settings,
@@ -176,7 +177,9 @@ class _Proof:
             if settings.repair and self._different:
                 self._tell("repairing")
                 await self._repair(ends, admins, again)
-            if [each.layout for each in ends] != [each.layout for each in await self._look()]:
+            if [each.layout for each in ends] != [
+                each.layout for each in await until_linked(self._look)
+            ]:
                 self._unsure("slots moved meanwhile: keys that moved may not have been compared")
             return self._report(asked, again)
 
@@ -268,7 +271,7 @@ class _Proof:
 
         async def passed() -> None:
             if extended and ends[0].told is None and ends[1].told is None:
-                await _passed(admins[0][0], admins[1][0])
+                await until_linked(partial(_passed, admins[0][0], admins[1][0]))
 
         comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
         self._comparers.append(comparer)
@@ -276,7 +279,7 @@ class _Proof:
             servers,
             comparer,
             passed,
-            lambda: written([each for side in admins for each in side]),
+            lambda: until_linked(partial(written, [each for side in admins for each in side])),
             long_value,
             self._found,
         )
@@ -311,10 +314,10 @@ class _Proof:
 
     async def _beside(self, admins: Sequence[Sequence[Admin]]) -> None:
         """Functions and search indexes; each server of an end is to have the same ones."""
-        ours = await functions_and_indexes.ask(admins[0][0])
+        ours = await until_linked(partial(functions_and_indexes.ask, admins[0][0]))
         self._libraries = ours.count
         for end in admins[1]:
-            theirs = await functions_and_indexes.ask(end)
+            theirs = await until_linked(partial(functions_and_indexes.ask, end))
             for denied in (*ours.denied, *theirs.denied):
                 self._unsure(f"{denied} is not allowed")
             lost = functions_and_indexes.lacking(ours, theirs, extra=True)
@@ -331,7 +334,7 @@ class _Proof:
         again: SecondLooks,
     ) -> None:
         keys = dict(self._different)
-        refused = await repair.repair(ends, admins[0], admins[1], list(keys))
+        refused = await until_linked(partial(repair.repair, ends, admins[0], admins[1], list(keys)))
         before = self._different
         self._different = {}
         for db, key in keys:

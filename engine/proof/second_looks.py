@@ -20,15 +20,14 @@ from functools import partial
 
 from engine import _native
 from engine._native import KeyNames, LookComparer, Looks, ValueDecoder, module_type
-from engine.errors import LinkError
 from engine.model.db_key import DbKey
 from engine.model.hyperloglog import registers
 from engine.model.modules import made_by
 from engine.model.proof import ProofSettings
-from engine.model.retry import Deadline, retry
 from engine.model.server import ServerInfo
 from engine.proof.asked_server import AskedServer, question
 from engine.proof.deployment import Deployment
+from engine.proof.relinking import until_linked
 
 PAUSES = (0.1, 0.3, 0.6, 1.5, 3.0, 5.0)
 """Seconds before each look; the last ones are for keys that change meanwhile."""
@@ -47,7 +46,6 @@ _BITS: tuple[tuple[int, str], ...] = (
     (_native.DIFFERS_GROUPS, "groups"),
     (_native.DIFFERS_TTL, "TTL"),
 )
-_LINK_SECONDS, _LINK_PAUSE = 30.0, 1.0
 RESTLESS = "it changed whenever it was looked at"
 UNDECODED = "its value cannot be decoded, and its bytes are not the same"
 
@@ -195,11 +193,7 @@ class SecondLooks:
                 await asyncio.sleep(pause)
                 still = first is not None and await self._written() == first
                 self._needed = LOOKS if still else LOOKS_WHILE_WRITTEN
-                await retry(
-                    partial(self._round, names),
-                    Deadline(_LINK_SECONDS, _LINK_PAUSE),
-                    lambda error: isinstance(error, LinkError),
-                )
+                await until_linked(partial(self._round, names))
                 await self._passed()
             for name in names:
                 if (doubt := self._doubts.pop(name, None)) is not None:

@@ -312,6 +312,23 @@ def test_a_sample_a_match_and_a_rate(server_factory: ServerFactory) -> None:
     assert slow.ended - slow.began > 0.2
 
 
+def test_links_that_are_lost(server_factory: ServerFactory) -> None:
+    """What was compared before is compared again, and counts once."""
+    here, there = server_factory(), server_factory()
+    for server in (here, there):
+        fill(server.client(), 3_000, 0)
+    there.client().set("new", "x")
+    with Proxy(here.host, here.port) as source, Proxy(there.host, there.port) as target:
+        source.cut_after(150_000)
+        target.cut_after(80_000)
+        ends = (f"redis://{line.host}:{line.port}" for line in (source, target))
+        found = verify(*ends)
+        assert not source.armed
+        assert not target.armed
+    assert [each.key for each in found.differences] == ["new"]
+    assert found.compared == 3_001
+
+
 def test_functions(server_factory: ServerFactory) -> None:
     here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
     code = "#!lua name={}\nredis.register_function('{}', function() return 1 end)"
