@@ -335,6 +335,11 @@ class ServerCapabilities:
         highest, low, high = self.footer_bounds
         return number <= highest and not low <= number <= high
 
+    def numbers_types_as(self, number: int) -> bool:
+        """Whether the types of values that one flavour has alone are its own where a footer says
+        RDB version `number`."""
+        return (number >= VALKEY_RDB_VERSION_MIN) == (self.flavour == "valkey")
+
     def accepts_footer_of(self, source: ServerCapabilities) -> bool:
         """Whether it takes the DUMP payloads of `source` as they are; if not, stamp them anew.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from engine._native import ValueTranscoder, crc64
 from engine.errors import EngineError
 from engine.model.db_key import DbKey
-from engine.model.server_capabilities import VALKEY_RDB_VERSION_MIN, ServerCapabilities
+from engine.model.server_capabilities import ServerCapabilities
 from engine.proof.deployment import Deployment
 from engine.wire.control_connection import Admin
 
@@ -74,8 +74,7 @@ def _stamped(payload: bytes, able: ServerCapabilities) -> bytes:
     kind, version = payload[0], int.from_bytes(payload[-_FOOTER : -_FOOTER + 2], "little")
     if able.accepts_rdb_version(version) or kind not in able.known_types:
         return payload
-    of_valkey = version >= VALKEY_RDB_VERSION_MIN
-    if kind >= _FIRST_OWN_TYPE and of_valkey != (able.flavour == "valkey"):
+    if kind >= _FIRST_OWN_TYPE and not able.numbers_types_as(version):
         return payload
     body = payload[:-_FOOTER] + able.footer_bounds[0].to_bytes(2, "little")
     return body + crc64(body).to_bytes(8, "little")
