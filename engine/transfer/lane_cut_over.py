@@ -30,7 +30,7 @@ from engine.transfer.formatting import size_words
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.promotion import Promotion
-from engine.transfer.role_monitor import RoleMonitor
+from engine.transfer.role_monitor import RoleMonitor, unasked
 from engine.transfer.shared_source import SharedSource
 from engine.transfer.source_primary import Head, Heads
 from engine.transfer.target_monitor import TargetMonitor
@@ -613,6 +613,8 @@ class LaneCutOver:
         except TransferFailed as exc:
             if self._ends.settings.fence == "pause":
                 raise
+            if not self._context.skip_verification:
+                raise Refused(unasked(self._context, exc.message)) from exc
             # Writers are the operator's, wherever they write.
             self._context.on_event(
                 "the last offset of the source's primary is not known, so the source's own counts: "
@@ -629,6 +631,8 @@ class LaneCutOver:
         try:
             return Origin((await heads.find()).primary)
         except TransferFailed as exc:
+            if not self._context.skip_verification:
+                raise Refused(unasked(self._context, exc.message)) from exc
             return Origin(unasked=exc.message)
         finally:
             await heads.close()

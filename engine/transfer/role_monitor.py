@@ -74,9 +74,9 @@ class RoleMonitor:
         # Those that could succeed it, more than one.
         self._several: set[str] = set()
         self._changed = asyncio.Event()
-        self.behind = 0
+        self.behind: int | None = None
         """Bytes that the source, a replica, lacked of its primary's stream when that one was asked
-        last; 0 where it is none, or there was no answer."""
+        last; None: there was no answer. A primary lacks none."""
         self.siblings = SiblingServers(ends, checkpoint, context)
         """The other servers of the source's replication."""
 
@@ -179,7 +179,11 @@ class RoleMonitor:
         elif replication.is_replica:
             self._context.on_event(
                 f"the source {at} is {replication.place}: it is followed, and "
-                "writes are blocked at the primary at the head of its chain"
+                + (
+                    "writes are blocked at the primary at the head of its chain"
+                    if self._context.settings.fence == "pause"
+                    else "what the primary has not sent it does not arrive"
+                )
             )
         self._changed.set()
 
@@ -189,15 +193,20 @@ class RoleMonitor:
         replication = self._source.replication
         if replication is None:
             return "the source's role is not known yet"
-        if self._context.settings.fence != "pause":
-            return ""  # writers are the operator's, wherever they write
+        pause = self._context.settings.fence == "pause"
+        # Writers are the operator's, wherever they write; but what they wrote has to be here.
+        if not pause and (not replication.is_replica or self._context.skip_verification):
+            return ""
         if replication.is_replica and not replication.primary_link_up:
-            return f"the source is {replication.place}, and has lost its link to it"
+            lost = f"the source is {replication.place}, and has lost its link to it"
+            return lost if pause else unasked(self._context, lost)
         if replication.place != self._found_for:
             return (
                 f"the source is {replication.place}: it is being asked where its writes are taken"
             )
-        return self._problem
+        if pause:
+            return self._problem
+        return unasked(self._context, self._problem) if self.behind is None else ""
 
     async def run(self) -> None:
         """Look until cancelled. Raises `ServerError` of a target that takes no writes any more, and
@@ -253,7 +262,7 @@ class RoleMonitor:
             self._found_for = replication.place
             return
         self.siblings.note(replication)
-        behind = 0
+        behind: int | None = None
         try:
             async with asyncio.timeout(_NEIGHBOUR_SECONDS):
                 head = await heads.find()
@@ -361,3 +370,12 @@ class RoleMonitor:
     def _one_replication(self, what: str) -> TransferFailed:
         kind = TransferStopped if self._checkpoint.mark.begun else TransferFailed
         return kind(f"{what}: {FEEDS_ITSELF}", remedy=APART, fault="user")
+
+
+def unasked(context: MigrationContext, why: str) -> str:
+    """Why a source that is a replica, and may lack what its primary has, is not cut over where the
+    writers are the operator's; with the word that does so all the same."""
+    words = f"{why.rstrip('.')}; what the primary has not sent it by then is not migrated"
+    if context.one_go:
+        return words
+    return f"{words}: complete-migration --skip-verification cuts over without it"

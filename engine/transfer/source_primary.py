@@ -27,6 +27,10 @@ from engine.wire.control_connection import Admin, admin
 
 # A chain that is longer is taken for one without a head.
 HOPS_MOST = 8
+_WITHOUT_IT = (
+    "--fence hook or --fence none, and complete-migration --skip-verification, with what the "
+    "replica has"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ class Heads:
             raise TransferFailed(
                 f"{below} is a replica of {address}, which cannot be asked: {exc.message}",
                 remedy="Writes are blocked at that primary. Make it reachable from here, with "
-                "credentials for its host; or choose --fence hook or --fence none.",
+                f"credentials for its host; or choose {_WITHOUT_IT}.",
                 fault="source",
             ) from None
 
@@ -168,7 +172,7 @@ class Heads:
             )
 
     def _failed(self, message: str) -> TransferFailed:
-        remedy = "Name the primary as the source; or choose --fence hook or --fence none."
+        remedy = f"Name the primary as the source; or choose {_WITHOUT_IT}."
         if self._ends.source.from_replica:
             remedy = (
                 "Another replica, or the primary, is read in a moment: then repeat the command."

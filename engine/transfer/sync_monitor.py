@@ -219,7 +219,7 @@ class SyncMonitor:
             return False, _ASKING_TARGET
         if objection := self._roles.objection:
             return False, objection
-        if (behind := self._roles.behind) > most:
+        if (behind := self._roles.behind or 0) > most:
             self._context.passing = True
             return False, f"the source is behind its primary, {above_words(behind, most)}"
         lag = self._lag(follower)
