@@ -90,7 +90,10 @@ class TargetMonitor:
             if before.base is None:
                 return  # nothing was written yet
             if self._beside is not None and self._end is not None:
+                # It may stop between the two.
+                self._asked_at = asyncio.get_running_loop().time()
                 await self._beside(self._end, info)
+                self._heard()
             found = self._context.stats.evictions = before.after(info)
         if found != before:
             self._on_change()
@@ -120,8 +123,11 @@ class TargetMonitor:
     async def _ask(self) -> ServerInfo:
         info = await self._info()
         self.identity = info.identity
-        self._heard_at, self._asked_at = asyncio.get_running_loop().time(), None
+        self._heard()
         return info
+
+    def _heard(self) -> None:
+        self._heard_at, self._asked_at = asyncio.get_running_loop().time(), None
 
     async def _info(self) -> ServerInfo:
         if self._end is not None:
@@ -154,15 +160,15 @@ class TargetMonitor:
         """Look, and say so while no answer comes. Where the target cannot be dialled, the data's
         own connection has that trouble as well, and says which."""
         loop = asyncio.get_running_loop()
-        since = self._asked_at = loop.time() if self._asked_at is None else self._asked_at
+        self._asked_at = loop.time() if self._asked_at is None else self._asked_at
         look = asyncio.create_task(self.look())
         try:
             while not look.done():
                 await asyncio.wait({look}, timeout=LOOK_SECONDS if self._silent else SILENT_SECONDS)
                 # An engine that got no CPU may find the answer here.
                 await asyncio.wait({look}, timeout=_HERE_SECONDS)
-                if not look.done() and not self._answered:
-                    self._say_silent(loop.time() - since)
+                if not look.done() and self._asked_at is not None:
+                    self._say_silent(loop.time() - self._asked_at)
             with contextlib.suppress(EngineError):
                 look.result()
         finally:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.progress import Phase, Progress
+from engine.transfer.position_monitor import PositionMonitor
 from tests.support.comparison import assert_settled
 from tests.support.library import migrating
 from tests.support.servers import ServerFactory, known
@@ -148,6 +151,33 @@ def test_a_target_that_is_not_heard(trouble: str, server_factory: ServerFactory)
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 1)
+
+
+def test_a_target_that_stops_between_two_questions_of_one_look(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has answered INFO, and owes its position."""
+    source, target = (server_factory(known("redis-7.0")) for _ in range(2))
+    source.client().mset({f"key:{n}": n for n in range(100)})
+    look, armed, stopped = PositionMonitor.look, threading.Event(), list[float]()
+
+    async def looking(self: PositionMonitor, *asked: Any) -> None:
+        if armed.is_set() and not stopped:
+            target.freeze()
+            stopped.append(time.monotonic())
+        await look(self, *asked)
+
+    monkeypatch.setattr(PositionMonitor, "look", looking)
+    with migrating(source, target, timeout=60) as run:
+        run.following()
+        run.in_sync()
+        armed.set()
+        run.wait_for(lambda: not run.progress.can_complete, "a closed gate", 8)
+        assert stopped
+        assert "the target has not answered for" in run.progress.reason
+        target.thaw()
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
 
 
 def test_a_stream_that_is_held_up_while_answers_come(server_factory: ServerFactory) -> None:
