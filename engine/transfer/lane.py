@@ -900,6 +900,16 @@ class Lane:
             offer.withdraw()
 
     @property
+    def may_move(self) -> bool:
+        """Whether another process can go on with it just now.
+
+        Not while something is waited for; and of what is in no checkpoint nothing may be lost: at
+        which values the target's process ends, and that keys have differed.
+        """
+        differed = self._differed or (self._follower is not None and self._follower.differed)
+        return self._writer.suspects.idle and not differed and not self._context.trouble
+
+    @property
     def stuck(self) -> str:
         """Why the gate of a lane that follows stays closed until an operator mends something;
         empty: it may open by itself."""

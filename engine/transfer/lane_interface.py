@@ -211,6 +211,12 @@ class MigratingLane(Protocol):
         ...
 
     @property
+    def may_move(self) -> bool:
+        """Whether another process can go on with it just now, and nothing is waited for, or known
+        of it, that would be lost by that."""
+        ...
+
+    @property
     def stuck(self) -> str:
         """Why the gate stays closed until an operator mends something; empty: it may open."""
         ...

@@ -18,7 +18,9 @@ What is true at every moment:
 - Nothing waits for it but the stream. The processes are there, and have said so, before a lane is
   ended; where they are not, all goes on as it was.
 - It never comes between an operator and the cut-over: not once the word is given, not while both
-  ends are compared, not while a lane copies or dials.
+  ends are compared, not while a lane copies, dials or waits for an end.
+- What one process alone knows of a lane is not forgotten by it: a lane for which a value was left
+  out, as the target's process ends at it, stays where it is.
 - It happens once at a time, with `APART_SECONDS` between, and is never undone. A process that dies
   afterwards is dealt with as ever.
 """

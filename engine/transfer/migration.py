@@ -326,8 +326,8 @@ class Migration:
 
     @property
     def may_part(self) -> bool:
-        """Whether the lanes can be ended and opened again just now: all of them follow, and no
-        cut-over is wanted, or has left anything that is to be led back."""
+        """Whether the lanes can be ended and opened again just now: all of them follow, and
+        may move, and no cut-over is wanted, or has left anything that is to be led back."""
         if self._orders.word.is_set() or self._cutting_over or self._again:
             return False
         if self.promoted or self.in_doubt or self.fenced or self.sealed:
@@ -458,7 +458,7 @@ async def _of(lane: MigratingLane, work: Coroutine[Any, Any, T]) -> T:
 
 def _follows(lane: MigratingLane) -> bool:
     context = lane.context
-    follows = context.phase in (Phase.CATCH_UP, Phase.FOLLOW) and not context.trouble
+    follows = context.phase in (Phase.CATCH_UP, Phase.FOLLOW) and lane.may_move
     return follows and lane.offer is not None and context.progress.link == "up"
 
 

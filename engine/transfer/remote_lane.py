@@ -183,7 +183,9 @@ class RemoteLane:
             self._context.reason = "the process of the lane has ended: another one takes it up"
             if self._said is not None:
                 self._said = replace(self._said, **_UNKNOWN)
-        self.status = replace(self.status, can_complete=False, stuck="", offer=0, stopped=True)
+        self.status = replace(
+            self.status, can_complete=False, stuck="", may_move=False, offer=0, stopped=True
+        )
         self._offer_anew(self.status)
         self.on_look()
 
@@ -410,6 +412,11 @@ class RemoteLane:
     def how_far(self) -> str:
         """As of `MigratingLane`."""
         return self._how_far or f"in {self._context.phase}"
+
+    @property
+    def may_move(self) -> bool:
+        """As of `MigratingLane`."""
+        return self.status.may_move and not self._context.trouble
 
     @property
     def stuck(self) -> str:

@@ -190,6 +190,8 @@ def test_a_command_that_ends_the_target_is_left_out(
             pipe.incr(f"counter:{n}")
         pipe.execute()
         run.wait_for(lambda: run.progress.not_carried == 1, "a key that is left out")
+        # Another process would not know of it, and send it again.
+        assert not run.call(lambda: run.work._way.lanes[0].may_move)  # type: ignore[union-attr]
         client.incr("counter:0")
         client.append("deadly", "more")
         run.wait_for(lambda: "deadly" in run.progress.reason, "a gate that it keeps closed")

@@ -101,6 +101,33 @@ def test_a_source_that_would_have_to_be_copied_again(
     assert_settled(s.whole("source"), s.whole("target"), 5)
 
 
+def test_lanes_stay_while_a_target_does_not_answer(scenario: NewScenario) -> None:
+    """Also those that are in other processes, which alone know of it."""
+    s = scenario(
+        "valkey-8.1",
+        "valkey-8.1",
+        source_shards=2,
+        target_shards=2,
+        target_options=("--cluster-node-timeout", "60000"),
+    )
+    s.load(keys=500)
+    stopped = s.whole("target").primaries[0]
+
+    with s.running(lanes_per_worker=1, processes=Counted(), timeout=60.0) as run:
+        run.following()
+
+        def may_part() -> bool:
+            return run.call(lambda: run.work._way.may_part)  # type: ignore[union-attr]
+
+        run.wait_for(may_part, "lanes that may be parted")
+        stopped.freeze()
+        run.wait_for(lambda: not may_part(), "lanes that may not")
+        stopped.thaw()
+        run.wait_for(may_part, "lanes that may be parted again")
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+
+
 def test_no_other_cpu(scenario: NewScenario, monkeypatch: pytest.MonkeyPatch) -> None:
     part_at_once(monkeypatch)
     monkeypatch.setattr(machine_cpu, "cpus", lambda: 1)
