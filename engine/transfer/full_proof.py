@@ -25,7 +25,6 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from engine._native import NamedKeys
@@ -40,8 +39,8 @@ from engine.transfer.formatting import seconds_words
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.pre_fence_comparison import some_words
 
-# So many keys are compared at once.
-_AT_ONCE = 256
+# So many keys are compared at once where many are left, and where the fence may go up meanwhile.
+_AT_ONCE, _AT_ONCE_NEAR = 2048, 256
 # Behind what was compared in a walk there is a rest of this share of the time that it took.
 _REST = 0.5
 # What is compared in this time, at the rate that was measured, may be left to the fence; so many
@@ -92,7 +91,7 @@ class FullProof:
         # Named since they were compared; those that a round by name has taken out of it; and while
         # a walk goes on what it passes over the others of (None: no walk, or it passes over none).
         self._named = NamedKeys()
-        self._taken: dict[DbKey, None] = {}
+        self._taken: list[DbKey] = []
         self._walking = True
         self._among: NamedKeys | None = None
         self._why = ""
@@ -160,7 +159,7 @@ class FullProof:
 
     def _start_over(self) -> None:
         """Nothing is proven."""
-        self._walking, self._among, self._taken = True, None, {}
+        self._walking, self._among, self._taken = True, None, []
         self.walked, self._seen = 0, 0
         self._unknown, self._unknown_more = {}, Counter()
         self._name_anew()
@@ -228,31 +227,27 @@ class FullProof:
     async def _round(self) -> None:
         """Compare the keys that were named, by name."""
         if not self._taken:
-            self._taken = dict.fromkeys(self._name_anew().names())
-        loop = asyncio.get_running_loop()
+            self._taken = self._name_anew().names()
         few = len(self._taken) <= self._fence_most
         while self._taken and not self._named.everything:
-            began = loop.time()
             async with self._our_turn():
                 differed = await self._compare_taken()
-            if differed:
-                await asyncio.sleep(_DIFFER_SECONDS)
-            elif not few:
-                # (Not as long as in a walk: what is named meanwhile waits for it.)
-                await asyncio.sleep(_REST / 5 * (loop.time() - began))
+            # (No rest as in a walk: what is named meanwhile waits for it.)
+            await asyncio.sleep(_DIFFER_SECONDS if differed else 0)
         if few:
             await asyncio.sleep(_ROUND_SECONDS)
 
     async def _compare_taken(self) -> bool:
         """Compare some of those that were taken out, all of one database; whether any differs."""
-        first = next(iter(self._taken), None)
-        if first is None:
+        if not self._taken:
             return False
-        some = [each for each in islice(self._taken, _AT_ONCE) if each[0] == first[0]]
-        differed = await self._compare(first[0], [key for _, key in some])
-        for each in some:
-            self._taken.pop(each, None)
-        return differed
+        db = self._taken[-1][0]
+        some: list[bytes] = []
+        most = _AT_ONCE if self.left > self._fence_most else _AT_ONCE_NEAR
+        # (What is taken out is named again where the comparison fails.)
+        while self._taken and self._taken[-1][0] == db and len(some) < most:
+            some.append(self._taken.pop()[1])
+        return await self._compare(db, some)
 
     async def _compare(self, db: int, keys: list[bytes]) -> bool:
         """Compare some keys, and have read again what differs; whether any does."""
@@ -268,7 +263,7 @@ class FullProof:
         self.trouble = ""
         took = max(loop.time() - began, 1e-6)
         rate = len(keys) / took
-        if len(keys) == _AT_ONCE or not self._rate:
+        if len(keys) >= _AT_ONCE_NEAR or not self._rate:
             self._rate += (rate - self._rate) * (_NEWEST if self._rate else 1.0)
         self._judge(db, keys, found)
         if found.differ:
@@ -435,9 +430,9 @@ class FullProof:
                 raise TransferFailed(self.objection_at_fence())
             # Given up in the middle its connections are of no use any more.
             self._broken = True
-            self._taken |= dict.fromkeys(self._name_anew().names())
+            self._taken += self._name_anew().names()
             by_db: dict[int, list[bytes]] = {}
-            for db, key in self._taken:
+            for db, key in dict.fromkeys(self._taken):
                 by_db.setdefault(db, []).append(key)
             for db, keys in by_db.items():
                 compared = await self._comparison.at_rest(db, keys)
