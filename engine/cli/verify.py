@@ -12,7 +12,7 @@ import typer
 
 from engine.cli import sizes
 from engine.cli.common_options import OutputOption, endpoint, understood
-from engine.cli.error_output import complain, error_object
+from engine.cli.error_output import complain, error_object, unwritten_output
 from engine.cli.output_format import as_json, clean, duration, table, volume
 from engine.cli.verb_runner import INTERRUPTED, perform
 from engine.errors import Interrupted
@@ -132,8 +132,22 @@ def verify(
         code = INTERRUPTED if isinstance(error, Interrupted) else EXIT_CODES["unknown"]
         raise typer.Exit(code) from None
     shown.end()
-    print(as_json(found.to_dict()) if output == "json" else "\n".join(_as_text(found, report)))
-    raise typer.Exit(found.exit_code)
+    text = as_json(found.to_dict()) if output == "json" else "\n".join(_as_text(found, report))
+    raise typer.Exit(found.exit_code if _written(text) else EXIT_CODES["unknown"])
+
+
+def _written(text: str) -> bool:
+    """Print it; False: standard output does not take it, or its reader has gone, so that nobody
+    was told."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            complain(unwritten_output(error))
+        # What is left of it is not tried again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 class _Display:

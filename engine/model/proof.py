@@ -131,7 +131,8 @@ class ProofReport:
     which nothing is known, `unknown` is how many there are, by reason in `reasons`. `digests` are
     of all keys that were compared, of the source's and of the target's: they can be held against
     each other alone. `left_out`: what else was not compared, in words. `repaired`: keys that were
-    made the same. `stopped`: so much differs that the rest was not looked at.
+    made the same. `stopped`: so much differs, or cannot be compared, that the rest was not looked
+    at.
     """
 
     outcome: Outcome
@@ -174,7 +175,7 @@ class ProofReport:
         if self.unknown:
             parts.append(f"{self.unknown:,} could not be compared")
         if self.stopped:
-            parts.append("so many differ that the rest was not looked at")
+            parts.append("there are so many of them that the rest was not looked at")
         return f"{what}: {', '.join(parts)}."
 
     def to_dict(self) -> dict[str, Any]:

@@ -25,7 +25,16 @@ from engine.wire.control_connection import Admin, admin
 
 # A save sets the number of changes back.
 _WRITTEN = re.compile(rb"^(rdb_changes_since_last_save|rdb_last_save_time):(\d+)", re.MULTILINE)
-_DATABASES = 16
+# Of a server that does not tell its databases so many are tried.
+_DATABASES_MOST = 1 << 16
+# The engine's own keys that hold a position: of a lane, and where the target is a cluster.
+_POSITION = re.compile(
+    re.escape(OWN_PREFIX)
+    + rb"(?:\{[^}]*\}:)?"
+    + re.escape(POSITION_KEY.removeprefix(OWN_PREFIX))
+    + rb"(?::|$)"
+)
+_REPLID = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 _OFFSET = re.compile(rb"^(?:slave_repl_offset|master_repl_offset):(\d+)", re.MULTILINE)
 
 
@@ -139,6 +148,12 @@ def offset_in(reply: object) -> int | None:
     return max(map(int, found)) if found else None
 
 
+def replid_in(reply: bytes) -> str | None:
+    """The id of a server's replication history, by its INFO; None: it does not tell."""
+    found = _REPLID.search(reply)
+    return None if found is None else found[1].decode()
+
+
 async def written(ends: Iterable[Admin]) -> object:
     """What changes with every write at any of the servers; None: one does not tell."""
     found: list[object] = []
@@ -151,17 +166,38 @@ async def written(ends: Iterable[Admin]) -> object:
     return found
 
 
-async def is_owned(ends: Sequence[Admin], cluster: bool) -> bool:
-    """Whether a migration that is under way has the target behind `ends`."""
+async def is_owned(ends: Sequence[Admin]) -> bool:
+    """Whether a migration that is under way has the target behind `ends`, with whichever of its
+    lanes. A position that cannot be read is one of a migration that is under way."""
     for end in ends:
         end.choose(POSITION_DB)
-        names = [POSITION_KEY]
-        if cluster:
-            names = [each async for each in _own_names(end) if b":position" in each]
+        names = [each async for each in _own_names(end) if _POSITION.match(each)]
         for name in names:
             value = await end.call("GET", name)
-            if value is not None and (found := position_in(value)) is not None:
-                return not found.opened
+            if value is None:
+                continue
+            found = position_in(value)
+            if found is None or not found.opened:
+                return True
+    return False
+
+
+async def slots_moving(ends: Iterable[Admin]) -> SlotSet:
+    """The slots that the nodes of a cluster say are being moved. Raises `EngineError`."""
+    found: set[int] = set()
+    for end in ends:
+        told = cluster_primary.read(end.endpoint, await end.ask(*cluster_primary.QUESTIONS))
+        found.update(each.slot for each in told.moves)
+    return SlotSet.of(found)
+
+
+async def refuses(ends: Iterable[Admin], db: int) -> bool:
+    """Whether a server has no such database, or a cluster has one database alone."""
+    for end in ends:
+        try:
+            await end.select(db)
+        except ServerError:
+            return True
     return False
 
 
@@ -186,9 +222,9 @@ async def databases(end: Admin) -> set[int]:
     text = await end.call("INFO")
     if isinstance(text, bytes) and b"# Keyspace" in text:
         return {0, *(each.db for each in end.info_in(text).keyspace)}
-    # It does not tell: those that there are by default are looked at.
+    # It does not tell: all that there may be are looked at.
     found = {0}
-    for db in range(1, _DATABASES):
+    for db in range(1, _DATABASES_MOST):
         try:
             await end.select(db)
         except ServerError:

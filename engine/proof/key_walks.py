@@ -92,7 +92,35 @@ class KeyWalks:
         if (ours.count, ours.digest) != (theirs.count, theirs.digest):
             await _all([self._looked_for(each, db) for each in target.shards])
 
+    async def alone(self, db: int, side: int, on_key: Callable[[bytes], None]) -> None:
+        """Name the keys of a database that the other end than that of the number `side` has not.
+        Raises `EngineError`."""
+        end = self._ends[side]
+        await _all([self._names_alone(end, each, db, on_key) for each in end.shards])
+
     # --- Over one server; from the beginning where a link is lost ---
+
+    async def _names_alone(
+        self, end: Deployment, shard: Shard, db: int, on_key: Callable[[bytes], None]
+    ) -> None:
+        async def once() -> _Names:
+            async with AsyncExitStack() as stack:
+                server, reader = await self._dialled(stack, shard, end, None, db)
+
+                async def settle(
+                    part: int, names: KeyNames, first: int, looks: Sequence[Looks]
+                ) -> None:
+                    server.allowed(looks[0])
+                    absent = set(looks[0].absent)
+                    for index in range(len(looks[0])):
+                        if index not in absent:
+                            on_key(names.name(first + index))
+
+                return await self._walk(
+                    server, reader, self._asking([server]), settle, self._on_named
+                )
+
+        await until_linked(once)
 
     async def _compared(self, shard: Shard, db: int) -> _Names:
         there = self._ends[1]
@@ -208,7 +236,8 @@ class KeyWalks:
             server.allowed(one)
             others[part].allowed(other)
             for index, _ in comparer.compare(names, first, one, other):
-                self._again.add(db, names.name(index))
+                sizes = (each.size(index - first) for each in looks)
+                self._again.add(db, names.name(index), max(sizes))
             if self._again.full:
                 await self._again.settle()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from engine import _native
@@ -23,6 +23,7 @@ _DUMP = Question(("DUMP",), b"d")
 _STRING_WINDOW = 1 << 20
 # Elements of one reply: of a collection this long they are short, or few.
 _ELEMENTS = 500
+_DELIVERIES = f"of streams above {WHOLE_BYTES >> 20} MiB when pending entries were delivered"
 Told = tuple[bytes, bytes, bytes]
 """Digests of a value, of the expire times of its fields, and of its groups."""
 
@@ -51,8 +52,9 @@ async def compare_in_windows(
     db: int,
     key: bytes,
     digest_key: bytes,
+    leave_out: Callable[[str], None],
 ) -> tuple[int, bytes]:
-    """The same by the commands of its type."""
+    """The same by the commands of its type. `leave_out` is told what these do not tell."""
     for end in (source, target):
         await end.select(db)
     kinds = [await end.call("TYPE", key) for end in (source, target)]
@@ -66,6 +68,8 @@ async def compare_in_windows(
     if kinds[0] != kinds[1]:
         return _native.DIFFERS_TYPE, kinds[0]
     kind = kinds[0].decode("latin-1")
+    if kind == "stream":
+        leave_out(_DELIVERIES)
     if kind not in _READERS:
         return _native.DIFFERS_NOT_DECODED, kinds[0]
     ours, theirs = await asyncio.gather(

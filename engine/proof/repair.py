@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from engine._native import ValueTranscoder, crc64
 from engine.errors import EngineError
 from engine.model.db_key import DbKey
+from engine.model.losses import WORDS
 from engine.model.server_capabilities import ServerCapabilities
 from engine.proof.deployment import Deployment
 from engine.wire.control_connection import Admin
 
 # A payload may be long: few are under way at a time.
 _KEYS_AT_ONCE = 16
-_FOOTER = 10
+_FOOTER, _CRC = 10, 8
 # From this type on the two flavours differ.
 _FIRST_OWN_TYPE = 22
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What came of it: keys that were refused, by which end and why; and how many values have lost
+    what, by the bit of `model.losses`, for the target does not know their form."""
+
+    refused: dict[DbKey, str] = field(default_factory=dict)
+    lost: Counter[int] = field(default_factory=Counter)
 
 
 async def repair(
@@ -24,10 +35,10 @@ async def repair(
     sources: Sequence[Admin],
     targets: Sequence[Admin],
     keys: Sequence[DbKey],
-) -> dict[DbKey, str]:
+) -> Repaired:
     """Store each of these keys on the target as the source has it, and remove those that it has
-    not. What was refused, and why. Raises `EngineError` where an end is gone."""
-    refused: dict[DbKey, str] = {}
+    not. Raises `EngineError` where an end is gone."""
+    done = Repaired()
     groups: dict[tuple[int, int, int], list[bytes]] = defaultdict(list)
     for db, key in keys:
         groups[db, ends[0].part_of(key), ends[1].part_of(key)].append(key)
@@ -35,38 +46,58 @@ async def repair(
         source, target = sources[one], targets[other]
         await source.select(db)
         await target.select(db)
-        able = (await target.info()).capabilities
+        ables = (await source.info()).capabilities, (await target.info()).capabilities
         for at in range(0, len(names), _KEYS_AT_ONCE):
             portion = names[at : at + _KEYS_AT_ONCE]
-            for key, why in await _repair(source, target, able, portion):
-                refused[db, key] = why
-    return refused
+            for key, why in await _repair(source, target, ables, portion, done.lost):
+                done.refused[db, key] = why
+    return done
 
 
 async def _repair(
-    source: Admin, target: Admin, able: ServerCapabilities, keys: list[bytes]
+    source: Admin,
+    target: Admin,
+    ables: tuple[ServerCapabilities, ServerCapabilities],
+    keys: list[bytes],
+    lost: Counter[int],
 ) -> list[tuple[bytes, str]]:
-    asked = [command for key in keys for command in (("PTTL", key), ("DUMP", key))]
+    able = ables[1]
+    # A time does not change while values come over.
+    by_time = bool(ables[0].pexpiretime) and bool(able.restore_absttl)
+    ask = "PEXPIRETIME" if by_time else "PTTL"
+    asked = [command for key in keys for command in ((ask, key), ("DUMP", key))]
     replies = await source.pipeline(asked)
     transcoder = ValueTranscoder(able.flavour, able.known_types)
-    stores: list[tuple[bytes | str | int, ...]] = []
+    refused: list[tuple[bytes, str]] = []
+    stores: list[tuple[bytes, tuple[bytes | str | int, ...]]] = []
     for key, ttl, payload in zip(keys, replies[::2], replies[1::2], strict=True):
-        for reply in (ttl, payload):
-            if isinstance(reply, EngineError):
-                raise reply
-        if payload is None:
-            stores.append(("DEL", key))
+        failed = next((each for each in (ttl, payload) if isinstance(each, EngineError)), None)
+        if failed is not None:
+            refused.append((key, failed.message))
+        elif payload is None:
+            stores.append((key, ("DEL", key)))
+        elif not _sound(payload):
+            refused.append((key, "its value came damaged from the source"))
         else:
             # What is left of it; 0 is none, and one that ends this very moment has 1.
             left = max(ttl, 1) if ttl >= 0 else 0
-            known, _ = transcoder.payload(payload)
-            stores.append(("RESTORE", key, left, _stamped(known or payload, able), "REPLACE"))
-    answers = await target.pipeline(stores)
-    return [
+            absolute = ("ABSTTL",) if by_time and left else ()
+            known, bits = transcoder.payload(payload)
+            lost.update(bit for bit in WORDS if known is not None and bits & bit)
+            value = _stamped(known or payload, able)
+            stores.append((key, ("RESTORE", key, left, value, "REPLACE", *absolute)))
+    answers = await target.pipeline([command for _, command in stores])
+    return refused + [
         (key, answer.message)
-        for key, answer in zip(keys, answers, strict=True)
+        for (key, _), answer in zip(stores, answers, strict=True)
         if isinstance(answer, EngineError)
     ]
+
+
+def _sound(payload: bytes) -> bool:
+    """Whether a payload is as its server has sealed it; a CRC64 of 0 is none."""
+    sealed = int.from_bytes(payload[-_CRC:], "little")
+    return not sealed or sealed == crc64(payload[:-_CRC])
 
 
 def _stamped(payload: bytes, able: ServerCapabilities) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -37,11 +38,13 @@ class ReportFile:
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
+        self._failed = False
         self._page = self._path.with_name(self._path.name + ".html")
         try:
-            self._file: TextIO = self._path.open("w", encoding="utf-8")
-            # Whether it can be written is known before anything is compared.
-            self._page.write_text("")
+            # Keys and values are for nobody else. Whether it can be written is known before
+            # anything is compared.
+            self._file: TextIO = _made(self._path)
+            _made(self._page).close()
         except OSError as error:
             raise _unwritten(path, error) from None
 
@@ -71,6 +74,10 @@ class ReportFile:
         """A line."""
         self._line({"not_compared": asdict(found)})
 
+    def repaired(self, db: int, key: str) -> None:
+        """A line: the difference of this key was mended."""
+        self._line({"repaired": {"db": db, "key": key}})
+
     def end(self, report: ProofReport) -> None:
         """The tail, and the page."""
         told = report.to_dict()
@@ -86,13 +93,19 @@ class ReportFile:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            # (What was to be written was told of before, where that failed.)
+            if not self._failed:
+                raise _unwritten(str(self._path), error) from None
 
     def _line(self, found: Mapping[str, Any]) -> None:
         try:
             self._file.write(json.dumps(found) + "\n")
             self._file.flush()
         except OSError as error:
+            self._failed = True
             raise _unwritten(str(self._path), error) from None
 
 
@@ -190,6 +203,10 @@ def _text(text: object) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ").capitalize()
+
+
+def _made(path: Path) -> TextIO:
+    return open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _unwritten(path: str, error: OSError) -> UsageError:

@@ -20,6 +20,7 @@ from functools import partial
 
 from engine._native import LookComparer, LookReader, ValueDecoder
 from engine.errors import UsageError
+from engine.model import losses
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import POSITION_DB, POSITION_KEY
@@ -46,12 +47,15 @@ from engine.proof.deployment import (
     look,
     offset_in,
     position_in,
+    refuses,
+    replid_in,
+    slots_moving,
     written,
 )
 from engine.proof.key_walks import TTL_BOUND_MS, KeyWalks
 from engine.proof.relinking import until_linked
 from engine.proof.report_file import ReportFile
-from engine.proof.second_looks import Found, SecondLooks, Servers
+from engine.proof.second_looks import Found, SecondLooks, Servers, Side
 from engine.proof.shown_difference import shown
 from engine.proof.walk import Pace
 from engine.wire import functions_and_indexes
@@ -124,6 +128,11 @@ class _Proof:
         self._own = 0
         self._libraries = 0
         self._repaired: set[DbKey] = set()
+        # Keys that cannot be told; and what is no key's, or a part of one, and cannot.
+        self._untold: set[DbKey] = set()
+        # Databases that one end has not.
+        self._lacking: dict[int, str] = {}
+        self._repairing = False
         self._decoder = ValueDecoder(self._key)
 
     async def run(self) -> ProofReport:
@@ -145,13 +154,18 @@ class _Proof:
                 await describe(each, deployment.shards)
                 for each, deployment in zip(admins, ends, strict=True)
             ]
-            owned = await is_owned(admins[1], ends[1].told is not None)
+            owned = await is_owned(admins[1])
             if owned and settings.repair:
                 raise UsageError(
                     "a migration has the target: it stores what the source has by itself",
                     remedy="Complete or abort it, or compare without --repair.",
                 )
             self._begin(asked)
+            if not {each.run_id for each in asked[0].infos if each.run_id}.isdisjoint(
+                each.run_id for each in asked[1].infos
+            ):
+                self._unsure("both ends are one server, or have one in common")
+            await self._moving(ends, admins)
             extended = EXTENDED_MS if owned else 0
             again = await self._second_looks(stack, ends, admins, asked, extended)
             self._tell("comparing", total=self._total(asked))
@@ -166,8 +180,7 @@ class _Proof:
                 lambda named: self._tell(keys=self._progress.keys + named, doubtful=len(again)),
                 lambda: self._stopped,
             )
-            for db in sorted(set().union(*found)):
-                await walks.over(db)
+            await self._over(sorted(set().union(*found)), walks, admins)
             self._comparers += walks.comparers
             self._own = walks.own
             self._tell("looking again")
@@ -177,11 +190,40 @@ class _Proof:
             if settings.repair and self._different:
                 self._tell("repairing")
                 await self._repair(ends, admins, again)
+            await until_linked(partial(self._moving, ends, admins))
             if [each.layout for each in ends] != [
                 each.layout for each in await until_linked(self._look)
             ]:
                 self._unsure("slots moved meanwhile: keys that moved may not have been compared")
             return self._report(asked, again)
+
+    async def _over(
+        self, dbs: Sequence[int], walks: KeyWalks, admins: Sequence[Sequence[Admin]]
+    ) -> None:
+        """Walk over these databases."""
+        for db in dbs:
+            lacks = [await until_linked(partial(refuses, side, db)) for side in admins]
+            if lacks == [False, False]:
+                await walks.over(db)
+                continue
+            if all(lacks):
+                continue
+            there = lacks.index(False)
+            self._lacking[db] = "source" if there else "target"
+            await walks.alone(db, there, partial(self._alone, db, there))
+
+    def _alone(self, db: int, there: int, key: bytes) -> None:
+        """A key is in a database that the other end has not."""
+        sides = Side(True, 0, None), Side(False, 0, None)
+        kind = "extra" if there else "missing"
+        self._found(Found(db, key, (kind,), sides[there], sides[1 - there]))
+
+    async def _moving(self, ends: Sequence[Deployment], admins: Sequence[Sequence[Admin]]) -> None:
+        """Slots that are being moved: their keys are at two nodes, or on the way."""
+        for deployment, side in zip(ends, admins, strict=True):
+            if deployment.told is not None and (slots := await slots_moving(side)):
+                why = f"slots of the {deployment.fault} are being moved ({slots.words})"
+                self._unsure(f"{why}: keys in them may not have been compared")
 
     # --- What is there ---
 
@@ -207,7 +249,7 @@ class _Proof:
 
     @property
     def _stopped(self) -> bool:
-        return len(self._different) >= STOP_AT
+        return len(self._different) + len(self._untold) >= STOP_AT
 
     # --- What seemed to differ ---
 
@@ -262,16 +304,27 @@ class _Proof:
                     for deployment, part in zip(ends, parts, strict=True)
                 ]
                 found = await long_values.compare_whole(pair[0], pair[1], db, key, self._key)
+            await self._pace.read(sum(each.read for each in pair))
             if found is not None:
                 return found
             infos = asked[0].infos[parts[0]], asked[1].infos[parts[1]]
             return await long_values.compare_in_windows(
-                admins[0][parts[0]], admins[1][parts[1]], infos, db, key, self._key
+                admins[0][parts[0]],
+                admins[1][parts[1]],
+                infos,
+                db,
+                key,
+                self._key,
+                self._leave_out,
             )
 
-        async def passed() -> None:
+        if extended and (ends[0].told is not None or ends[1].told is not None):
+            self._leave_out("of a migration of clusters, how far its target is: it was not awaited")
+
+        async def passed() -> bool:
             if extended and ends[0].told is None and ends[1].told is None:
-                await until_linked(partial(_passed, admins[0][0], admins[1][0]))
+                return await until_linked(partial(_passed, admins[0][0], admins[1][0]))
+            return True
 
         comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
         self._comparers.append(comparer)
@@ -282,12 +335,19 @@ class _Proof:
             lambda: until_linked(partial(written, [each for side in admins for each in side])),
             long_value,
             self._found,
+            self._pace,
         )
 
     def _found(self, found: Found) -> None:
         """A key differs, or it cannot be told whether it does."""
         key = printable_key(found.key)
-        if found.reason or not found.kinds:
+        if found.kinds and found.reason:
+            # What is known of it outweighs the rest.
+            self._unsure(found.reason)
+        if not found.kinds:
+            if (found.db, found.key) in self._untold:
+                return
+            self._untold.add((found.db, found.key))
             self._reasons[found.reason] += 1
             unknown = NotCompared(found.db, key, found.reason)
             if len(self._not_compared) < NAMED_MOST:
@@ -296,9 +356,11 @@ class _Proof:
                 self._file.not_compared(unknown)
             return
         if (found.db, found.key) in self._different:
-            # It stays different behind a repair.
             return
         self._different[found.db, found.key] = found.kinds
+        if self._repairing:
+            # It stays different, as was told.
+            return
         self._kinds.update(found.kinds)
         difference = KeyDifference(found.db, key, found.kinds, *shown(found, self._decoder))
         self._name(difference)
@@ -333,27 +395,37 @@ class _Proof:
         admins: Sequence[Sequence[Admin]],
         again: SecondLooks,
     ) -> None:
-        keys = dict(self._different)
-        refused = await until_linked(partial(repair.repair, ends, admins[0], admins[1], list(keys)))
-        before = self._different
-        self._different = {}
+        if await until_linked(partial(is_owned, admins[1])):
+            # It has begun meanwhile.
+            self._leave_out("not repaired: a migration has the target by now")
+            return
+        keys = [each for each in self._different if each[0] not in self._lacking]
+        for db, end in self._lacking.items():
+            self._leave_out(f"not repaired: database {db}, which the {end} has not")
+        done = await until_linked(partial(repair.repair, ends, admins[0], admins[1], keys))
+        before, self._different = self._different, {}
+        untold, self._untold = self._untold, set()
+        self._repairing = True
         for db, key in keys:
             again.add(db, key)
-        kinds, named = self._kinds.copy(), list(self._differences)
-        file, self._file = self._file, None
         await again.settle()
-        self._file = file
+        self._repairing = False
         left, self._different = self._different, before
-        self._kinds, self._differences = kinds, named
-        self._repaired = set(keys) - set(left)
+        # (Nothing is known of what cannot be told now.)
+        self._repaired = set(keys) - set(left) - self._untold
+        self._untold |= untold
+        names = {(db, printable_key(key)) for db, key in self._repaired}
         self._differences = [
-            replace(each, repaired=True)
-            if any((each.db, each.key) == (db, printable_key(key)) for db, key in self._repaired)
-            else each
+            replace(each, repaired=True) if (each.db, each.key) in names else each
             for each in self._differences
         ]
-        for (_db, _key), why in list(refused.items())[:NAMED_MOST]:
-            self._left_out.append(f"not repaired: database {_db}, {printable_key(_key)}: {why}")
+        if self._file is not None:
+            for db, name in sorted(names):
+                self._file.repaired(db, name)
+        for (db, key), why in list(done.refused.items())[:NAMED_MOST]:
+            self._leave_out(f"not repaired: database {db}, {printable_key(key)}: {why}")
+        for bit, count in sorted(done.lost.items()):
+            self._leave_out(f"of {count:,} keys that were repaired: {losses.WORDS[bit]}")
 
     # --- What it has come to ---
 
@@ -361,11 +433,18 @@ class _Proof:
         """Something was not compared that may differ."""
         self._reasons[why] += 1
 
+    def _leave_out(self, what: str) -> None:
+        """Say once what was left out."""
+        if what not in self._left_out:
+            self._left_out.append(what)
+
     def _report(self, asked: Sequence[Asked], again: SecondLooks) -> ProofReport:
         sums = [0, 0]
         for comparer in self._comparers:
             for end, digest in enumerate(comparer.digests):
                 sums[end] += int.from_bytes(digest, "little")
+        if self._stopped:
+            self._unsure("there are so many of them that the rest was not looked at")
         libraries = self._kinds[_LIBRARY]
         left = len(self._different) - len(self._repaired) + libraries
         outcome: Outcome = "equal"
@@ -399,7 +478,7 @@ class _Proof:
             bytes=sum(each.values for each in self._comparers),
             different=len(self._different) + libraries,
             resolved=again.resolved - len(self._repaired),
-            unknown=sum(self._reasons.values()),
+            unknown=len(self._untold),
             repaired=len(self._repaired),
             libraries=self._libraries,
             stopped=self._stopped,
@@ -426,23 +505,27 @@ class _Proof:
         self._on_progress(self._progress)
 
 
-async def _passed(source: Admin, target: Admin) -> None:
-    """Wait until the target's position has passed the source's offset of now, for a while."""
-    offset = offset_in(await source.call("INFO", "replication"))
+async def _passed(source: Admin, target: Admin) -> bool:
+    """Wait until the target's position has passed the source's offset of now, for a while; whether
+    it has."""
+    told = await source.call("INFO", "replication")
+    offset = offset_in(told)
     if offset is None:
-        return
+        return True
+    replid = replid_in(told)
     deadline = Deadline(_PASSED_SECONDS, _PASSED_PAUSE)
     target.choose(POSITION_DB)
     async for attempt in Attempts(deadline):
         value = await target.call("GET", POSITION_KEY)
         found = position_in(value)
         if found is None or found.opened or found.position is None:
-            return
-        if found.position.offset >= offset:
-            return
+            return True
+        if found.position.offset >= offset and found.position.replid == replid:
+            return True
         if not deadline.left:
-            return
+            return False
         attempt.failed("the target has not passed the offset")
+    return False
 
 
 def _ignore(_: ProofProgress) -> None:

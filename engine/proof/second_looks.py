@@ -7,14 +7,14 @@ seconds, where anything was written at either end meanwhile, for what brings it 
 that never stood still is told of as that, and so is one that cannot be decoded.
 
 Where a migration follows the source, a look at the target counts once its position has passed the
-offset that the source had at the look before.
+offset that the source had at the look before; where it never does the key is told of as that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -28,6 +28,7 @@ from engine.model.server import ServerInfo
 from engine.proof.asked_server import AskedServer, question
 from engine.proof.deployment import Deployment
 from engine.proof.relinking import until_linked
+from engine.proof.walk import Pace
 
 PAUSES = (0.1, 0.3, 0.6, 1.5, 3.0, 5.0)
 """Seconds before each look; the last ones are for keys that change meanwhile."""
@@ -36,6 +37,9 @@ LOOKS, LOOKS_WHILE_WRITTEN = 3, 5
 # An expire time that is told as the time left is never quite the same.
 _SAME_MS = 100
 _KEYS_AT_ONCE = 128
+# A server holds what it has answered until that was read: so many bytes of values are asked for at
+# once. Of a value that was not read yet the length is not known.
+_BYTES_AT_ONCE, _UNREAD_BYTES = 4 << 20, 256 << 10
 _KEYS_MOST, _BYTES_MOST = 10_000, 16 << 20
 _BITS: tuple[tuple[int, str], ...] = (
     (_native.DIFFERS_MISSING, "missing"),
@@ -47,6 +51,7 @@ _BITS: tuple[tuple[int, str], ...] = (
     (_native.DIFFERS_TTL, "TTL"),
 )
 RESTLESS = "it changed whenever it was looked at"
+BEHIND = "the migration's position on the target has not passed the source's offset"
 UNDECODED = "its value cannot be decoded, and its bytes are not the same"
 
 
@@ -79,6 +84,8 @@ class _Doubt:
     state: bytes = b""
     expire_at: int | None = None
     last: Found | None = None
+    behind: bool = False
+    size: int = _UNREAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +139,8 @@ class Servers:
         return one, other
 
 
-Passed = Callable[[], Awaitable[None]]
-"""Waits until the target has what the source had when this was called."""
+Passed = Callable[[], Awaitable[bool]]
+"""Waits until the target has what the source had when this was called; False: it has not."""
 Written = Callable[[], Awaitable[object]]
 """What changes with every write at either end; None: that is not told."""
 LongValues = Callable[[int, bytes], Awaitable[tuple[int, bytes]]]
@@ -151,10 +158,14 @@ class SecondLooks:
         written: Written,
         long_values: LongValues,
         on_found: Callable[[Found], None],
+        pace: Pace,
     ) -> None:
         self._servers = servers
         self._comparer = comparer
         self._passed = passed
+        self._pace = pace
+        # Whether the target had passed the source's offset behind the look before.
+        self._counts = True
         self._written = written
         self._needed = LOOKS
         self._long_values = long_values
@@ -174,10 +185,10 @@ class SecondLooks:
         """There are so many that they are to be settled before others come."""
         return len(self._doubts) >= _KEYS_MOST or self._bytes >= _BYTES_MOST
 
-    def add(self, db: int, key: bytes) -> None:
-        """A key seems to differ."""
+    def add(self, db: int, key: bytes, size: int = _UNREAD_BYTES) -> None:
+        """A key seems to differ; `size`: bytes of its value, at the end where it is longer."""
         if (db, key) not in self._doubts:
-            self._doubts[db, key] = _Doubt()
+            self._doubts[db, key] = _Doubt(size=size)
             self._bytes += len(key)
 
     async def settle(self) -> None:
@@ -186,6 +197,7 @@ class SecondLooks:
             # Others come meanwhile.
             names = list(self._doubts)
             first = await self._written() if names else None
+            self._counts = True
             for pause in PAUSES:
                 names = [each for each in names if each in self._doubts]
                 if not names:
@@ -194,12 +206,13 @@ class SecondLooks:
                 still = first is not None and await self._written() == first
                 self._needed = LOOKS if still else LOOKS_WHILE_WRITTEN
                 await until_linked(partial(self._round, names))
-                await self._passed()
+                self._counts = await self._passed()
             for name in names:
                 if (doubt := self._doubts.pop(name, None)) is not None:
                     last = doubt.last
                     assert last is not None
-                    self._on_found(replace(last, kinds=(), reason=last.reason or RESTLESS))
+                    why = BEHIND if doubt.behind else RESTLESS
+                    self._on_found(replace(last, kinds=(), reason=last.reason or why))
             self._bytes = sum(len(key) for _, key in self._doubts)
 
     async def _round(self, names: Iterable[DbKey]) -> None:
@@ -231,7 +244,12 @@ class SecondLooks:
         same = doubt.last is not None and doubt.state == look.state
         if same and _moved(doubt.expire_at, found.source.expire_at):
             same = False
-        doubt.steady = doubt.steady + 1 if same else 1
+        doubt.size = max(found.source.size, found.target.size)
+        doubt.behind = doubt.behind or not self._counts
+        if not same:
+            doubt.steady = 1
+        elif self._counts:
+            doubt.steady += 1
         doubt.state, doubt.expire_at, doubt.last = look.state, found.source.expire_at, found
         if doubt.steady >= self._needed:
             del self._doubts[name]
@@ -246,9 +264,23 @@ class SecondLooks:
         for key in keys:
             by_part[ends[0].part_of(key), ends[1].part_of(key)].append(key)
         for (one, other), of_parts in by_part.items():
-            for at in range(0, len(of_parts), _KEYS_AT_ONCE):
-                portion = of_parts[at : at + _KEYS_AT_ONCE]
+            for portion in self._portions(db, of_parts):
                 yield await self._look_at(db, portion, one, other)
+
+    def _portions(self, db: int, keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+        """So many of them as are asked for at once."""
+        portion: list[bytes] = []
+        together = 0
+        for key in keys:
+            doubt = self._doubts.get((db, key))
+            size = _UNREAD_BYTES if doubt is None else doubt.size
+            if portion and (len(portion) >= _KEYS_AT_ONCE or together + size > _BYTES_AT_ONCE):
+                yield portion
+                portion, together = [], 0
+            portion.append(key)
+            together += size
+        if portion:
+            yield portion
 
     async def _look_at(self, db: int, keys: list[bytes], one: int, other: int) -> list[_Look]:
         servers = self._servers
@@ -262,10 +294,15 @@ class SecondLooks:
                 if each.info is not None
             )
         )
+        await self._pace.read(ours.nbytes + theirs.nbytes)
         bits = dict(self._comparer.compare(names, 0, ours, theirs))
         looks = []
         for index, key in enumerate(keys):
             differs = bits.get(index, 0)
+            if differs & _native.DIFFERS_REFUSED and len(keys) > 1:
+                # What a run tells is why the first of its keys was refused.
+                looks += await self._look_at(db, [key], one, other)
+                continue
             state = ours.state(index, servers.key)
             if differs & _native.DIFFERS_NOT_HELD:
                 more, state = await self._long_values(db, key)

@@ -17,7 +17,8 @@ from engine._native import KeyNames, Looks
 from engine.proof.asked_server import AskedServer
 
 _RUN_BYTES = 1 << 20
-_RUN_KEYS_FIRST, _RUN_KEYS_MOST = 32, 512
+# Nothing is known of the length of the first values.
+_RUN_KEYS_FIRST, _RUN_KEYS_MOST = 1, 512
 # Keys whose answers are awaited, in runs; of a cluster with many shards these are short, and so
 # there are more of them, as many as a reader takes at the most.
 _UNDER_WAY, _RUNS_MOST = 3, 48
