@@ -804,6 +804,7 @@ cdef class LookComparer:
     cdef public uint32_t db
 
     def __cinit__(self, bytes key not None, *, int64_t ttl_bound=1000, int64_t extended=0):
+        cdef timespec now
         self.ours = ValueDecoder(key)
         self.theirs = ValueDecoder(key)
         self.ours.sink.mode = self.theirs.sink.mode = VALUE_DIGEST
@@ -812,6 +813,12 @@ cdef class LookComparer:
         sip_begin(&self.hashing, self.key_data)
         self.ttl_bound = ttl_bound
         self.extended = extended
+        if extended:
+            # Fields of hashes likewise: at both ends, so that what is as late at either is the same.
+            clock_gettime(CLOCK_REALTIME, &now)
+            self.ours.sink.extended = self.theirs.sink.extended = extended
+            self.ours.sink.extended_from = self.theirs.sink.extended_from = (
+                <int64_t>now.tv_sec * 1000 + extended // 2)
 
     @property
     def digests(self):

@@ -90,6 +90,8 @@ cdef struct ElementSink:
     uint64_t ttls        # fields with expire times
     int64_t earliest     # of these, if they are looked for
     int64_t latest
+    int64_t extended     # a digest takes so many ms off expire times behind `extended_from`
+    int64_t extended_from
     uint64_t group_count
     uint64_t packed      # bytes of ziplists, listpacks and intsets, as servers keep them
     uint64_t loose       # elements that stand for themselves
@@ -361,6 +363,8 @@ cdef inline bint sink_field(
         sip_bytes_of(&s, value.p, value.n)
         sip_add(&s, &sink.value)
         if ttl >= 0:
+            if sink.extended and ttl > sink.extended_from:
+                ttl -= sink.extended
             s = sink.start
             mix_word(&s, AS_FIELD_TTL)
             mix_word(&s, <uint64_t>ttl)

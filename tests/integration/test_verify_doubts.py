@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,25 @@ def test_a_migration_that_is_far_behind(
         assert found.outcome == outcome
         if outcome == "unknown":
             assert list(found.reasons) == [second_looks.BEHIND]
+
+
+def test_fields_whose_ttls_a_migration_has_extended(
+    server_factory: ServerFactory, quick: None
+) -> None:
+    here, there = (server_factory(known("redis-8.0")) for _ in range(2))
+    near = int(time.time() * 1_000) + 3_600_000
+    for server, more in ((here, 0), (there, run.EXTENDED_MS)):
+        server.client().hset("hash", mapping={"near": "x", "far": "x", "wrong": "x"})
+        for name, at in (("near", near + more), ("far", near + run.EXTENDED_MS * 6 // 10)):
+            server.client().execute_command("HPEXPIREAT", "hash", at, "FIELDS", 1, name)
+    there.client().set("startmigration:position", POSITION)
+    assert verify(here, there).outcome == "equal"
+    at = near + 1 + run.EXTENDED_MS
+    there.client().execute_command("HPEXPIREAT", "hash", at, "FIELDS", 1, "near")
+    assert verify(here, there).kinds == {"field TTLs": 1}
+    there.client().execute_command("HPEXPIREAT", "hash", at - 1, "FIELDS", 1, "near")
+    there.client().delete("startmigration:position")
+    assert verify(here, there).kinds == {"field TTLs": 1}
 
 
 def test_one_server_by_two_names(server_factory: ServerFactory) -> None:
