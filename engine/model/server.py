@@ -43,6 +43,7 @@ class ServerInfo:
     a replica follows. `expired_keys` and `expired_fields` (of hashes) count since the process began
     or CONFIG RESETSTAT. `module_versions` are those of `modules`, in their order, 0: not told.
     `loading` is true while the data set is read from disk or from a primary.
+    `replicas_in_step`: how many of its own replicas are online; None: it does not tell.
     """
 
     flavour: Flavour
@@ -67,6 +68,7 @@ class ServerInfo:
     replid: str = ""
     primary: str = ""
     primary_link_up: bool = True
+    replicas_in_step: int | None = None
 
     @property
     def name(self) -> str:
@@ -129,6 +131,7 @@ class ServerInfo:
         return cls(**data)
 
 
+_REPLICA = re.compile(r"slave\d+")
 _LINE = re.compile(r"^([^#:\r\n][^:\r\n]*):([^\r\n]*)", re.MULTILINE)
 
 
@@ -185,7 +188,15 @@ def parse_info(text: str) -> ServerInfo:
         replid=fields.get("master_replid", ""),
         primary=replica_of,
         primary_link_up=fields.get("master_link_status", "up") == "up",
+        replicas_in_step=_in_step(fields),
     )
+
+
+def _in_step(fields: dict[str, str]) -> int | None:
+    listed = [fields[name] for name in fields if _REPLICA.fullmatch(name)]
+    if _number(fields, "connected_slaves") > len(listed) or "connected_slaves" not in fields:
+        return None
+    return sum("state=online" in each for each in listed)
 
 
 def parse_version(text: str) -> Version:

@@ -78,6 +78,8 @@ class MigrationContext:
         self.can_complete = False
         self.only_uncomparable = False
         """Nothing but `uncomparable` closes the gate."""
+        self.few_replicas = ""
+        """What the target lacks of the replicas that are asked for (`--durability`)."""
         self.passing = False
         """What closes the gate may pass in a moment, by itself: an order waits for it."""
         self.advice = ""

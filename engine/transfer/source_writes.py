@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engine.errors import EngineError
 from engine.model.credentials import Credentials
@@ -18,6 +19,7 @@ from engine.wire.control_connection import admin
 
 # For so long the servers may take to answer, all together.
 _SECONDS = 2.0
+_UNASKED = write_block.Refusal("it could not be asked", known=False)
 
 
 async def said(
@@ -38,17 +40,16 @@ async def said(
         # (Of a cluster without lanes it is not known which servers they are.)
         if lanes or each.cluster is None
     ]
-    found = await asyncio.gather(*(_refusal(each) for each in ends))
-    if why := "; ".join(filter(None, found)):
+    found = await asyncio.gather(*(_refusal(each) for each in ends)) or [_UNASKED]
+    if why := "; ".join(each.why for each in found if each.why and each.known):
         return f"the source refuses writes, though not because of this migration: {why}"
-    if not found or None in found:
-        return "it is not known whether the source accepts writes: it could not be asked"
+    if why := "; ".join(dict.fromkeys(each.why for each in found if not each.known)):
+        return f"it is not known whether the source accepts writes: {why}"
     return "the source accepts writes"
 
 
-async def _refusal(ends: Endpoints) -> str | None:
-    """Why the server that takes the writes refuses them; empty: it does not; None: it does not
-    say."""
+async def _refusal(ends: Endpoints) -> write_block.Refusal:
+    """Whether the server that takes the writes refuses them."""
     heads = Heads(ends)
     try:
         async with asyncio.timeout(_SECONDS):
@@ -57,9 +58,11 @@ async def _refusal(ends: Endpoints) -> str | None:
             async with admin(
                 head.endpoint, timeout=limit, fault="source", straight=straight
             ) as end:
-                why = await write_block.refusal(end)
-                return f"{end.endpoint.address}: {why}" if why else why
+                found = await write_block.refusal(end)
+                if not found.why:
+                    return found
+                return replace(found, why=f"{end.endpoint.address}: {found.why}")
     except (EngineError, TimeoutError):
-        return None
+        return _UNASKED
     finally:
         await heads.close()

@@ -17,6 +17,7 @@ from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.server import ServerInfo
+from engine.model.settings import TransferSettings
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.migration_context import MigrationContext
 from engine.wire.control_connection import Admin, admin
@@ -123,6 +124,7 @@ class TargetMonitor:
     async def _ask(self) -> ServerInfo:
         info = await self._info()
         self.identity = info.identity
+        self._context.few_replicas = few_replicas(info, self._context.settings)
         self._heard()
         return info
 
@@ -185,3 +187,12 @@ class TargetMonitor:
             self._silent = True
             self._context.on_event(words)
         self._report(words)
+
+
+def few_replicas(info: ServerInfo, settings: TransferSettings) -> str:
+    """What the target lacks of the replicas that `--durability` asks for, in words; empty: nothing,
+    as far as it tells."""
+    found, wanted = info.replicas_in_step, settings.target_replicas
+    if found is None or found >= wanted:
+        return ""
+    return f"{found} of the {wanted} replicas of the target that are asked for are in step"

@@ -94,20 +94,36 @@ def refused(reply: object) -> bool:
     return found is not None and found.refuse
 
 
-async def refusal(end: Admin) -> str | None:
-    """Why the server refuses every write, in words, by the number of replicas that it is to have;
-    empty: it does not. None where it does not say. Raises `LinkError`."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Whether a server refuses every write, by the number of replicas that it is to have.
+
+    `why`: in words; empty: it does not. Where that is not `known`, why not.
+    """
+
+    why: str = ""
+    known: bool = True
+
+
+async def refusal(end: Admin) -> Refusal:
+    """What the server says of that. Raises `LinkError`."""
     told, replication = await end.pipeline([ASK, ("INFO", "replication")])
     found = _read(told)
+    good = _GOOD.search(replication) if isinstance(replication, bytes) else None
     if found is None:
-        return None
+        if not isinstance(replication, bytes):
+            return Refusal("it answers neither CONFIG GET nor INFO", known=False)
+        if good is None:
+            # It tells how many are near enough where both settings are above 0.
+            return Refusal()
+        why = f"it has {int(good[1])} replicas that are near enough, and does not say (CONFIG GET)"
+        return Refusal(f"{why} how many it is to have", known=False)
     written = f"{found.names[0]} is {found.write.decode()}"
     if found.refuse:
-        return f"{written}, as behind a cut-over"
-    good = _GOOD.search(replication) if isinstance(replication, bytes) else None
+        return Refusal(f"{written}, as behind a cut-over")
     if found.lag == b"0" or good is None or int(good[1]) >= int(found.write):
-        return ""
-    return f"{written}, and it has {int(good[1])} replicas that are near enough"
+        return Refusal()
+    return Refusal(f"{written}, and it has {int(good[1])} replicas that are near enough")
 
 
 async def blocks(end: Admin) -> bool | None:

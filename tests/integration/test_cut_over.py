@@ -372,6 +372,19 @@ def test_an_abort_of_a_source_that_refuses_writes(server_factory: ServerFactory)
     assert write_block_of(source) == 65535
 
 
+@pytest.mark.parametrize("replicas", ["0", "1"])
+def test_an_abort_of_a_source_without_config(server_factory: ServerFactory, replicas: str) -> None:
+    """As managed services have it: what INFO tells is enough, where it does."""
+    options = ("--min-replicas-to-write", replicas, "--rename-command", "CONFIG", "")
+    source = server_factory(known("redis-7.0"), *options)
+    with migrating(source, server_factory(known("redis-7.0"))) as run:
+        run.following()
+        run.complete(force=True)
+    said = run.report.errors[0]
+    assert said.endswith("; the source accepts writes") == (replicas == "0"), said
+    assert ("it is not known whether the source accepts writes: 127" in said) == (replicas == "1")
+
+
 class _DiedHere(LinkError):
     pass
 

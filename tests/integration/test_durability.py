@@ -17,11 +17,11 @@ from tests.support.servers import ServerFactory, known
 def test_the_replicas_have_everything(server_factory: ServerFactory, name: str) -> None:
     """A replica that stands still keeps the target from being promoted, and the source open."""
     source, target, replica = (server_factory(known(name)) for _ in range(3))
-    replica.client().execute_command("REPLICAOF", target.host, target.port)
     source.client().mset({f"key:{number}": number for number in range(1000)})
     with migrating(source, target, durability="replicas=1", cut_over_timeout=3.0) as run:
         run.following()
-        run.wait_for(lambda: target.client().wait(1, 100) == 1, "a replica of the target")
+        run.wait_for(lambda: "0 of the 1 replicas" in run.progress.reason, "a closed gate")
+        replica.client().execute_command("REPLICAOF", target.host, target.port)
         run.in_sync()
         replica.freeze()
         assert "0 of the 1 replicas of target" in run.refused()

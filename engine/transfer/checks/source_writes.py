@@ -19,18 +19,19 @@ async def check_writes(source: Admin, line: Sequence[Member], timeout: float) ->
     head = line[-1]
     if head.info is None or head.info.primary:
         return None
-    why: str | None = None
+    found = write_block.Refusal()
     if len(line) == 1:
-        why = await write_block.refusal(source)
+        found = await write_block.refusal(source)
     else:
         with suppress(EngineError, TimeoutError):
             async with asyncio.timeout(timeout), admin(head.endpoint, timeout=timeout) as end:
-                why = await write_block.refusal(end)
-    if not why:
+                found = await write_block.refusal(end)
+    if not (found.why and found.known):
         return None
     return warned(
         "source-writes",
-        f"{head.endpoint.address} refuses writes: {why}",
+        f"{head.endpoint.address} refuses writes: {found.why}",
         "If clients are to write there until the cut-over: unblock-source for the group that it "
-        f"was migrated into, or CONFIG SET {why.partition(' ')[0]} 0.",
+        "was migrated into; for want of replicas attach them (the engine counts as one, while it "
+        f"follows), or CONFIG SET {found.why.partition(' ')[0]} 0.",
     )
