@@ -556,6 +556,8 @@ async def test_start_returns_at_once(services: ServiceContext) -> None:
             "EvictedKeys": None,
             "Retries": 0,
             "Reconnects": 0,
+            "ProvenKeys": None,
+            "KeysToProve": None,
         },
         "CanComplete": False,
         "Reason": "",
@@ -635,6 +637,8 @@ async def test_what_a_followed_source_says(services: ServiceContext) -> None:
         "EvictedKeys": None,
         "Retries": 0,
         "Reconnects": 0,
+        "ProvenKeys": None,
+        "KeysToProve": None,
     }
 
 
