@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from engine._native import ValueTranscoder, crc64
@@ -16,6 +18,7 @@ from engine.wire.control_connection import Admin
 
 # A payload may be long: few are under way at a time.
 _KEYS_AT_ONCE = 16
+_ASKED_SECONDS = 5.0
 _FOOTER, _CRC = 10, 8
 # From this type on the two flavours differ.
 _FIRST_OWN_TYPE = 22
@@ -28,6 +31,8 @@ class Repaired:
 
     refused: dict[DbKey, str] = field(default_factory=dict)
     lost: Counter[int] = field(default_factory=Counter)
+    owned: bool = False
+    """It has ended early: a migration has the target."""
 
 
 async def repair(
@@ -35,10 +40,13 @@ async def repair(
     sources: Sequence[Admin],
     targets: Sequence[Admin],
     keys: Sequence[DbKey],
+    owned: Callable[[], Awaitable[bool]],
 ) -> Repaired:
     """Store each of these keys on the target as the source has it, and remove those that it has
-    not. Raises `EngineError` where an end is gone."""
+    not. `owned` is asked now and then, and first of all: once a migration has the target nothing
+    more is written there. Raises `EngineError` where an end is gone."""
     done = Repaired()
+    asked = -math.inf
     groups: dict[tuple[int, int, int], list[bytes]] = defaultdict(list)
     for db, key in keys:
         groups[db, ends[0].part_of(key), ends[1].part_of(key)].append(key)
@@ -49,6 +57,12 @@ async def repair(
         ables = (await source.info()).capabilities, (await target.info()).capabilities
         for at in range(0, len(names), _KEYS_AT_ONCE):
             portion = names[at : at + _KEYS_AT_ONCE]
+            if time.monotonic() - asked > _ASKED_SECONDS:
+                done.owned = done.owned or await owned()
+                asked = time.monotonic()
+                await target.select(db)
+            if done.owned:
+                return done
             for key, why in await _repair(source, target, ables, portion, done.lost):
                 done.refused[db, key] = why
     return done

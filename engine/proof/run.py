@@ -395,14 +395,14 @@ class _Proof:
         admins: Sequence[Sequence[Admin]],
         again: SecondLooks,
     ) -> None:
-        if await until_linked(partial(is_owned, admins[1])):
-            # It has begun meanwhile.
-            self._leave_out("not repaired: a migration has the target by now")
-            return
         keys = [each for each in self._different if each[0] not in self._lacking]
         for db, end in self._lacking.items():
             self._leave_out(f"not repaired: database {db}, which the {end} has not")
-        done = await until_linked(partial(repair.repair, ends, admins[0], admins[1], keys))
+        owned = partial(is_owned, admins[1])
+        done = await until_linked(partial(repair.repair, ends, admins[0], admins[1], keys, owned))
+        if done.owned:
+            # It has begun meanwhile.
+            self._leave_out("not repaired any more: a migration has the target by now")
         before, self._different = self._different, {}
         untold, self._untold = self._untold, set()
         self._repairing = True

@@ -130,6 +130,22 @@ def test_a_repaired_key_that_cannot_be_told(
     assert report.stat().st_mode & 0o077 == 0
 
 
+def test_a_repaired_key_ends_when_the_source_s_does(
+    server_factory: ServerFactory, quick: None
+) -> None:
+    here, there = (server_factory(known("redis-7.0")) for _ in range(2))
+    at = int(time.time() * 1_000) + 3_600_000
+    for n in range(40):
+        here.client().set(f"key:{n}", "x", pxat=at + n)
+        there.client().set(f"key:{n}", "~")
+    found = verify(here, there, repair=True)
+    assert (found.outcome, found.repaired) == ("equal", 40)
+    pipe = there.client().pipeline()
+    for n in range(40):
+        pipe.execute_command("PEXPIRETIME", f"key:{n}")
+    assert pipe.execute() == [at + n for n in range(40)]
+
+
 @pytest.mark.parametrize("name", ["position", "position:shard-1", "{tag}:position:shard-1"])
 def test_a_target_that_a_migration_has(
     server_factory: ServerFactory, name: str, monkeypatch: pytest.MonkeyPatch, quick: None
@@ -151,7 +167,7 @@ def test_a_target_that_a_migration_has(
     monkeypatch.setattr(run._Proof, "_beside", begins)
     found = verify(here, there, repair=True)
     assert (found.outcome, found.repaired) == ("different", 0)
-    assert "not repaired: a migration has the target by now" in found.left_out
+    assert "not repaired any more: a migration has the target by now" in found.left_out
     assert there.client().exists("extra")
 
 
