@@ -63,6 +63,8 @@ SPARE = 0.5
 _SAMPLE_SECONDS = 1.0
 # So long a source's backlog has to reach while nothing reads from it.
 _HELD_SECONDS = 10.0
+# Within so many, before lanes are ended, each process that drives some says that it lives.
+_SIGN_SECONDS = 2.5
 # How long processes may take to begin.
 _READY_SECONDS = 30.0
 _END_SECONDS = 5.0
@@ -246,6 +248,7 @@ class LaneParting:
         except Exception:
             # They go on where they are.
             _log.exception("Lanes are not parted any more")
+            await self.end()
 
     async def _watch(
         self,
@@ -282,8 +285,15 @@ class LaneParting:
                 continue
             self._wanted = found
             started = await self._start(processes, len(found.groups))
-            if started and way.may_part and await way.part():
-                return
+            # One that stands still would have all lanes wait for it.
+            there = workers is None or await workers.answer(_SIGN_SECONDS)
+            if started and there and way.may_part:
+                if workers is not None:
+                    workers.leaving = True
+                if await way.part():
+                    return
+            if workers is not None:
+                workers.leaving = False
             await self.end()
 
     async def _short_backlog(self, way: Migration, ends: Sequence[LaneEnds], load: Load) -> bool:
@@ -333,11 +343,12 @@ class LaneParting:
     async def end(self) -> None:
         """End processes that were started and are not needed."""
         self._wanted = None
-        while self._ready:
-            process = self._ready.pop()
-            # It ends by that; one that is given up while it is waited for does so too.
+        ready = list(self._ready)
+        self._ready.clear()
+        for process in ready:
+            # It ends by that.
             process.socket.close()
-            await process.ended(_END_SECONDS)
+        await asyncio.gather(*(process.ended(_END_SECONDS) for process in ready))
 
 
 class _Started:

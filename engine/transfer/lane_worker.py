@@ -36,6 +36,8 @@ _BEAT_SECONDS = 1.0
 _SILENT_MOST = 60
 # The same in a cut-over, whose writers wait.
 _SILENT_CUT_OVER = 5
+# The same where it is to let its lanes go, for others to take: all of them wait meanwhile.
+_SILENT_LEAVING = 4
 # Behind so many it is told, and nothing is cut over.
 _SILENT_TOLD = 3
 # How long a process may take to end when it was asked to.
@@ -78,6 +80,8 @@ class LaneWorkers:
         self.overview = overview
         self.credentials = credentials
         self.each: list[LaneWorker] = []
+        self.leaving = False
+        """All of them are to let their lanes go: one that stands still is ended soon."""
         self._told: dict[str, float] = {}
 
     def add(self) -> LaneWorker:
@@ -108,6 +112,16 @@ class LaneWorkers:
             sum(each.cpu_seconds for each in self.each), sum(each.peak for each in self.each)
         )
 
+    async def answer(self, seconds: float) -> bool:
+        """Whether each process says within so many seconds from now that it lives."""
+        beats = {worker: worker.beats for worker in self.each}
+        by = asyncio.get_running_loop().time() + seconds
+        while beats := {each: was for each, was in beats.items() if each.beats == was}:
+            if asyncio.get_running_loop().time() >= by:
+                return False
+            await asyncio.sleep(_BEAT_SECONDS / 4)
+        return True
+
     async def end(self) -> None:
         """Whatever still runs is ended."""
         for worker in self.each:
@@ -127,6 +141,8 @@ class LaneWorker:
         self.on_beat: Callable[[], object] = lambda: None
         self.beat = Beat()
         """What it has told last."""
+        self.beats = 0
+        """How often it has."""
         self._process: WorkerProcess | None = None
         self._starting = asyncio.Lock()
         self._began = 0.0
@@ -285,7 +301,8 @@ class LaneWorker:
                 for lane in self.lanes.values():
                     lane.note_silent()
             writers_wait = any(lane.context.phase is Phase.CUT_OVER for lane in self.lanes.values())
-            if self._silent > (_SILENT_CUT_OVER if writers_wait else _SILENT_MOST) * 4:
+            most = _SILENT_CUT_OVER if writers_wait else _SILENT_MOST
+            if self._silent > min(most, _SILENT_LEAVING if self._workers.leaving else most) * 4:
                 _log.warning("A process of lanes does not answer", extra={"pid": process.pid})
                 await process.ended(0.0)
                 return
@@ -371,6 +388,7 @@ class LaneWorker:
             for lane in self.lanes.values():
                 lane.note_heard()
         self.beat, self._silent = beat, 0
+        self.beats += 1
         self.peak = max(self.peak, beat.peak_rss_bytes)
         self.on_beat()
 

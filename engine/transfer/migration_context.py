@@ -148,6 +148,10 @@ class MigrationContext:
         self.steps, self.copy_seconds = list(former.steps), former.copy_seconds
         self.total_keys = former.total_keys
 
+    def keep_commands(self) -> None:
+        """What counts the lane's commands begins anew: those that it has counted stay."""
+        self._commands_before = self.progress.commands
+
     @property
     def lost_words(self) -> str:
         """What of `lost` keeps a gate closed; empty if nothing."""

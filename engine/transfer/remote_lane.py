@@ -177,6 +177,9 @@ class RemoteLane:
         self._lost = True
         self._connected = 0
         self._silence("")
+        self._context.keep_commands()
+        if self._said is not None:
+            self._said = replace(self._said, commands=0)
         self._steps, self._copied = tuple(self._context.steps), self._context.copy_seconds
         if self._context.phase not in ENDS:
             self._context.can_complete = False
@@ -428,11 +431,13 @@ class RemoteLane:
     async def close(self, *, resumable: bool, forced: bool = False) -> None:
         """As of `MigratingLane`. Where its process is gone another one takes away what it has left,
         unless the next engine does."""
-        mark = self.mark
-        left = bool(mark.fenced or mark.sealed or mark.tuned) and not mark.opened
-        if not self._worker.living and (resumable or not mark.begun) and not left:
-            return
-        await self._at_the_end("close", resumable, forced)
+
+        def is_over() -> bool:
+            mark = self.mark
+            left = bool(mark.fenced or mark.sealed or mark.tuned) and not mark.opened
+            return not self._worker.living and (resumable or not mark.begun) and not left
+
+        await self._at_the_end("close", resumable, forced, unless=is_over)
 
     async def abandon(self) -> None:
         """As of `MigratingLane`."""
@@ -455,9 +460,13 @@ class RemoteLane:
             await cancelled(self._lending)
         await self._worker.done_with(self)
 
-    async def _at_the_end(self, what: str, *arguments: Any) -> Any:
+    async def _at_the_end(
+        self, what: str, *arguments: Any, unless: Callable[[], bool] = lambda: False
+    ) -> Any:
         """Twice at the most: what is left is in the checkpoint."""
         for last in (False, True):
+            if unless():
+                return None
             try:
                 channel = await self._worker.up()
                 return await channel.request(what, self.name, *arguments)

@@ -337,6 +337,9 @@ class Transfer:
             return None
         except SlotsMoved:
             await way.close(resumable=True)
+            if self._parting is not None:
+                # What was started for lanes that are not parted now.
+                await self._parting.end()
             await way.save_last([])
         except LanesParted:
             parting, processes = self._parting, self._processes

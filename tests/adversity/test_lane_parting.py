@@ -6,17 +6,21 @@ happens: nothing is lost, doubled, or copied again.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from engine.transfer import lane_parting
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.lane_parting import LaneParting
-from engine.transfer.lane_worker import LaneWorker
+from engine.transfer.lane_worker import LaneWorker, WorkerProcess
+from engine.transfer.migration import Migration
 from engine.transfer.remote_lane import RemoteLane
 from tests.support.carried import assert_carried
 from tests.support.counted_processes import Counted
@@ -138,6 +142,72 @@ def test_a_word_when_lanes_are_parted(
         assert run.report.status == "done", (run.report.errors, run.events)
         assert_carried(there, here, clients)
     assert run.progress.full_syncs == 3, run.events
+
+
+@pytest.mark.skipif(not SOAK, reason="takes a minute: ENGINE_SOAK=1 runs it")
+def test_a_process_that_stands_still_when_lanes_are_parted(
+    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lanes of all others wait for it, and not for long."""
+    part_at_once(monkeypatch)
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
+    there, here = s.whole("source"), s.whole("target")
+    s.load(keys=500)
+    processes = Counted()
+    stopped: list[float] = []
+    calls = [0]
+
+    def stop() -> None:
+        calls[0] += 1
+        if calls[0] == 2:
+            stopped.append(time.monotonic())
+            os.kill(processes.started[0].pid, signal.SIGSTOP)
+
+    _around(monkeypatch, Migration, "part", stop, behind=False)
+    with s.clients(clients=3) as clients:
+        with s.running(lanes_per_worker="auto", processes=processes, timeout=120.0) as run:
+            run.wait_for(
+                lambda: sum(PARTED in event for event in run.events) == 2, "lanes are parted", 60
+            )
+            run.following()
+            assert time.monotonic() - stopped[0] < 15
+            clients.goes_on()
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_carried(there, here, clients)
+    assert run.progress.full_syncs == 3, run.events
+
+
+@pytest.mark.skipif(not SOAK, reason="takes a minute: ENGINE_SOAK=1 runs it")
+def test_slots_that_move_while_lanes_are_to_be_parted(
+    scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes that were started for it are ended."""
+    part_at_once(monkeypatch)
+    monkeypatch.setattr(lane_parting, "BUSY", 1e9)
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
+    there = s.whole("source")
+    s.load(keys=500)
+    processes = Counted()
+    awaited = asyncio.Event()
+
+    async def never(process: WorkerProcess) -> bool:
+        del process
+        await awaited.wait()
+        return True
+
+    monkeypatch.setattr(lane_parting, "_answers", never)
+    with s.running(lanes_per_worker="auto", processes=processes, timeout=120.0) as run:
+        run.following()
+        monkeypatch.setattr(lane_parting, "BUSY", -1.0)
+        run.wait_for(lambda: len(processes.started) == 2, "processes")
+        monkeypatch.setattr(lane_parting, "BUSY", 1e9)
+        one, other, _ = there.primaries
+        there.move(there.slots_of(one)[:20], other)
+        run.wait_for(lambda: len(run.call(lambda: run.work.of_lanes)) == 4, "a new lane")
+        run.wait_for(lambda: all(each._over for each in processes.started), "their end")
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
 
 
 def _around(

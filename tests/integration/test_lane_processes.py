@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from engine.model.progress import Progress
 from engine.transfer.remote_lane import RemoteCutOver
 from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
 from tests.support.counted_processes import Counted
+from tests.support.library import Run
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario
 from tests.support.traffic import Traffic
@@ -51,6 +53,18 @@ def test_several_processes_cut_over_as_one(scenario: NewScenario) -> None:
             os.kill(process.pid, 0)
 
 
+def told(run: Run, name: str) -> Progress:
+    """How the lane of this name stands."""
+    found: Progress = run.call(lambda: run.work.of_lanes[name])
+    return found
+
+
+def lane_of(run: Run, pid: int) -> tuple[str, Progress]:
+    """The one lane of the process."""
+    lanes = run.call(lambda: run.work.of_lanes)
+    return next(each for each in lanes.items() if each[1].worker_pid == pid)
+
+
 def test_a_process_that_is_killed(scenario: NewScenario) -> None:
     """Its lane goes on in another one, from where the target stands; the others have gone on."""
     s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
@@ -60,9 +74,18 @@ def test_a_process_that_is_killed(scenario: NewScenario) -> None:
     processes = Counted()
     with traffic, s.running(lanes_per_worker=1, processes=processes, timeout=120.0) as run:
         run.following()
+        name, _ = lane_of(run, processes.started[1].pid)
+        run.wait_for(lambda: told(run, name).commands > 700, "commands")
+        commands = told(run, name).commands
         os.kill(processes.started[1].pid, signal.SIGKILL)
         run.wait_for(lambda: len(processes.started) == 4, "another process")
+        run.wait_for(
+            lambda: told(run, name).worker_pid == processes.started[3].pid, "it has the lane"
+        )
+        # It counts on.
+        assert told(run, name).commands >= commands
         run.in_sync()
+        assert told(run, name).commands > commands
         traffic.stop()
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
