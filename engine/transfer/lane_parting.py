@@ -207,7 +207,8 @@ class LaneParting:
         self._count = 1
         self._window = Window()
         self._at = float("-inf")
-        self._told_backlog = False
+        # Whether it was told of one that is too small, and of one that is not known.
+        self._told_backlog = self._told_unknown = False
         self._ready: list[WorkerProcess] = []
         self._wanted: Parting | None = None
         self.looks = 0
@@ -300,6 +301,15 @@ class LaneParting:
         """Whether a source may not have what a lane asks for when it is opened again."""
         kept = await asyncio.gather(*(_backlog(each.source, self._settings) for each in ends))
         for lane, each, size in zip(way.lanes, ends, kept, strict=True):
+            if size is None:
+                if not self._told_unknown:
+                    self._told_unknown = True
+                    self._overview.on_event(
+                        "the process of the lanes has no CPU left, and they stay together for now: "
+                        f"the source {each.source.address} does not say how much of its stream it "
+                        "keeps"
+                    )
+                return True
             rate = load.bytes.get(lane.context.lane, 0.0)
             behind = lane.context.progress.lag_bytes or 0
             if size >= rate * _HELD_SECONDS + behind:
@@ -399,18 +409,18 @@ async def _answers(process: WorkerProcess) -> bool:
         loop.remove_reader(process.socket)
 
 
-async def _backlog(end: Endpoint, settings: TransferSettings) -> int:
-    """Bytes of its stream that a source keeps at the most; 0: it does not tell."""
+async def _backlog(end: Endpoint, settings: TransferSettings) -> int | None:
+    """Bytes of its stream that a source keeps at the most; None: it does not tell."""
     try:
         async with admin(end, timeout=settings.connect_timeout, fault="source") as source:
             text = await source.call("INFO", "replication")
     except EngineError:
-        return 0
+        return None
     for line in bytes(text).splitlines():
         name, _, value = line.partition(b":")
         if name == b"repl_backlog_size" and value.isdigit():
             return int(value)
-    return 0
+    return None
 
 
 def _words(lanes: Sequence[PlannedLane], parting: Parting) -> str:

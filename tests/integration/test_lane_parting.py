@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from engine.model.endpoint import Endpoint
+from engine.model.settings import TransferSettings
 from engine.transfer import lane_parting, machine_cpu
 from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
 from tests.support.counted_processes import Counted
 from tests.support.eager_parting import PARTED, part_at_once
 from tests.support.scenario import NewScenario
+from tests.support.servers import ServerFactory
 from tests.support.traffic import Traffic
 from tests.support.traffic.writer import TAGS
 
@@ -126,6 +129,18 @@ def test_lanes_stay_while_a_target_does_not_answer(scenario: NewScenario) -> Non
         run.wait_for(may_part, "lanes that may be parted again")
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
+
+
+async def test_a_source_that_does_not_say_what_it_keeps(server_factory: ServerFactory) -> None:
+    """That is not known, and is not 0."""
+    source, settings = server_factory(), TransferSettings(connect_timeout=0.3)
+    end = Endpoint.parse(source.url)
+    assert await lane_parting._backlog(end, settings)
+    source.freeze()
+    try:
+        assert await lane_parting._backlog(end, settings) is None
+    finally:
+        source.thaw()
 
 
 def test_no_other_cpu(scenario: NewScenario, monkeypatch: pytest.MonkeyPatch) -> None:
