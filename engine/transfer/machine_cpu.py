@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
-# Of the control group that a container sees as its own.
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+# Which control groups this process is in, and where they are.
+_GROUPS = Path("/proc/self/cgroup")
+_MOUNT = Path("/sys/fs/cgroup")
 # Fields of the first line of `_STAT`: its name, user, nice, system, idle, iowait.
 _IDLE = slice(4, 6)
 
 
 def cpus() -> int:
     """How many CPUs this process may use: those that it may run on, within the quota of its
-    control group (cgroup v2)."""
+    control groups."""
     try:
         there = len(os.sched_getaffinity(0))
     except AttributeError:  # elsewhere than on Linux
@@ -34,9 +37,28 @@ def idle_seconds() -> float | None:
 
 
 def _quota() -> int | None:
-    """Whole CPUs of the quota; None: there is none."""
+    """Whole CPUs of the narrowest quota; None: there is none."""
+    return min((most // period for most, period in _quotas() if most > 0), default=None)
+
+
+def _quotas() -> Iterator[tuple[int, int]]:
+    """(quota, period) of this process's control group and of those above, of either version."""
     try:
-        most, period = _QUOTA.read_text(encoding="ascii").split()
-        return int(most) // int(period)
+        lines = _GROUPS.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        return None
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _MOUNT / "cpu" if controllers else _MOUNT
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+            # (A group that a container does not see, or without a quota: `max`.)
+            with suppress(OSError, ValueError):
+                words = [(folder / name).read_text(encoding="ascii").split() for name in names]
+                most, period = (word for each in words for word in each)
+                yield int(most), int(period)
+            if folder == root:
+                break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engine.model.lane_plan import PlannedEnd, PlannedLane
@@ -109,7 +111,36 @@ def test_lanes_stay_where_they_are() -> None:
     assert parting.groups([FOUR[1], FOUR[2]]) == [[0], [1]]
 
 
-def test_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_quota_of_a_group(
+    version: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The narrowest of those that this process is in, as a service's or a container's."""
+    groups, within = tmp_path / "groups", "system.slice/one.service"
+    monkeypatch.setattr(machine_cpu, "_GROUPS", groups)
+    monkeypatch.setattr(machine_cpu, "_MOUNT", tmp_path)
+    controllers = "" if version == 2 else "cpuacct,cpu"
+    groups.write_text(f"7:memory:/other\n3:{controllers}:/{within}\n")
+    root = tmp_path if version == 2 else tmp_path / "cpu"
+    assert machine_cpu._quota() is None
+
+    def limit(folder: Path, quota: int | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if version == 2:
+            (folder / "cpu.max").write_text(f"{'max' if quota is None else quota} 100000\n")
+            return
+        (folder / "cpu.cfs_quota_us").write_text(f"{-1 if quota is None else quota}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+
+    limit(root / within, None)
+    assert machine_cpu._quota() is None
+    limit(root / "system.slice", 250_000)
+    assert machine_cpu._quota() == 2
+    limit(root / within, 100_000)
+    assert machine_cpu._quota() == 1
+
+
+def test_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine_cpu.cpus() >= 1
     before = machine_cpu.idle_seconds()
     if before is not None:
