@@ -380,7 +380,8 @@ class _Started:
 def _sample(now: float, way: Migration, workers: LaneWorkers | None) -> Sample:
     told = {lane.context.lane: lane.context.progress for lane in way.lanes}
     cpu = (
-        (time.process_time(),)
+        # The thread's that drives them: a library's caller may use others for its own work.
+        (time.thread_time(),)
         if workers is None
         else tuple(each.cpu_seconds for each in workers.each)
     )
