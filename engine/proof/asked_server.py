@@ -63,8 +63,10 @@ class AskedServer:
         reader: Callable[[], LookReader],
         fault: FaultOf,
         timeout: float,
+        straight: bool = False,
     ) -> None:
         self._endpoint = endpoint
+        self._straight = straight
         self._make_reader = reader
         self._reader = reader()
         self._fault = fault
@@ -78,7 +80,9 @@ class AskedServer:
 
     async def __aenter__(self) -> AskedServer:
         self._reader = self._make_reader()
-        self._connection = await dial(self._endpoint, fault=self._fault, timeout=self._timeout)
+        self._connection = await dial(
+            self._endpoint, fault=self._fault, timeout=self._timeout, straight=self._straight
+        )
         text = await self._connection.call("INFO", timeout=self._timeout)
         self.info = parse_info(text.decode("utf-8", "replace"))
         self._listen()

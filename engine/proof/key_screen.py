@@ -27,21 +27,22 @@ class KeyScreen:
 
     def __init__(self, source: Endpoint, target: Endpoint, timeout: float) -> None:
         key = os.urandom(16)
-        reader = partial(LookReader, key)
         self._key = key
-        self._ends = (
-            AskedServer(source, reader, "source", timeout),
-            AskedServer(target, reader, "target", timeout),
-        )
+        self._source = source
+        self._make = partial(AskedServer, reader=partial(LookReader, key), timeout=timeout)
+        self._ends = self._make(source, fault="source"), self._make(target, fault="target")
         self._stack = AsyncExitStack()
         self._comparer = LookComparer(key)
         self._length = RunLength()
         self._db: int | None = None
 
-    async def open(self, extend_ms: int) -> None:
-        """Dial both ends. `extend_ms`: by so much the target's expire times may be later. Raises
-        `LinkError`, `AuthError`, `ServerError`."""
+    async def open(self, extend_ms: int, primary: Endpoint | None = None) -> None:
+        """Dial both ends. `extend_ms`: by so much the target's expire times may be later;
+        `primary`: the server that is asked in the source's place. Raises `LinkError`, `AuthError`,
+        `ServerError`."""
         await self.close()
+        source = self._make(primary or self._source, fault="source", straight=primary is not None)
+        self._ends = source, self._ends[1]
         self._comparer = LookComparer(self._key, extended=extend_ms)
         for each in self._ends:
             await self._stack.enter_async_context(each)

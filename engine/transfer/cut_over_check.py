@@ -148,6 +148,11 @@ class Comparison(Protocol):
         """Compare some keys while nothing changes; expire times may still be extended."""
         ...
 
+    @property
+    def processes(self) -> tuple[str, str]:
+        """The run ids of both ends, as they were when it was opened; empty: hidden."""
+        ...
+
     def apart(self) -> Comparison:
         """Another one of the same ends, for another task. It counts nothing."""
         ...

@@ -10,8 +10,14 @@ Invariant: a key counts as proven only if it was equal at both ends at a moment 
 command that names it was applied. So a key is named once the target has answered that the command
 ran there, and once what was read again of it is stored; names are taken out of what is remembered
 before the keys are read for comparing, and a comparison that fails puts them back. What may change
-keys that it does not name leaves nothing proven. So does another follower: what passed by between
-two of them is not known here.
+keys that it does not name leaves nothing proven. So does another follower, for what passed by
+between two of them is not known here; and so does another process at either end, behind a restart
+or a failover: what was compared is not what it has.
+
+Of a source that is a replica its primary is compared: what is read at the primary's offset is what
+the stream leads to, and a replica lacks what its primary changes without a word. Which servers are
+dialled is settled when both ends are opened, and looked at again before and behind each comparison:
+of servers that are not those of the migration any more it says nothing.
 
 What is changed on the target by another client behind a key's comparison is in no stream, and is
 not seen.
@@ -23,15 +29,16 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine._native import NamedKeys
-from engine.errors import EngineError, TransferFailed
+from engine.errors import EngineError, LinkError, TransferFailed
 from engine.model.db_key import DbKey
+from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
-from engine.model.verification import STOP_AT, Compared, full_words
+from engine.model.verification import STOP_AT, Compared, full_words, not_compared_words
 from engine.transfer.cut_over_check import Comparison
 from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.follow import Follower
@@ -56,7 +63,10 @@ _DIFFER_SECONDS = 0.5
 # A key that was read again so often, and differs, is told of.
 _ROUNDS = 3
 _TROUBLE_SECONDS = 1.0
+# While the target is waited for: from one look at which servers are compared to the next.
+_LOOK_SECONDS = 1.0
 _WAIT_SECONDS = 0.1
+_OTHERS = "an end was restarted, or another server has taken its place"
 # Keys that cannot be compared are kept by name, so many of them.
 _UNKNOWN_MOST = 10_000
 # The newest measurement's part of the rate.
@@ -75,14 +85,26 @@ class Proven:
 
 
 class FullProof:
-    """One lane's. `total()`: about how many keys its source has."""
+    """One lane's. `total()`: about how many keys its source has; `primary()`: the server that takes
+    the writes where the source is a replica of it, it raises `TransferFailed` where that is not
+    known; `ends()`: names what is followed and what is written to, another one behind a restart or
+    a failover."""
 
     def __init__(
-        self, comparison: Comparison, context: MigrationContext, total: Callable[[], int]
+        self,
+        comparison: Comparison,
+        context: MigrationContext,
+        total: Callable[[], int],
+        primary: Callable[[], Awaitable[Endpoint | None]],
+        ends: Callable[[], tuple[str, ...]],
     ) -> None:
         self._comparison = comparison
         self._context = context
         self._total = total
+        self._primary, self._ends = primary, ends
+        # Those that are compared, and their run ids.
+        self._compared_ends: tuple[str, ...] = ()
+        self._processes: tuple[str, str] | None = None
         self._follower: Follower | None = None
         self._began = False
         # One comparison at a time.
@@ -129,7 +151,7 @@ class FullProof:
                     await asyncio.sleep(_WAIT_SECONDS)
                     continue
                 try:
-                    await self._comparison.open(extend_ms=EXTEND_MS)
+                    await self._dial()
                     self._open, self._broken = True, False
                     await self._prove()
                 except EngineError as error:
@@ -141,6 +163,31 @@ class FullProof:
                 await asyncio.sleep(_TROUBLE_SECONDS)
         finally:
             self.let_go()
+
+    async def _dial(self) -> None:
+        """Both ends as they are by now. Raises `EngineError`."""
+        self._compared_ends = self._ends()
+        await self._comparison.open(extend_ms=EXTEND_MS, primary=await self._primary())
+        self._look_at_ends()
+        before, self._processes = self._processes, self._comparison.processes
+        if before is not None and before != self._processes:
+            self.doubt(_OTHERS)
+
+    def _look_at_ends(self) -> None:
+        """Raises `LinkError` where what is compared is not what is followed and written to."""
+        if self._ends() != self._compared_ends:
+            raise LinkError(f"{_OTHERS}: both ends are connected to again", fault="engine")
+
+    async def _reach(self, offset: int) -> None:
+        """Wait until the target has what the source had at `offset`. Raises as `_look_at_ends`."""
+        assert self._follower is not None
+        while True:
+            # (A server that is not followed any more may be further than what is followed comes.)
+            self._look_at_ends()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._follower.reach(offset)
+                    return
 
     def let_go(self) -> None:
         """No follower runs any more."""
@@ -173,6 +220,7 @@ class FullProof:
 
     async def _prove(self) -> None:
         while True:
+            self._look_at_ends()
             if self._named.everything:
                 why = self._why or "commands of the stream may have changed any key"
                 self._context.on_event(f"{why}: every key is compared from the beginning")
@@ -183,7 +231,7 @@ class FullProof:
             elif not self._taken and not len(self._named):
                 await asyncio.sleep(_ROUND_SECONDS)
                 async with self._our_turn():
-                    pass
+                    self.trouble = ""
             elif self._taken or self._named.complete:
                 await self._round()
             else:
@@ -256,7 +304,9 @@ class FullProof:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            found = await self._comparison.compare(db, keys, follower.reach)
+            self._look_at_ends()
+            found = await self._comparison.compare(db, keys, self._reach)
+            self._look_at_ends()
         except BaseException:
             self._name((db, key) for key in keys)
             raise
@@ -354,6 +404,8 @@ class FullProof:
                 f"every key is to be compared, and that is not possible now: {self.trouble}",
                 False,
             )
+        if self._open and self._ends() != self._compared_ends:
+            return f"{_OTHERS}, and every key is compared again", False
         if why := self.stuck:
             return why, False
         if not self.walked:
@@ -376,7 +428,14 @@ class FullProof:
         if self.left > self._fence_most:
             words = f"{self.left:,} keys were written to since they were compared"
             return f"{words}, and are compared again, above {self._fence_most:,}", True
-        return "", False
+        return self._unknown_words, False
+
+    @property
+    def _unknown_words(self) -> str:
+        """Keys that cannot be compared; empty: there are none."""
+        if not self.unknown:
+            return ""
+        return f"{not_compared_words(self.unknown)}: {some_words(self._unknown)}"
 
     @property
     def _expected(self) -> int:
@@ -426,8 +485,9 @@ class FullProof:
         Raises `LinkError`, `AuthError`, `ServerError`."""
         differ: dict[DbKey, str] = {}
         async with self._turn:
-            if not self._open:
-                raise TransferFailed(self.objection_at_fence())
+            if why := self.objection_at_fence():
+                raise TransferFailed(why)
+            self._look_at_ends()
             # Given up in the middle its connections are of no use any more.
             self._broken = True
             self._taken += self._name_anew().names()
@@ -439,6 +499,9 @@ class FullProof:
                 self._note(db, keys, compared)
                 self.behind_fence += len(keys)
                 differ |= compared.differ
+            self._look_at_ends()
             self._taken.clear()
             self._broken = False
+        if why := self._unknown_words:
+            raise TransferFailed(why)
         return differ

@@ -80,13 +80,14 @@ from engine.transfer.newer_commands import lacks
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.position_monitor import PositionMonitor
 from engine.transfer.primary_lateness import PrimaryLateness
-from engine.transfer.primary_reads import PrimaryReads
+from engine.transfer.primary_reads import PrimaryReads, place_of
 from engine.transfer.promotion import Promotion
 from engine.transfer.replica_monitor import ReplicaMonitor
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.sentinel_monitor import SentinelMonitor
 from engine.transfer.slot_reread import SlotReread
 from engine.transfer.snapshot import Snapshot
+from engine.transfer.source_primary import Heads
 from engine.transfer.source_rdb_compression import SourceTuning
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.sync_monitor import SyncMonitor
@@ -207,6 +208,8 @@ class Lane:
                 comparison.apart(),
                 context,
                 lambda: round(self._source.total_keys * self._ends.route.share),
+                self._primary,
+                self._processes,
             )
         self._check.proof = self._sync_monitor.proof = self._proof
         self._upkeep = FenceUpkeep(
@@ -291,6 +294,23 @@ class Lane:
         self._calm_seconds = _CALM_LOOK_SECONDS * min(lanes, _CALM_LANES_MOST)
         self._source.lanes = lanes
         self._writer.beside(lanes)
+
+    async def _primary(self) -> Endpoint | None:
+        """Which server takes the writes, where the source is a replica; None: the source itself.
+        Raises `TransferFailed` where that is not known."""
+        if not place_of(self._source):
+            return None
+        heads = Heads(self._ends)
+        try:
+            return (await heads.find()).primary
+        finally:
+            await heads.close()
+
+    def _processes(self) -> tuple[str, ...]:
+        """What is followed, and what is written to: other ones behind a restart or a failover."""
+        source, applier = self._source, self._applier
+        process = "" if applier is None else applier.identity.partition(":")[0]
+        return source.replid, source.info.run_id, place_of(source), process
 
     async def _slots_objection(self) -> str:
         """Why the slots of the source's shard are not those that were planned; empty: they are."""

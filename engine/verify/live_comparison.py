@@ -91,8 +91,8 @@ class _Answers:
 class Screen(Protocol):
     """Tells which of some keys may differ: `engine.proof.key_screen.KeyScreen`."""
 
-    async def open(self, extend_ms: int) -> None:
-        """Dial both ends."""
+    async def open(self, extend_ms: int, primary: Endpoint | None = None) -> None:
+        """Dial both ends; `primary` in the source's place."""
         ...
 
     async def close(self) -> None:
@@ -210,7 +210,7 @@ class LiveComparison:
             Side.open(ends[1], self._infos[1], followed=True),
         )
         if self._screen is not None:
-            await self._screen.open(extend_ms)
+            await self._screen.open(extend_ms, primary)
         self._db, self._extend_ms, self._watching = None, extend_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
@@ -253,6 +253,12 @@ class LiveComparison:
         if self._screens is not None:
             found._screen = self._screens(source, target, self._settings.io_timeout)
         return found
+
+    @property
+    def processes(self) -> tuple[str, str]:
+        """See `Comparison.processes`."""
+        source, target = self._infos
+        return source.run_id, target.run_id
 
     @property
     def counts_are_known(self) -> bool:
@@ -310,7 +316,8 @@ class LiveComparison:
 
     async def every_key(self) -> AsyncGenerator[tuple[int, list[bytes]], None]:
         """See `Comparison.every_key`."""
-        for entry in self._infos[0].keyspace:
+        # Databases may have come since it was opened.
+        for entry in (await self._source.info()).keyspace:
             async for keys in self._pages(entry.db, None):
                 yield entry.db, keys
 

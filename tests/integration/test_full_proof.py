@@ -11,12 +11,14 @@ import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from benches.support.waiting import wait_for
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.verification import Compared
 from engine.verify import LiveComparison
 from tests.support.library import Run, migrating
 from tests.support.own_keys import assert_tidy
+from tests.support.replicas import in_step, make_replica, until_in_step
 from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory, known
 from tests.support.writers import Clicks, writing
@@ -33,13 +35,13 @@ class Sabotaged(LiveComparison):
     ) -> None:
         ends = (Endpoint.parse(each.url) for each in (source, target))
         super().__init__(*ends, TransferSettings(), lambda: False)
-        self._acts = acts
+        self.acts = acts
 
     def apart(self) -> LiveComparison:
         return self
 
     async def _act(self, when: str) -> None:
-        act = self._acts.pop(when, None)
+        act = self.acts.pop(when, None)
         if act is not None:
             await asyncio.to_thread(act)
 
@@ -170,6 +172,131 @@ def test_a_link_that_is_lost_and_a_flush(server_factory: ServerFactory) -> None:
             run.wait_for(lambda: run.progress.can_complete, "every key was compared")
             run.cut_over()
     assert_every_key(run, target)
+
+
+def test_databases_that_came_since(server_factory: ServerFactory) -> None:
+    """A walk that is begun anew goes through those that the source has by then."""
+    source, target = filled(server_factory, "redis-7.0")
+    proof = Sabotaged(source, target, {})
+    with proving(source, target, comparison=Apart(source, target, proof)) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        proof.acts["walk"] = lambda: target.client(db=3).set("new", "changed")
+        with source.client().pipeline() as pipe:
+            pipe.flushall()
+            pipe.execute_command("SELECT", 3)
+            pipe.set("new", "1")
+            pipe.execute()
+        run.wait_for(lambda: not proof.acts, "it begins anew")
+        run.wait_for(lambda: target.client(db=3).get("new") == b"1", "it was read again")
+        run.wait_for(
+            lambda: any("every key was compared: 1 keys" in each for each in run.events), "its end"
+        )
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.verification is not None
+    assert run.report.verification.full
+    assert run.report.verification.repaired == 1
+
+
+@pytest.mark.parametrize("way", ["demoted", "gone"])
+def test_a_failover_of_the_source(way: str, server_factory: ServerFactory) -> None:
+    """The server that takes the writes is compared, wherever it is; from the beginning."""
+    backlog = ("--repl-backlog-size", "16mb", "--repl-ping-replica-period", "1")
+    binary = known("redis-7.0")
+    source, promoted = (server_factory(binary, *backlog) for _ in range(2))
+    target = server_factory(binary)
+    source.client().mset({f"key:{n}": n for n in range(KEYS)})
+    make_replica(promoted, source)
+    with proving(source, target, timeout=60) as run:
+        run.following()
+        run.wait_for(lambda: in_step(promoted), "a replica in step")
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        if way == "gone":
+            source.kill()
+        promoted.client().execute_command("REPLICAOF", "NO", "ONE")
+        if way == "demoted":
+            source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
+        # Nothing names it: the walk alone can find it.
+        target.client().set("key:1", "changed")
+        promoted.client().set("key:2", "named")
+        run.wait_for(lambda: target.client().get("key:2") == b"named", "it goes on", 40)
+        run.wait_for(lambda: target.client().get("key:1") == b"1", "it was read again", 40)
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared", 40)
+        run.cut_over(promoted)
+    assert_every_key(run, target)
+    assert any("taken its place: every key is compared" in each for each in run.events)
+    assert run.report.full_syncs == 1
+
+
+def test_the_primary_of_a_replica_is_compared(server_factory: ServerFactory) -> None:
+    """What the replica has otherwise by itself is no difference."""
+    binary = known("redis-7.0")
+    head, source, target = (server_factory(binary) for _ in range(3))
+    head.client().mset({f"key:{n}": n for n in range(KEYS)})
+    make_replica(source, head)
+    until_in_step(source)
+    proof = Sabotaged(source, target, {"walk": lambda: spoil(source, "key:1")})
+    with proving(source, target, comparison=Apart(source, target, proof)) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        target.client().set("key:2", "changed")
+        head.client().append("key:2", "")
+        head.client().append("key:2", "x")
+        run.wait_for(lambda: target.client().get("key:2") == b"2x", "it was read again")
+        run.cut_over(head)
+    assert_every_key(run, target)
+    assert run.report.verification is not None
+    assert run.report.verification.repaired == 1
+    assert target.client().get("key:1") == b"1"
+
+
+def spoil(replica: Server, key: str) -> None:
+    replica.client().config_set("replica-read-only", "no")
+    replica.client().set(key, "the replica's own")
+
+
+def test_values_that_cannot_be_compared(server_factory: ServerFactory) -> None:
+    """They are counted and named, and keep the gate closed; a word leaves the comparison out."""
+    source, target = filled(server_factory, "redis-8.0")
+    vector = ("VADD", "vectors", "VALUES", 3)
+    with proving(source, target) as run:
+        run.following()
+        for n in range(100):
+            source.client().execute_command(*vector, n, 1, 0, f"v{n}")
+        run.wait_for(lambda: "vectorset" in run.progress.reason, "the gate names the type")
+        assert "vectors" in run.progress.reason
+        assert "--skip-verification" in run.progress.reason
+        assert not run.progress.can_complete
+        source.client().delete("vectors")
+        run.wait_for(lambda: run.progress.can_complete, "nothing is left of them")
+        for n in range(100):
+            source.client().execute_command(*vector, n, 1, 0, f"v{n}")
+        run.wait_for(lambda: "vectorset" in run.progress.reason, "the gate names the type")
+        run.complete(skip_verification=True)
+        run.join()
+    assert run.report.status == "done", (run.report.errors, run.events)
+
+
+def test_a_killed_worker_and_a_cut_link_in_the_middle(scenario: NewScenario) -> None:
+    """Writers write all the time; what was changed on the target before is found behind both."""
+    s = scenario("redis-7.0", "valkey-8.1", proxies="source")
+    s.load(keys=4 * KEYS)
+    with s.counters(), s.worker(verify="full") as run:
+        run.following()
+        s.target.client().set("key:1", "changed")
+        run.kill()
+        s.target.client().set("key:2", "changed")
+        run.resume()
+        s.link("source").cut_now()
+        wait_for(
+            lambda: s.target.client().mget("key:1", "key:2") == [b"1", b"2"], "both were read again"
+        )
+        s.link("source").cut_now()
+        run.cut_over()
+        told = [each for each in run.events if "keys compared, none differs" in each]
+    assert told, run.events
+    s.assert_migrated()
 
 
 def test_lanes_in_several_processes(scenario: NewScenario) -> None:
