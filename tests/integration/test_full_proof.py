@@ -302,7 +302,7 @@ def test_a_killed_worker_and_a_cut_link_in_the_middle(scenario: NewScenario) -> 
 def test_lanes_in_several_processes(scenario: NewScenario) -> None:
     """Each lane proves its own slots; the report has the sum."""
     s = scenario("valkey-8.1", "valkey-8.1", source_shards=2, target_shards=2)
-    s.load(keys=1000)
+    s.load(keys=1001)
     with s.running(lanes_per_worker=1, verify="full", timeout=120.0) as run:
         run.following()
         run.wait_for(lambda: run.progress.can_complete, "every key was compared")
