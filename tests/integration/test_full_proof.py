@@ -212,13 +212,13 @@ def test_a_failover_of_the_source(way: str, server_factory: ServerFactory) -> No
         run.following()
         run.wait_for(lambda: in_step(promoted), "a replica in step")
         run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        # Nothing names it: the walk alone can find it.
+        target.client().set("key:1", "changed")
         if way == "gone":
             source.kill()
         promoted.client().execute_command("REPLICAOF", "NO", "ONE")
         if way == "demoted":
             source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
-        # Nothing names it: the walk alone can find it.
-        target.client().set("key:1", "changed")
         promoted.client().set("key:2", "named")
         run.wait_for(lambda: target.client().get("key:2") == b"named", "it goes on", 40)
         run.wait_for(lambda: target.client().get("key:1") == b"1", "it was read again", 40)
@@ -313,3 +313,26 @@ def test_lanes_in_several_processes(scenario: NewScenario) -> None:
     assert found.full
     assert found.compared == found.keys_source > 0
     assert f"{found.compared:,} of {found.compared:,} keys compared, none differs" in found.reason
+
+
+def test_a_failover_of_a_shard(scenario: NewScenario) -> None:
+    """Of a cluster: the lane whose primary is another one by now compares that one."""
+    s = scenario("valkey-8.1", "valkey-8.1", source_shards=2, replicas=1)
+    s.load(keys=1001)
+    cluster = s.clusters["source"]
+    with s.running(verify="full", timeout=120.0) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        new = cluster.nodes[2]
+        key = next(new.client().scan_iter())
+        # Nothing names it: the walk alone can find it.
+        s.target.client().set(key, "changed")
+        cluster.fail_over(new)
+        run.wait_for(lambda: s.target.client().get(key) != b"changed", "it was read again")
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert any("taken its place: every key is compared" in each for each in run.events)
+    assert run.report.verification is not None
+    assert run.report.verification.full
+    assert run.report.verification.compared == 1001
