@@ -135,10 +135,11 @@ class FullProof:
 
     def attend(self, follower: Follower) -> None:
         """`follower` is going to run: nothing is proven."""
-        if self._began:
-            self._context.on_event(
-                "every key is compared from the beginning: both ends were connected to again"
-            )
+        self._context.on_event(
+            "every key is compared from the beginning: both ends were connected to again"
+            if self._began
+            else "every key is to be compared while the source is followed: none is yet"
+        )
         self._began = True
         self._follower = follower
         self._start_over()
