@@ -122,8 +122,10 @@ class FullProof:
         self._differing: dict[DbKey, tuple[int, str]] = {}
         self._unknown: dict[DbKey, str] = {}
         self._unknown_more: Counter[str] = Counter()
+        # A walk over all keys has come to its end, and its keys; a source may have none.
+        self._walked_all = False
         self.walked = 0
-        """Keys of the last walk over all of them; 0: none has come to its end."""
+        """Keys of the last walk over all of them, if one has come to its end."""
         self.repaired = 0
         """Keys that differed, were read again, and are equal now."""
         self.behind_fence = 0
@@ -208,7 +210,7 @@ class FullProof:
     def _start_over(self) -> None:
         """Nothing is proven."""
         self._walking, self._among, self._taken = True, None, []
-        self.walked, self._seen = 0, 0
+        self._walked_all, self.walked, self._seen = False, 0, 0
         self._unknown, self._unknown_more = {}, Counter()
         self._name_anew()
 
@@ -267,7 +269,7 @@ class FullProof:
                 await asyncio.sleep(_DIFFER_SECONDS if differed else _REST * (loop.time() - began))
         self._walking, self._among = False, None
         if among is None:
-            self.walked = self._seen
+            self._walked_all, self.walked = True, self._seen
             self._context.on_event(
                 f"every key was compared: {self.walked:,} keys; what is written to is compared "
                 "again until the cut-over"
@@ -409,7 +411,7 @@ class FullProof:
             return f"{_OTHERS}, and every key is compared again", False
         if why := self.stuck:
             return why, False
-        if not self.walked:
+        if not self._walked_all:
             seen, total = self._seen, self._expected
             words = f"every key is being compared: {seen:,} of about {total:,}"
             if self._rate:
@@ -440,20 +442,21 @@ class FullProof:
 
     @property
     def _expected(self) -> int:
-        return self.walked or max(self._seen, self._total())
+        return self.walked if self._walked_all else max(self._seen, self._total())
 
     def figures(self) -> dict[str, Any]:
         """Members of `Progress`."""
         if not self._began:
             return {}
-        proven = max(self.walked - self.left, 0) if self.walked else max(self._seen - self.left, 0)
+        compared = self.walked if self._walked_all else self._seen
+        proven = max(compared - self.left, 0)
         return {"proven_keys": proven, "keys_to_prove": self._expected}
 
     def come_to(self, count: int | None) -> Proven:
         """What it has shown of the `count` keys that the source has; None: it was not counted."""
         unknown, left = self.unknown, self.left
         total = max(self.walked if count is None else count, sum(unknown.values()))
-        if not self.walked:
+        if not self._walked_all:
             return Proven(0, unknown, False, "not every key was compared")
         compared = max(total - sum(unknown.values()) - left, 0)
         if not left:

@@ -174,6 +174,16 @@ def test_a_link_that_is_lost_and_a_flush(server_factory: ServerFactory) -> None:
     assert_every_key(run, target)
 
 
+def test_a_source_without_keys(server_factory: ServerFactory) -> None:
+    """All of none were compared: nothing is waited for."""
+    source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    with proving(source, target) as run:
+        run.following()
+        run.wait_for(lambda: run.progress.can_complete, "every key was compared")
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+
+
 def test_databases_that_came_since(server_factory: ServerFactory) -> None:
     """A walk that is begun anew goes through those that the source has by then."""
     source, target = filled(server_factory, "redis-7.0")

@@ -425,6 +425,7 @@ MEMBERS = {
             st.none() | st.integers(0, 1 << 60),
             "total_keys evicted_keys lag_bytes applied_offset source_offset",
         ),
+        (st.none() | st.integers(0, 1 << 60), "proven_keys keys_to_prove"),
         (st.floats(0, 1e9), "keys_per_second seconds"),
         (
             st.none() | st.floats(0, 1e9),
