@@ -89,6 +89,10 @@ def _reached(transfer: TransferRecord, until: Until) -> Progress | None:
         raise Interrupted(
             f"the migration of {transfer.group_id} was {response_shapes.reason(transfer)}"
         )
+    if transfer.status is TransferStatus.DONE:
+        # The group, which is available since, was read a moment before (by a database whose reads
+        # see what others commit between them).
+        return None
     if not transfer.leased():
         # Re-read by the caller's next poll would say the same: no process writes any more.
         raise TransferFailed(response_shapes.reason(transfer))
