@@ -64,10 +64,13 @@ def test_everything_is_carried_under_traffic(
     if target.binary.version < (6, 2, 0) <= source.binary.version:
         # There an empty source leaves the destination as it was.
         without += ("georadius", "georadiusbymember")
-    newer = target.binary.version < (7, 0, 0) <= source.binary.version
-    if newer or (source.binary.flavour, target.binary.flavour) == ("valkey", "redis"):
-        # It knows no functions, or not the payload of a library, which keeps the cut-over shut.
+    if target.binary.version < (7, 0, 0) <= source.binary.version:
+        # It knows no functions, which keeps the cut-over from coming.
         without += ("function|load", "function|restore")
+    flavours = source.binary.flavour, target.binary.flavour
+    if flavours == ("valkey", "redis") and source.binary.version >= (9, 0, 0):
+        # It refuses a library's payload of RDB version 80, which is named (`docs/limits.md`).
+        without += ("function|restore",)
     options: dict[str, Any] = {"without": without, "rate": RATE}
     Traffic(source, "before", **{**options, "rate": None}, limit=2000).start().join()
     traffic = Traffic(source, "meanwhile", **options)
