@@ -524,7 +524,7 @@ class Lane:
     @property
     def begun(self) -> bool:
         """Whether the target has something of this migration, so that it can be gone on with."""
-        return self._mark.begun and (self._has_position or self._context.stats.keys > 0)
+        return self._mark.begun and (self._has_position or self._context.stats.arrived)
 
     @property
     def how_far(self) -> str:

@@ -238,7 +238,7 @@ class Offline:
     @property
     def begun(self) -> bool:
         """Whether the target has something of this transfer, so that it can be gone on with."""
-        return self._context.stats.keys > 0 or self._file_begun
+        return self._context.stats.arrived or self._file_begun
 
     @property
     def how_far(self) -> str:

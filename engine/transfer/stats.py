@@ -52,6 +52,8 @@ class TransferStats:
     def __init__(self, before: Checkpoint | None = None) -> None:
         self.keys_before = 0
         self.keys = 0
+        self.arrived = before is not None and before.keys > 0
+        """Whether the target has acknowledged any key, though it may be counted again since."""
         self.bytes = 0
         self.skipped = 0
         self.vanished = 0
@@ -162,6 +164,7 @@ class TransferStats:
         """Add what one batch brought to `target`."""
         batch = acknowledged.batch
         self.keys += acknowledged.carried
+        self.arrived = self.arrived or acknowledged.carried > 0
         self.skipped += acknowledged.existing
         self.vanished += batch.vanished
         self.bytes += batch.value_bytes

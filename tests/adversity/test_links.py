@@ -82,9 +82,31 @@ def test_a_link_that_never_comes_back(server_factory: ServerFactory) -> None:
             result.wait_for(lambda: result.progress.keys, "the first keys")
             proxy.refuse()
             proxy.cut_now()
-    assert result.report.status == "stopped"
+    assert result.report.status == "stopped", result.report.errors
     assert result.report.needs_hand
     assert "did not take anything for 1.5 s" in result.report.errors[0]
+
+
+def test_a_link_that_never_comes_back_in_the_middle_of_a_value(
+    server_factory: ServerFactory,
+) -> None:
+    """Keys that arrived before are there, though no position is past them: it can be resumed."""
+    source, target = server_factory(), server_factory()
+    client = source.client()
+    client.mset({f"k{i}": i for i in range(5)})
+    client.set("long", random.Random(1).randbytes(20 << 20))
+    store = MemoryCheckpoint()
+    with Proxy(target.host, target.port) as proxy:
+        proxy.throttle(4_000_000)
+        with copying(source, proxy, checkpoints=store, retry_for=1.0, **SMALL) as result:
+            result.wait_for(lambda: result.progress.keys, "the first keys")
+            proxy.refuse()
+            proxy.cut_now()
+    assert result.report.status == "stopped", result.report.errors
+    assert result.report.needs_hand
+    again = copied(source, target, checkpoints=store)
+    assert again.report.status == "done", again.report.errors
+    assert_equal(source.url, target.url)
 
 
 @pytest.mark.parametrize("end", ["source", "target"])
