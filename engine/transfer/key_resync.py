@@ -232,9 +232,17 @@ class KeyResync:
 
     def refuse(self, key: DbKey) -> None:
         """The target does not take this key's value: it stays as it is until a command names it."""
-        if len(self._refused) + len(self._named_again) < NAMED_KEYS_LIMIT:
-            self._refused[key] = self._absent[key] = None
-            self._unnoted.append(_name(key, _REFUSED))
+        if len(self._refused) + len(self._named_again) >= NAMED_KEYS_LIMIT:
+            return
+        self._absent[key] = None
+        self._unnoted.append(_name(key, _REFUSED))
+        if key in self._values:
+            # A command has named it since that reading: it waits as if that came a moment later.
+            del self._values[key]
+            self._named_again[key] = None
+            self._unnoted.append(_name(key, _VALUE))
+        else:
+            self._refused[key] = None
 
     def postpone(self, key: DbKey) -> None:
         """The target's node does not have this key's slot now: it stays dirty, and nothing is read
@@ -274,7 +282,10 @@ class KeyResync:
 
     def knows(self, key: DbKey) -> bool:
         """Whether this key is dirty or refused."""
-        return key in self._values or key in self._refused or key in self._named_again
+        return key in self._values or self._is_refused(key)
+
+    def _is_refused(self, key: DbKey) -> bool:
+        return key in self._refused or key in self._named_again
 
     def awaited(self, keys: Iterable[DbKey]) -> set[DbKey]:
         """Those of which the value, or the expire time, on the target is going to be another
@@ -556,13 +567,13 @@ class KeyResync:
                     self._elsewhere.pop(key, None)
             if reading.values and seen:
                 for key in reading.keys:
-                    if key not in self._refused:
+                    if not self._is_refused(key):
                         self._absent.pop(key, None)
             # A value came with its expire time.
             kinds = (_VALUE, _REFUSED, _TTL) if reading.values else (_TTL,)
             self._settled += [(key, kind) for key in reading.keys for kind in kinds]
             if reading.values:
-                self.repaired += sum(key not in self._refused for key in set(reading.keys))
+                self.repaired += sum(not self._is_refused(key) for key in set(reading.keys))
 
     async def _take(self, where: dict[DbKey, None], most: int, *, values: bool) -> None:
         keys = (

@@ -73,6 +73,22 @@ def test_a_clean_one_has_nothing_to_say() -> None:
     assert it.notes() == it.due(1 << 40) == []
 
 
+def test_a_key_that_is_refused_and_named_meanwhile_is_read_once_a_second() -> None:
+    """Commands that come while it is read do not have it read again at once each time."""
+    it = resync()
+    it.mark_dirty([A])
+    it.refuse(A)
+    assert it.refused == frozenset()  # there is another value by now
+    assert it.to_read
+    it.mark_dirty([A])
+    it.refuse(A)
+    assert not it.to_read
+    assert 0 < (it.again_in or 0) <= 1
+    it.mark_dirty([A])
+    assert not it.to_read
+    assert it.knows(A)
+
+
 def test_dirty_keys_are_noted_once() -> None:
     it = resync()
     it.mark_dirty([A, B, A])
