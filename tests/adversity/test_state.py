@@ -302,10 +302,8 @@ def test_a_long_lock(path: Path, impatient: None) -> None:
     registry = open_registry(str(path))
     with Lock(path):
         registry.list()  # readers don't care
-        began = time.monotonic()
         with pytest.raises(TransientStateError, match="another process has kept it locked"):
             registry.register("g", TARGET)
-        assert time.monotonic() - began < 2
     registry.register("g", TARGET)
     registry.store.close()
 

@@ -16,6 +16,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
+from engine.targets.applier import UNDER_WAY_BYTES
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from tests.support.comparison import assert_settled
 from tests.support.library import Run, copied, migrated, migrating
@@ -166,13 +167,14 @@ def test_a_full_spool_stops_it(ends: tuple[Server, Server]) -> None:
     source, target = ends
     store = MemoryCheckpoint()
 
+    # (A target that answers late, as on a busy machine, is far: so much is under way to it.)
     def write() -> None:
         pipe = source.client().pipeline(transaction=False)
-        for n in range(40):
+        for n in range(UNDER_WAY_BYTES // 500_000 + 50):
             pipe.set(f"long:{n}", b"x" * 500_000)
         pipe.execute()
 
-    source.client().config_set("repl-backlog-size", 64 << 20)
+    source.client().config_set("repl-backlog-size", 128 << 20)
     with migrating(source, target, checkpoints=store, spool_bytes=4 << 20) as run:
         run.following()
         run.in_sync()
@@ -243,11 +245,10 @@ def test_a_wrong_password_from_the_start_fails(server_factory: ServerFactory) ->
     target = server_factory(known(NAME), password="right")
     source.client().set("k", "v")
     wrong = target.url.replace("right", "wrong")
-    began = time.monotonic()
     run = copied(source, wrong, one_go=False, source_type="replica")
     assert run.report.status == "failed"
     assert not run.report.needs_hand
-    assert time.monotonic() - began < 20
+    assert run.report.retries == 0
 
 
 @pytest.mark.parametrize("end", ["source", "target"])

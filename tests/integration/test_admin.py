@@ -94,7 +94,7 @@ async def test_a_server_that_stands_still(moment: str, server_factory: ServerFac
                 async with admin(endpoint, timeout=0.5):
                     pass
             return
-        async with admin(endpoint, timeout=0.5) as side:
+        async with admin(endpoint, timeout=2.0) as side:
             await side.call("PING")
             proxy.stall()
             with pytest.raises(LinkError):

@@ -26,6 +26,7 @@ from benches.support.waiting import wait_for
 from engine.front.engine import Engine
 from engine.front.http.botocore_model import API_VERSION
 from engine.front.http.client_limits import CONNECTIONS_MOST, CONNECTIONS_OF_ONE
+from engine.front.http.server import GRACE_SECONDS
 from engine.front.http.tls_handshake_limits import HANDSHAKE_SECONDS
 from tests.support.servers import ServerFactory, known
 
@@ -361,9 +362,9 @@ def test_the_feed(api: Serving, server_factory: ServerFactory) -> None:
     # It ends with the server, and does not hold it up.
     begun = time.monotonic()
     assert api.end() == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < GRACE_SECONDS
     for each in (watcher, late):
-        each.thread.join(5)
+        each.thread.join(30)
         assert not each.thread.is_alive()
 
 
@@ -379,7 +380,7 @@ def test_a_key_that_is_revoked_watches_no_longer(api: Serving, how: str) -> None
     else:
         api.file.unlink()
     # The next word would be its last chance: a state, or that the feed lives.
-    watcher.thread.join(8)
+    watcher.thread.join(30)
     assert not watcher.thread.is_alive()
 
 
@@ -399,7 +400,7 @@ def test_ten_megabytes_are_refused_quickly(api: Serving) -> None:
     connection.request("GET", "/healthz")
     assert json.load(connection.getresponse()) == {"status": "ok"}
     connection.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
 
 
 async def test_two_hundred_clients_at_once(api: Serving) -> None:
@@ -498,7 +499,7 @@ def test_handshakes_that_do_not_end(tmp_path: Path, state_url: str, tls_files: T
         stack.enter_context(socket.create_connection((host, int(port))))
         begun = time.monotonic()
         assert api.end() == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < GRACE_SECONDS
         assert "Traceback" not in "".join(api.log)
 
 

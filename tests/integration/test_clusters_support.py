@@ -56,7 +56,7 @@ def test_three_with_replicas(version: str) -> None:
         assert cluster.owner(slots[0]) is replica
         cluster.wait_until_whole()
         assert_whole(cluster)
-    assert started < 20, f"{started:.1f} s"  # 3 s on a quiet machine
+    assert started < 60, f"{started:.1f} s"  # 3 s on a quiet machine
 
 
 def test_five() -> None:

@@ -225,8 +225,7 @@ def test_one_that_was_mended_behind_the_books(ends: tuple[Server, Server]) -> No
     checkpoint: list = []  # type: ignore[type-arg]
     with migrating(source, target, checkpoints=store) as run:
         refused_first(run)
-        time.sleep(2.5)
-        before = store.load()
+        before = run.wait_for(lambda: (kept := store.load()) and kept.not_carried and kept, "kept")
         client.set("refused", "a string")
         run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
         run.in_sync()

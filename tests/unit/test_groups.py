@@ -829,9 +829,8 @@ def test_readers_do_not_wait_for_a_writer(registry: Registry, state_url: str) ->
     other = Registry(state_url)
     with registry.store.write() as connection:
         connection.exec_driver_sql("UPDATE replication_groups SET description = 'new'")
-        began = time.monotonic()
+        # (One that waited would be given up: the writer waits for it.)
         assert other.get("g")[0].description == ""
-        assert time.monotonic() - began < 1
     assert other.get("g")[0].description == "new"
     other.store.close()
 

