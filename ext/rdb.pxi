@@ -767,7 +767,9 @@ cdef class SnapshotReader:
         if not self.template_too_long:
             at = length_head(found.data, found.size, &number)
             at += length_head(found.data + at, found.size - at, &number)
-            names = PyBytes_FromStringAndSize(<char *>found.data + at, found.size - at)
+            # (False: a name is there twice, and a hash with it would be refused, or worse.)
+            names = names_differ(found.data + at, found.size - at, self.walk.counted) and (
+                PyBytes_FromStringAndSize(<char *>found.data + at, found.size - at))
             self.template_bytes_before += found.size
         found.size = 0
         self.template_too_long = False
@@ -790,7 +792,7 @@ cdef class SnapshotReader:
             end = template_open(&value, self.type, data + 1, n - 1)
             if end == TEMPLATE_DONE:
                 found = self.templates.get(value.id)
-                if found is None:
+                if found is None or found[1] is False:
                     end = TEMPLATE_WRONG
                 elif found[1] is None:
                     end = TEMPLATE_TOO_LONG

@@ -159,6 +159,34 @@ cdef bint encode_once(ElementSink *sink, const Piece *member) noexcept nogil:
     return True
 
 
+cdef bint names_differ(const uint8_t *names, size_t size, uint64_t count) except -1:
+    """Whether no two of `count` strings as a snapshot has them are the same."""
+    cdef ElementSink sink
+    cdef ValueReader reader
+    cdef Piece piece
+    cdef bytes seed = os.urandom(8)
+    cdef bint differ = True
+    memset(&sink, 0, sizeof(ElementSink))
+    memset(&reader, 0, sizeof(ValueReader))
+    sink.once_seed = load_le64(<const uint8_t *>PyBytes_AS_STRING(seed))
+    reader.sink = &sink
+    reader.begin = reader.at = names
+    reader.end = names + size
+    reader.most = size * LZF_RATIO_MOST
+    with nogil:
+        while differ and count:
+            differ = next_string(&reader, &piece, 0)
+            if differ:
+                piece_text(&piece)
+                differ = encode_once(&sink, &piece)
+            count -= 1
+        bytes_free(&sink.once)
+        bytes_free(&reader.inflated[0])
+    if sink.no_memory:
+        raise MemoryError()
+    return differ
+
+
 cdef bint encode_begin(ElementSink *sink) noexcept nogil:
     """The type, and room for how many elements there are going to be."""
     cdef uint8_t type = <uint8_t>sink.form

@@ -302,6 +302,12 @@ def of_template(kind: int, body: bytes, templates: Templates) -> bytes | None:
             return None
         names = found
         values = [string(b"%d" % each if isinstance(each, int) else each) for each in elements]
+    try:
+        texts = [Reader(name).string() for name in names]
+    except Damaged:
+        return None
+    if len(set(texts)) < len(texts):
+        return None
     pairs = b"".join(name + value for name, value in zip(names, values, strict=True))
     return b"\4" + length(len(names)) + pairs if names else None
 

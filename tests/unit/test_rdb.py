@@ -460,19 +460,29 @@ def test_hashes_that_do_not_fit_their_template_are_named() -> None:
     body = (
         template(70, b"f0", b"f1")
         + template(2)
+        + template(3, b"17", b"f", b"17")
+        + b"\xf2" + length(4) + length(2) + b"\xc0\x11" + string(b"17")
+        + template(5, b"n" * 40)[:-41] + compressed(b"n" * 40)
+        + b"\xf2" + length(6) + length(2) + compressed(b"n" * 40) + string(b"n" * 40)
         + key(30, b"damaged", string(b"listpack"))
         + key(30, b"few", string(listpack([70, b"v0"])))
         + key(30, b"many", string(listpack([70, 1, 2, 3])))
         + key(30, b"no id", string(listpack([b"70", 1, 2])))
         + key(30, b"unknown", string(listpack([9, 1, 2])))
         + key(32, b"none", length(2))
+        + key(32, b"twice", length(3) + string(b"v0") * 3)
+        + key(32, b"as a number", length(4) + string(b"v0") * 2)
+        + key(32, b"compressed once", length(5) + string(b"v0"))
+        + key(32, b"compressed", length(6) + string(b"v0") * 2)
         + key(0, b"a", string(b"1"))
-    )
+    )  # fmt: skip
     for sizes in ([1], [1 << 18]):
         items = feed(SnapshotReader(), whole(body, b"REDIS0015"), sizes)
-        assert [each.key for each in records(items)] == [b"a"]
+        assert [each.key for each in records(items)] == [b"compressed once", b"a"]
         errors = [error for batch in items for error in batch.errors]
         names = [b"damaged", b"few", b"many", b"no id", b"unknown", b"none"]
+        # A server would refuse a hash with a field twice, or end at it.
+        names += [b"twice", b"as a number", b"compressed"]
         assert [name for name, _ in errors] == names
         assert all("field template" in why and "does not fit" in why for _, why in errors)
     unknown = whole(key(32, b"array", length(70) + string(b"v0")), b"REDIS0015")
