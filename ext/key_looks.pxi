@@ -176,11 +176,13 @@ cdef class KeyPage:
     Attributes:
         cursor: of the page behind it; 0: there is none.
         named: names that it had.
+        nbytes: of the reply.
         left_out: those of the engine's own keys.
         names: the others, by the part that they belong to.
     """
     cdef readonly uint64_t cursor
     cdef readonly uint64_t named
+    cdef readonly uint64_t nbytes
     cdef readonly uint64_t left_out
     cdef readonly list names
 
@@ -736,6 +738,7 @@ cdef class LookReader:
             self.fail()
         count = value.number
         page.named = count
+        page.nbytes = end - self.start
         by_part = [KeyNames() for _ in range(self.part_count)]
         names = by_part[0]
         for i in range(count):

@@ -15,7 +15,7 @@ from engine.cli.common_options import OutputOption, endpoint, understood
 from engine.cli.error_output import complain, error_object, unwritten_output
 from engine.cli.output_format import as_json, clean, duration, table, volume
 from engine.cli.verb_runner import INTERRUPTED, perform
-from engine.errors import Interrupted
+from engine.errors import Interrupted, UsageError
 from engine.model.cluster_shard import AddressMap
 from engine.model.proof import EXIT_CODES, ProofProgress, ProofReport, ProofSettings
 
@@ -85,6 +85,16 @@ def verify(
             help="Write a report of JSON lines, and a page for people beside it (FILE.html).",
         ),
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="FILE",
+            show_default=False,
+            help="Go on with the comparison of the report FILE that was cut off, by the ends and "
+            "options that it was begun with. What it has compared is not compared again.",
+        ),
+    ] = None,
     address_map: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,6 +111,9 @@ def verify(
     Exit code 0: they are equal, 1: they differ, 2: that could not be told. Nothing is written to
     either, but for --repair. Writers may go on: what differs is looked at again before it counts.
     """
+    if resume is not None and report is not None:
+        understood(None, _one_report)
+    report = report if resume is None else resume
     here, there = endpoint("--source", source), endpoint("--target", target)
     settings = understood(
         None,
@@ -119,7 +132,12 @@ def verify(
         found = perform(
             None,
             lambda engine: engine.verify(
-                here, there, settings=settings, report=report, on_progress=shown.update
+                here,
+                there,
+                settings=settings,
+                report=report,
+                resume=resume is not None,
+                on_progress=shown.update,
             ),
         )
     except Exception as error:
@@ -134,6 +152,10 @@ def verify(
     shown.end()
     text = as_json(found.to_dict()) if output == "json" else "\n".join(_as_text(found, report))
     raise typer.Exit(found.exit_code if _written(text) else EXIT_CODES["unknown"])
+
+
+def _one_report() -> None:
+    raise UsageError("--resume names the report itself", remedy="Leave out --report.")
 
 
 def _written(text: str) -> bool:
@@ -216,7 +238,6 @@ def _as_text(report: ProofReport, path: str | None) -> Iterator[str]:
         yield f"Not compared: {count:,}: {clean(reason)}"
     for each in report.left_out:
         yield f"Left out: {clean(each)}"
-    took = report.ended - report.began
-    yield f"{report.sentence} It took {duration(took)}."
+    yield f"{report.sentence} It took {duration(report.seconds)}."
     if path is not None:
         yield f"Report: {clean(path)} and {clean(path)}.html"

@@ -319,15 +319,19 @@ class Engine:
         *,
         settings: ProofSettings | None = None,
         report: str | None = None,
+        resume: bool = False,
         on_progress: Callable[[ProofProgress], None] | None = None,
     ) -> ProofReport:
         """Compare every key of two deployments, in both directions; nothing is written to either,
         but for `settings.repair`. The state is not used.
 
         Writers may go on: a key differs once it did in several looks, between which the source's
-        stayed as it was. `report`: the path of a file of JSON lines, with a page beside it. Raises
-        `LinkError`, `AuthError`, `ServerError` where an end cannot be asked, and `UsageError` for a
-        file that cannot be written, or a repair while a migration has the target.
+        stayed as it was. `report`: the path of a file of JSON lines, with a page beside it; with
+        `resume` the comparison of that report goes on, where it was cut off: what it has compared
+        is not compared again. Raises `LinkError`, `AuthError`, `ServerError` where an end cannot be
+        asked, and `UsageError` for a file that cannot be written, a comparison to resume that is
+        not there or was one of other ends or settings, or a repair while a migration has the
+        target.
         """
         from engine.proof.run import prove
 
@@ -337,5 +341,6 @@ class Engine:
             credentials.apply(target),
             settings or ProofSettings(),
             report=report,
+            resume=resume,
             on_progress=on_progress,
         )

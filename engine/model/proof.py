@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from engine.errors import UsageError
@@ -59,8 +60,9 @@ class ProofSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProofProgress:
-    """How far a comparison is. `keys` of about `total` were looked at, `doubtful` ones are to be
-    looked at again, `different` ones differ; `bytes` were read, in `seconds`."""
+    """How far a comparison is. `keys` of about `total` were looked at, `earlier` of them by an
+    earlier run; `doubtful` ones are to be looked at again, `different` ones differ; `bytes` were
+    read, in `seconds`."""
 
     step: str = "connecting"
     keys: int = 0
@@ -69,13 +71,15 @@ class ProofProgress:
     doubtful: int = 0
     different: int = 0
     seconds: float = 0.0
+    earlier: int = 0
 
     @property
     def seconds_left(self) -> float | None:
         """About how long it takes to the end; None: that is not known yet."""
-        if not self.keys or not self.total or self.seconds < 1:
+        done = self.keys - self.earlier
+        if done <= 0 or not self.total or self.seconds < 1:
             return None
-        return max(self.total - self.keys, 0) * self.seconds / self.keys
+        return max(self.total - self.keys, 0) * self.seconds / done
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,16 @@ class ComparedServer:
 
 
 @dataclass(frozen=True, slots=True)
+class ComparedRun:
+    """One process's part of a comparison: `compared` keys between its beginning and its end, in
+    seconds since the epoch; of one that was cut off the end is when it was saved last."""
+
+    began: float
+    ended: float
+    compared: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProofReport:
     """What a comparison has come to.
 
@@ -132,7 +146,8 @@ class ProofReport:
     of all keys that were compared, of the source's and of the target's: they can be held against
     each other alone. `left_out`: what else was not compared, in words. `repaired`: keys that were
     made the same. `stopped`: so much differs, or cannot be compared, that the rest was not looked
-    at.
+    at. `runs`: who has compared how many keys, and when; more than one where a comparison that was
+    cut off has gone on: what an earlier one has compared was not compared again.
     """
 
     outcome: Outcome
@@ -155,6 +170,14 @@ class ProofReport:
     differences: tuple[KeyDifference, ...] = ()
     not_compared: tuple[NotCompared, ...] = ()
     left_out: tuple[str, ...] = ()
+    runs: tuple[ComparedRun, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, without the time between two runs."""
+        if not self.runs:
+            return self.ended - self.began
+        return sum(each.ended - each.began for each in self.runs)
 
     @property
     def exit_code(self) -> int:
@@ -176,8 +199,20 @@ class ProofReport:
             parts.append(f"{self.unknown:,} could not be compared")
         if self.stopped:
             parts.append("there are so many of them that the rest was not looked at")
-        return f"{what}: {', '.join(parts)}."
+        told = f"{what}: {', '.join(parts)}."
+        for each in self.runs[:-1]:
+            if each.compared:
+                told += (
+                    f" {each.compared:,} of these keys were compared between {moment(each.began)} "
+                    f"and {moment(each.ended)}, and not again since then."
+                )
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
+
+
+def moment(seconds: float) -> str:
+    """A time as ISO 8601 has it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -170,9 +170,7 @@ async def is_owned(ends: Sequence[Admin]) -> bool:
     """Whether a migration that is under way has the target behind `ends`, with whichever of its
     lanes. A position that cannot be read is one of a migration that is under way."""
     for end in ends:
-        end.choose(POSITION_DB)
-        names = [each async for each in _own_names(end) if _POSITION.match(each)]
-        for name in names:
+        for name in await position_names(end):
             value = await end.call("GET", name)
             if value is None:
                 continue
@@ -180,6 +178,12 @@ async def is_owned(ends: Sequence[Admin]) -> bool:
             if found is None or not found.opened:
                 return True
     return False
+
+
+async def position_names(end: Admin) -> list[bytes]:
+    """The keys of a server that hold a position of the engine's; their database is chosen then."""
+    end.choose(POSITION_DB)
+    return [each async for each in _own_names(end) if _POSITION.match(each)]
 
 
 async def slots_moving(ends: Iterable[Admin]) -> SlotSet:

@@ -11,48 +11,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from engine._native import KeyNames, LookComparer, LookReader, Looks
+from engine._native import KeyNames, KeyPage, LookReader, Looks
 from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB
 from engine.model.proof import ProofSettings
 from engine.proof.asked_server import EXISTS, AskedServer, Question, question
 from engine.proof.deployment import Deployment, Shard
 from engine.proof.relinking import until_linked
 from engine.proof.second_looks import SecondLooks
+from engine.proof.track import Sums, Track, Tracks
 from engine.proof.walk import Ask, Pace, Settle, walk
 
 TTL_BOUND_MS = 1000
 """Two expire times this far apart are one: older servers tell the time left, and not the time."""
-_SUM = 1 << 128
 _OF_ALL = 1 << 64
+COMPARED, NAMED, LOOKED_FOR = "compared", "named", "other"
+"""What a walk does (`Tracks.track`)."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """Those that a walk has come by: how many, their digest, and how many were the engine's own."""
-
-    count: int = 0
-    digest: int = 0
-    own: int = 0
-
-    def __add__(self, other: _Names) -> _Names:
-        return _Names(
-            self.count + other.count,
-            (self.digest + other.digest) % _SUM,
-            self.own + other.own,
-        )
 
 
 class KeyWalks:
     """Walks over `ends`; what seems to differ goes to `again`.
 
-    `extended`: the target's expire times may be later by so many ms. `on_named` is told how many
-    names have come, and where it is `enough` the walks end. `comparers` have counted what is equal,
-    `own` are the engine's own keys on the target.
+    `tracks` have how far each is. `extended`: the target's expire times may be later by so many ms.
+    `on_page` is told of each page, and where it is `enough` the walks end.
     """
 
     def __init__(
@@ -62,8 +46,9 @@ class KeyWalks:
         key: bytes,
         pace: Pace,
         again: SecondLooks,
+        tracks: Tracks,
         extended: int,
-        on_named: Callable[[int], None],
+        on_page: Callable[[], None],
         enough: Callable[[], bool],
     ) -> None:
         self._ends = ends
@@ -71,8 +56,9 @@ class KeyWalks:
         self._key = key
         self._pace = pace
         self._again = again
+        self._tracks = tracks
         self._extended = extended
-        self._on_named = on_named
+        self._on_page = on_page
         self._enough = enough
         self._match = None
         if settings.match is not None:
@@ -80,17 +66,19 @@ class KeyWalks:
         self._share = 0
         if settings.sample < 1:
             self._share = max(int(settings.sample * _OF_ALL), 1)
-        self.comparers: list[LookComparer] = []
-        self.own = 0
 
     async def over(self, db: int) -> None:
         """Compare a database. Raises `EngineError`."""
         source, target = self._ends
-        ours = sum(await _all([self._compared(each, db) for each in source.shards]), _Names())
-        theirs = sum(await _all([self._named(each, db) for each in target.shards]), _Names())
-        self.own += theirs.own
-        if (ours.count, ours.digest) != (theirs.count, theirs.digest):
-            await _all([self._looked_for(each, db) for each in target.shards])
+        ours = [self._tracks.track(COMPARED, db, n) for n in range(len(source.shards))]
+        theirs = [self._tracks.track(NAMED, db, n) for n in range(len(target.shards))]
+        await _all([self._compared(*each, db) for each in zip(source.shards, ours, strict=True)])
+        await _all([self._named(*each, db) for each in zip(target.shards, theirs, strict=True)])
+        if _names(ours) != _names(theirs):
+            others = [self._tracks.track(LOOKED_FOR, db, n) for n in range(len(target.shards))]
+            await _all(
+                [self._looked_for(*each, db) for each in zip(target.shards, others, strict=True)]
+            )
 
     async def alone(self, db: int, side: int, on_key: Callable[[bytes], None]) -> None:
         """Name the keys of a database that the other end than that of the number `side` has not.
@@ -103,9 +91,9 @@ class KeyWalks:
     async def _names_alone(
         self, end: Deployment, shard: Shard, db: int, on_key: Callable[[bytes], None]
     ) -> None:
-        async def once() -> _Names:
+        async def once() -> None:
             async with AsyncExitStack() as stack:
-                server, reader = await self._dialled(stack, shard, end, None, db)
+                server = await self._dialled(stack, shard, end, None, db)
 
                 async def settle(
                     part: int, names: KeyNames, first: int, looks: Sequence[Looks]
@@ -116,64 +104,105 @@ class KeyWalks:
                         if index not in absent:
                             on_key(names.name(first + index))
 
-                return await self._walk(
-                    server, reader, self._asking([server]), settle, self._on_named
+                await walk(
+                    server,
+                    self._match,
+                    self._asking([server]),
+                    settle,
+                    self._pace,
+                    lambda _: self._on_page(),
+                    self._enough,
                 )
 
         await until_linked(once)
 
-    async def _compared(self, shard: Shard, db: int) -> _Names:
+    async def _compared(self, shard: Shard, track: Track, db: int) -> None:
         there = self._ends[1]
 
-        async def once() -> _Names:
-            comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=self._extended)
-            comparer.db = db
+        async def once() -> None:
             async with AsyncExitStack() as stack:
-                server, reader = await self._dialled(stack, shard, self._ends[0], there, db)
+                server = await self._dialled(stack, shard, self._ends[0], there, db)
                 others = await self._others(stack, there, db)
                 if self._settings.mode == "count":
                     ask = self._asking(others)
-                    settle = self._comparing_names(comparer, others, db)
+                    settle = self._comparing_names(track, others, db)
                 else:
                     ask = self._asking_both(server, others)
-                    settle = self._comparing(comparer, server, others, db)
-                found = await self._walk(server, reader, ask, settle, self._on_named)
-            self.comparers.append(comparer)
-            return found
-
-        return await until_linked(once)
-
-    async def _named(self, shard: Shard, db: int) -> _Names:
-        async def once() -> _Names:
-            async with AsyncExitStack() as stack:
-                server, reader = await self._dialled(stack, shard, self._ends[1], None, db)
-                return await self._walk(server, reader, None, _nothing, self._on_named)
-
-        return await until_linked(once)
-
-    async def _looked_for(self, shard: Shard, db: int) -> None:
-        there = self._ends[0]
-
-        async def once() -> _Names:
-            async with AsyncExitStack() as stack:
-                server, reader = await self._dialled(stack, shard, self._ends[1], there, db)
-                others = await self._others(stack, there, db)
-                ask, settle = self._asking(others), self._looking_for(others, db)
-                return await self._walk(server, reader, ask, settle, _untold)
+                    settle = self._comparing(track, server, others, db)
+                asked = self._asked(shard, server, there, others)
+                await self._walk(track, asked, server, ask, settle)
 
         await until_linked(once)
 
-    async def _walk(
+    async def _named(self, shard: Shard, track: Track, db: int) -> None:
+        async def once() -> None:
+            async with AsyncExitStack() as stack:
+                server = await self._dialled(stack, shard, self._ends[1], None, db)
+                await self._walk(track, self._asked(shard, server), server, None, _nothing)
+
+        await until_linked(once)
+
+    async def _looked_for(self, shard: Shard, track: Track, db: int) -> None:
+        there = self._ends[0]
+
+        async def once() -> None:
+            async with AsyncExitStack() as stack:
+                server = await self._dialled(stack, shard, self._ends[1], there, db)
+                others = await self._others(stack, there, db)
+                ask, settle = self._asking(others), self._looking_for(track, others, db)
+                asked = self._asked(shard, server, there, others)
+                await self._walk(track, asked, server, ask, settle)
+
+        await until_linked(once)
+
+    def _asked(
         self,
+        shard: Shard,
         server: AskedServer,
-        reader: Callable[[], LookReader],
-        ask: Ask | None,
-        settle: Settle,
-        on_named: Callable[[int], None],
-    ) -> _Names:
-        own = await walk(server, self._match, ask, settle, self._pace, on_named, self._enough)
-        read = reader()
-        return _Names(read.named, int.from_bytes(read.names, "little"), own)
+        there: Deployment | None = None,
+        others: Sequence[AskedServer] = (),
+    ) -> str:
+        """Which processes of servers a walk asks, of which slots, and what it takes for equal;
+        empty: one does not tell."""
+        asked = [(shard, server)]
+        if there is not None:
+            asked += zip(there.shards, others, strict=True)
+        told = [f"{self._extended}"]
+        for each, of_it in asked:
+            if of_it.info is None or not of_it.info.run_id:
+                return ""
+            told.append(f"{of_it.info.run_id} {'' if each.slots is None else each.slots.words}")
+        return "; ".join(told)
+
+    async def _walk(
+        self, track: Track, asked: str, server: AskedServer, ask: Ask | None, settle: Settle
+    ) -> None:
+        own = 0
+
+        def on_page(page: KeyPage) -> None:
+            nonlocal own
+            own += page.left_out
+            track.named += page.named
+            track.at(server.reader.named, int.from_bytes(server.reader.names, "little"), own)
+            self._on_page()
+
+        cursor = self._tracks.begin(track, asked, self._again)
+        if cursor is None:
+            return
+        await walk(
+            server,
+            self._match,
+            ask,
+            settle,
+            self._pace,
+            on_page,
+            self._enough,
+            cursor,
+            lambda: track.due,
+            lambda cursor: self._tracks.mark(track, cursor, self._again),
+        )
+        if not self._enough():
+            self._tracks.mark(track, None, self._again)
 
     async def _dialled(
         self,
@@ -182,9 +211,8 @@ class KeyWalks:
         here: Deployment,
         there: Deployment | None,
         db: int,
-    ) -> tuple[AskedServer, Callable[[], LookReader]]:
-        """The server whose names are walked over, and what has its reader; `there`: whose parts the
-        names are sorted by."""
+    ) -> AskedServer:
+        """The server whose names are walked over; `there`: whose parts the names are sorted by."""
         # Keys of the engine's own are left out at both ends.
         make = partial(
             LookReader, self._key, OWN_PREFIX if db == POSITION_DB else b"", share=self._share
@@ -194,7 +222,7 @@ class KeyWalks:
         server = AskedServer(shard.endpoint, make, here.fault, self._settings.timeout)
         await stack.enter_async_context(server)
         await server.select(db)
-        return server, lambda: server.reader
+        return server
 
     async def _others(self, stack: AsyncExitStack, there: Deployment, db: int) -> list[AskedServer]:
         found = []
@@ -229,37 +257,35 @@ class KeyWalks:
         return lambda part, names, first, last: (others[part].looks(names, first, last, EXISTS),)
 
     def _comparing(
-        self, comparer: LookComparer, server: AskedServer, others: Sequence[AskedServer], db: int
+        self, track: Track, server: AskedServer, others: Sequence[AskedServer], db: int
     ) -> Settle:
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
             one, other = looks
             server.allowed(one)
             others[part].allowed(other)
-            for index, _ in comparer.compare(names, first, one, other):
+            for index, _ in track.comparer.compare(names, first, one, other):
                 sizes = (each.size(index - first) for each in looks)
-                self._again.add(db, names.name(index), max(sizes))
+                self._again.add(db, names.name(index), track, max(sizes))
             if self._again.full:
                 await self._again.settle()
 
         return settle
 
-    def _comparing_names(
-        self, comparer: LookComparer, others: Sequence[AskedServer], db: int
-    ) -> Settle:
-        look_for = self._looking_for(others, db)
+    def _comparing_names(self, track: Track, others: Sequence[AskedServer], db: int) -> Settle:
+        look_for = self._looking_for(track, others, db)
 
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
             # The source has just named them.
-            comparer.compare(names, first, looks[0], looks[0])
+            track.comparer.compare(names, first, looks[0], looks[0])
             await look_for(part, names, first, looks)
 
         return settle
 
-    def _looking_for(self, others: Sequence[AskedServer], db: int) -> Settle:
+    def _looking_for(self, track: Track, others: Sequence[AskedServer], db: int) -> Settle:
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
             others[part].allowed(looks[0])
             for index in looks[0].absent:
-                self._again.add(db, names.name(first + index))
+                self._again.add(db, names.name(first + index), track)
             if self._again.full:
                 await self._again.settle()
 
@@ -281,5 +307,7 @@ async def _nothing(part: int, names: KeyNames, first: int, looks: Sequence[Looks
     pass
 
 
-def _untold(_: int) -> None:
-    pass
+def _names(tracks: Sequence[Track]) -> tuple[int, int]:
+    """How many names have come, and their digest."""
+    sums = sum((each.sums for each in tracks), Sums())
+    return sums.count, sums.names

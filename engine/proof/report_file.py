@@ -2,21 +2,24 @@
 
 The lines are a head, a line a difference or a key that was not compared, and a tail. Keys and
 values are anybody's: the page escapes all that it shows, loads nothing, and runs nothing.
+
+Until the comparison is at its end the lines are in a file of their own beside an older report,
+which they take the place of then.
 """
 
 from __future__ import annotations
 
+import fcntl
 import html
 import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from engine.errors import UsageError
-from engine.model.proof import ComparedServer, KeyDifference, NotCompared, ProofReport
+from engine.model.proof import ComparedServer, KeyDifference, NotCompared, ProofReport, moment
 
 _STYLE = (
     "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;"
@@ -33,20 +36,34 @@ _POLICY = (
 
 
 class ReportFile:
-    """The report at `path`, and the page beside it at `path`.html; made anew. Raises `UsageError`
-    where they cannot be written."""
+    """The report at `path`, and the page beside it at `path`.html; until its end at `path`.part.
+    Raises `UsageError` where they cannot be written, or another process writes them."""
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        # (A link goes on to lead to it.)
+        self._path = Path(os.path.realpath(path))
         self._failed = False
-        self._page = self._path.with_name(self._path.name + ".html")
+        self._page = self._beside(".html")
+        self._part = self._beside(".part")
+        self.state = self._beside(".state")
+        """Where a comparison that is cut off is found (`saved_proof`)."""
+        for each in (self._path, self._page):
+            if each.exists() and not each.is_file():
+                raise UsageError(f"the report {each} cannot be written: it is no file")
         try:
             # Keys and values are for nobody else. Whether it can be written is known before
             # anything is compared.
-            self._file: TextIO = _made(self._path)
-            _made(self._page).close()
+            self._file: TextIO = _opened(self._part)
         except OSError as error:
             raise _unwritten(path, error) from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UsageError(f"another process writes the report {path}") from None
+
+    def _beside(self, ending: str) -> Path:
+        return self._path.with_name(self._path.name + ending)
 
     def begin(
         self,
@@ -56,6 +73,10 @@ class ReportFile:
         began: float,
     ) -> None:
         """The head."""
+        try:
+            self._file.truncate(0)
+        except OSError as error:
+            raise _unwritten(str(self._path), error) from None
         self._line(
             {
                 "report": "verify",
@@ -84,16 +105,26 @@ class ReportFile:
         for name in ("differences", "not_compared"):
             del told[name]
         self._line({"result": told | {"sentence": report.sentence, "ended": moment(report.ended)}})
-        self.close()
+        part = self._beside(".html.part")
         try:
             # A glob of the command line may be no text.
-            self._page.write_text(page_of(report), encoding="utf-8", errors="backslashreplace")
+            with _opened(part) as page:
+                page.truncate(0)
+                page.write(page_of(report))
+            os.replace(part, self._page)
+            os.replace(self._part, self._path)
         except OSError as error:
-            raise _unwritten(str(self._page), error) from None
+            part.unlink(missing_ok=True)
+            raise _unwritten(str(self._path), error) from None
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Close the file; a second call does nothing. Lines without an end are removed unless the
+        comparison can go on."""
+        if self._file.closed:
+            return
         try:
+            if not self.state.exists():
+                self._part.unlink(missing_ok=True)
             self._file.close()
         except OSError as error:
             # (What was to be written was told of before, where that failed.)
@@ -120,7 +151,11 @@ def page_of(report: ProofReport) -> str:
             ("", ""),
             [
                 ("Began", moment(report.began)),
-                ("Took", f"{report.ended - report.began:,.1f} s"),
+                ("Took", f"{report.seconds:,.1f} s"),
+                *(
+                    ("Keys compared by", f"{moment(each.ended)}: {each.compared:,}")
+                    for each in (report.runs if len(report.runs) > 1 else ())
+                ),
                 *((_words(name), value) for name, value in report.settings.items()),
                 ("Keys compared", f"{report.compared:,}"),
                 ("Bytes of their values", f"{report.bytes:,}"),
@@ -181,11 +216,6 @@ def page_of(report: ProofReport) -> str:
     return "\n".join(parts) + "</html>\n"
 
 
-def moment(seconds: float) -> str:
-    """A time as ISO 8601 has it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
 def _table(header: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     head = ""
     if any(header):
@@ -205,8 +235,15 @@ def _words(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def _made(path: Path) -> TextIO:
-    return open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
+def _opened(path: Path) -> TextIO:
+    """For writing, as it is."""
+    return open(
+        path,
+        "a",
+        encoding="utf-8",
+        errors="backslashreplace",
+        opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600),
+    )
 
 
 def _unwritten(path: str, error: OSError) -> UsageError:

@@ -10,10 +10,11 @@ again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,10 +24,10 @@ from engine.errors import UsageError
 from engine.model import losses
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import POSITION_DB, POSITION_KEY
 from engine.model.proof import (
     NAMED_MOST,
     STOP_AT,
+    ComparedRun,
     KeyDifference,
     NotCompared,
     Outcome,
@@ -35,7 +36,6 @@ from engine.model.proof import (
     ProofSettings,
 )
 from engine.model.report import printable_key
-from engine.model.retry import Attempts, Deadline
 from engine.proof import long_values, repair
 from engine.proof.asked_server import AskedServer
 from engine.proof.deployment import (
@@ -45,18 +45,18 @@ from engine.proof.deployment import (
     describe,
     is_owned,
     look,
-    offset_in,
-    position_in,
     refuses,
-    replid_in,
     slots_moving,
     written,
 )
-from engine.proof.key_walks import TTL_BOUND_MS, KeyWalks
+from engine.proof.follower import Follower
+from engine.proof.key_walks import COMPARED, NAMED, TTL_BOUND_MS, KeyWalks
 from engine.proof.relinking import until_linked
 from engine.proof.report_file import ReportFile
+from engine.proof.saved_proof import SavedProof
 from engine.proof.second_looks import Found, SecondLooks, Servers, Side
 from engine.proof.shown_difference import shown
+from engine.proof.track import FoundKey, Track, Tracks
 from engine.proof.walk import Pace
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin, all_of
@@ -64,8 +64,6 @@ from engine.wire.control_connection import Admin, admin, all_of
 OnProgress = Callable[[ProofProgress], None]
 EXTENDED_MS = 100 * 365 * 86_400_000
 """By so much a migration that is under way may have extended an expire time on the target."""
-# A migration that follows is waited for so long, behind each look.
-_PASSED_SECONDS, _PASSED_PAUSE = 10.0, 0.02
 _LIBRARY = "library or index"
 
 
@@ -75,25 +73,63 @@ async def prove(
     settings: ProofSettings,
     *,
     report: str | None = None,
+    resume: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ProofReport:
     """Compare two deployments; nothing is written to either, but for `settings.repair`. `report`:
-    the path of a file of JSON lines, with a page beside it.
+    the path of a file of JSON lines, with a page beside it; with `resume` the comparison of that
+    report, which was cut off, goes on.
 
     Raises `LinkError`, `AuthError`, `ServerError` where an end cannot be asked, and `UsageError`
-    for a file that cannot be written, or a repair while a migration has the target.
+    for a file that cannot be written, a comparison to resume that is not there or was one of other
+    ends or settings, or a repair while a migration has the target.
     """
     for end in (source, target):
         if end.file_path is not None:
             raise UsageError("two servers are compared, and a file is none")
-    seed = int.from_bytes(os.urandom(8), "little") if settings.seed is None else settings.seed
-    settings = replace(settings, seed=seed)
-    file = None if report is None else ReportFile(report)
+    if report is None:
+        if resume:
+            raise UsageError("it takes the path of its report to go on with a comparison")
+        settings = _seeded(settings)
+        return await _Proof(source, target, settings, None, None, on_progress or _ignore).run()
+    file, saved = ReportFile(report), None
     try:
-        return await _Proof(source, target, settings, file, on_progress or _ignore).run()
+        if not resume:
+            settings = _seeded(settings)
+        saved = SavedProof(file.state, _head(source, target, settings), resume=resume)
+        settings = replace(settings, seed=saved.seed)
+        proof = _Proof(source, target, settings, file, saved, on_progress or _ignore)
+        try:
+            found = await proof.run()
+        except BaseException:
+            proof.save()
+            raise
+        saved.remove()
+        return found
     finally:
-        if file is not None:
-            file.close()
+        if saved is not None:
+            saved.close()
+        file.close()
+
+
+def _seeded(settings: ProofSettings) -> ProofSettings:
+    if settings.seed is not None:
+        return settings
+    return replace(settings, seed=int.from_bytes(os.urandom(8), "little"))
+
+
+def _head(source: Endpoint, target: Endpoint, settings: ProofSettings) -> dict[str, object]:
+    """What a comparison that goes on has to have in common with the one that was cut off."""
+    return {
+        "source": source.address,
+        "target": target.address,
+        "mode": settings.mode,
+        "match": settings.match,
+        "sample": settings.sample,
+        "seed": settings.seed,
+        "repair": settings.repair,
+        "address map": [str(pair) for pair in settings.addresses.pairs],
+    }
 
 
 class _Proof:
@@ -105,6 +141,7 @@ class _Proof:
         target: Endpoint,
         settings: ProofSettings,
         file: ReportFile | None,
+        saved: SavedProof | None,
         on_progress: OnProgress,
     ) -> None:
         self._named = source, target
@@ -117,15 +154,18 @@ class _Proof:
         self._began = time.time()
         self._clock = time.monotonic()
         self._progress = ProofProgress()
+        self._extended = 0
+        self._saved = saved
+        self._tracks = Tracks(saved, self._comparer, self._keep)
         # What was found.
-        self._comparers: list[LookComparer] = []
         self._differences: list[KeyDifference] = []
         self._different: dict[DbKey, tuple[str, ...]] = {}
         self._kinds: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
+        # Of each run.
+        self._found_by: Counter[int] = Counter()
         self._not_compared: list[NotCompared] = []
         self._left_out: list[str] = []
-        self._own = 0
         self._libraries = 0
         self._repaired: set[DbKey] = set()
         # Keys that cannot be told; and what is no key's, or a part of one, and cannot.
@@ -134,6 +174,10 @@ class _Proof:
         self._lacking: dict[int, str] = {}
         self._repairing = False
         self._decoder = ValueDecoder(self._key)
+        if saved is not None:
+            self._reasons.update(saved.reasons)
+            self._left_out += saved.left_out
+            self._began = saved.runs[0][0] if saved.runs else self._began
 
     async def run(self) -> ProofReport:
         """Compare."""
@@ -166,8 +210,8 @@ class _Proof:
             ):
                 self._unsure("both ends are one server, or have one in common")
             await self._moving(ends, admins)
-            extended = EXTENDED_MS if owned else 0
-            again = await self._second_looks(stack, ends, admins, asked, extended)
+            self._extended = EXTENDED_MS if owned else 0
+            again = await self._second_looks(stack, ends, admins, asked)
             self._tell("comparing", total=self._total(asked))
             found = [await until_linked(partial(databases, end)) for side in admins for end in side]
             walks = KeyWalks(
@@ -176,26 +220,36 @@ class _Proof:
                 self._key,
                 self._pace,
                 again,
-                extended,
-                lambda named: self._tell(keys=self._progress.keys + named, doubtful=len(again)),
+                self._tracks,
+                self._extended,
+                lambda: self._tell(
+                    keys=self._tracks.named, earlier=self._tracks.earlier, doubtful=len(again)
+                ),
                 lambda: self._stopped,
             )
-            await self._over(sorted(set().union(*found)), walks, admins)
-            self._comparers += walks.comparers
-            self._own = walks.own
+            await self._over(sorted(self._tracks.dbs.union(*found)), walks, admins)
             self._tell("looking again")
             await again.settle()
+            if settings.repair and not self._stopped:
+                # Behind it nothing tells that they differed.
+                self._tracks.mark_all(again)
             if settings.match is None:
                 await self._beside(admins)
             if settings.repair and self._different:
                 self._tell("repairing")
                 await self._repair(ends, admins, again)
+            await until_linked(partial(self._named_more, admins[0]))
             await until_linked(partial(self._moving, ends, admins))
             if [each.layout for each in ends] != [
                 each.layout for each in await until_linked(self._look)
             ]:
                 self._unsure("slots moved meanwhile: keys that moved may not have been compared")
             return self._report(asked, again)
+
+    def save(self) -> None:
+        """It is cut off: save what was compared. What is there holds where that fails."""
+        with contextlib.suppress(UsageError):
+            self._tracks.save_marked()
 
     async def _over(
         self, dbs: Sequence[int], walks: KeyWalks, admins: Sequence[Sequence[Admin]]
@@ -217,6 +271,18 @@ class _Proof:
         sides = Side(True, 0, None), Side(False, 0, None)
         kind = "extra" if there else "missing"
         self._found(Found(db, key, (kind,), sides[there], sides[1 - there]))
+
+    async def _named_more(self, source: Sequence[Admin]) -> None:
+        """Say how many names came that the source has no keys for by now: of keys that are gone,
+        or that SCAN has named twice, which it may while a table shrinks."""
+        if self._settings.match is not None or self._settings.sample < 1 or self._stopped:
+            return
+        keys = sum([(await end.info()).keys for end in source])
+        if (more := self._tracks.sums(COMPARED).named - keys) > 0:
+            self._leave_out(
+                f"{more:,} names that SCAN gave are of keys that are gone by now, or came twice: a "
+                "key that comes twice counts twice"
+            )
 
     async def _moving(self, ends: Sequence[Deployment], admins: Sequence[Sequence[Admin]]) -> None:
         """Slots that are being moved: their keys are at two nodes, or on the way."""
@@ -259,9 +325,8 @@ class _Proof:
         ends: tuple[Deployment, Deployment],
         admins: Sequence[Sequence[Admin]],
         asked: Sequence[Asked],
-        extended: int,
     ) -> SecondLooks:
-        limit = self._settings.timeout
+        limit, extended = self._settings.timeout, self._extended
 
         async def dialled(deployment: Deployment) -> list[AskedServer]:
             return [
@@ -318,19 +383,13 @@ class _Proof:
                 self._leave_out,
             )
 
-        if extended and (ends[0].told is not None or ends[1].told is not None):
-            self._leave_out("of a migration of clusters, how far its target is: it was not awaited")
+        follower = Follower(*admins)
 
         async def passed() -> bool:
-            if extended and ends[0].told is None and ends[1].told is None:
-                return await until_linked(partial(_passed, admins[0][0], admins[1][0]))
-            return True
+            return not extended or await until_linked(follower.passed)
 
-        comparer = LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=extended)
-        self._comparers.append(comparer)
         return SecondLooks(
             servers,
-            comparer,
             passed,
             lambda: until_linked(partial(written, [each for side in admins for each in side])),
             long_value,
@@ -338,33 +397,40 @@ class _Proof:
             self._pace,
         )
 
-    def _found(self, found: Found) -> None:
+    def _found(self, found: Found, track: Track | None = None) -> None:
         """A key differs, or it cannot be told whether it does."""
-        key = printable_key(found.key)
-        if found.kinds and found.reason:
-            # What is known of it outweighs the rest.
-            self._unsure(found.reason)
-        if not found.kinds:
-            if (found.db, found.key) in self._untold:
-                return
-            self._untold.add((found.db, found.key))
-            self._reasons[found.reason] += 1
-            unknown = NotCompared(found.db, key, found.reason)
-            if len(self._not_compared) < NAMED_MOST:
-                self._not_compared.append(unknown)
-            if self._file is not None:
-                self._file.not_compared(unknown)
+        name = found.db, found.key
+        if name in (self._different if found.kinds else self._untold):
             return
-        if (found.db, found.key) in self._different:
-            return
-        self._different[found.db, found.key] = found.kinds
-        if self._repairing:
+        if found.kinds and self._repairing:
             # It stays different, as was told.
+            self._different[name] = found.kinds
             return
-        self._kinds.update(found.kinds)
-        difference = KeyDifference(found.db, key, found.kinds, *shown(found, self._decoder))
-        self._name(difference)
-        self._tell(different=len(self._different))
+        ends = shown(found, self._decoder) if found.kinds else ("", "")
+        key = FoundKey(*name, found.kinds, *ends, found.reason, self._tracks.run)
+        self._keep(key)
+        if track is not None:
+            self._tracks.found(track, key)
+
+    def _keep(self, found: FoundKey) -> None:
+        """A key was found, by this run or by an earlier one."""
+        key = printable_key(found.key)
+        if found.reason:
+            # (What is known of it, if anything is, outweighs the rest.)
+            self._reasons[found.reason] += 1
+        if found.kinds:
+            self._different[found.db, found.key] = found.kinds
+            self._found_by[found.run] += 1
+            self._kinds.update(found.kinds)
+            self._name(KeyDifference(found.db, key, found.kinds, found.source, found.target))
+            self._tell(different=len(self._different))
+            return
+        self._untold.add((found.db, found.key))
+        unknown = NotCompared(found.db, key, found.reason)
+        if len(self._not_compared) < NAMED_MOST:
+            self._not_compared.append(unknown)
+        if self._file is not None:
+            self._file.not_compared(unknown)
 
     def _name(self, difference: KeyDifference) -> None:
         if len(self._differences) < NAMED_MOST:
@@ -407,7 +473,7 @@ class _Proof:
         untold, self._untold = self._untold, set()
         self._repairing = True
         for db, key in keys:
-            again.add(db, key)
+            again.add(db, key, self._tracks.track("repaired", db, 0))
         await again.settle()
         self._repairing = False
         left, self._different = self._different, before
@@ -432,17 +498,21 @@ class _Proof:
     def _unsure(self, why: str) -> None:
         """Something was not compared that may differ."""
         self._reasons[why] += 1
+        if self._saved is not None:
+            self._saved.reasons[why] = self._saved.reasons.get(why, 0) + 1
 
     def _leave_out(self, what: str) -> None:
         """Say once what was left out."""
         if what not in self._left_out:
             self._left_out.append(what)
+            if self._saved is not None:
+                self._saved.left_out.append(what)
+
+    def _comparer(self) -> LookComparer:
+        return LookComparer(self._key, ttl_bound=TTL_BOUND_MS, extended=self._extended)
 
     def _report(self, asked: Sequence[Asked], again: SecondLooks) -> ProofReport:
-        sums = [0, 0]
-        for comparer in self._comparers:
-            for end, digest in enumerate(comparer.digests):
-                sums[end] += int.from_bytes(digest, "little")
+        sums = self._tracks.sums()
         if self._stopped:
             self._unsure("there are so many of them that the rest was not looked at")
         libraries = self._kinds[_LIBRARY]
@@ -452,9 +522,9 @@ class _Proof:
             outcome = "different"
         elif self._reasons:
             outcome = "unknown"
-        equal = sum(each.equal for each in self._comparers)
-        if self._own:
-            self._left_out.append(f"{self._own:,} keys of the engine's own on the target")
+        # The engine's own are where a migration keeps them.
+        if own := self._tracks.sums(NAMED).own:
+            self._left_out.append(f"{own:,} keys of the engine's own on the target")
         if self._settings.sample < 1:
             self._left_out.append(
                 f"keys that are not of the share of {self._settings.sample:g} that was chosen"
@@ -474,25 +544,34 @@ class _Proof:
             asked[1].servers,
             self._began,
             time.time(),
-            compared=equal + len(self._different) - len(self._repaired),
-            bytes=sum(each.values for each in self._comparers),
+            compared=sum(sums.equal.values()) + len(self._different) - len(self._repaired),
+            bytes=sums.values,
             different=len(self._different) + libraries,
-            resolved=again.resolved - len(self._repaired),
+            resolved=sums.resolved - len(self._repaired),
             unknown=len(self._untold),
             repaired=len(self._repaired),
             libraries=self._libraries,
             stopped=self._stopped,
             kinds={name: count for name, count in self._kinds.items() if count},
             reasons=dict(self._reasons),
-            digests=tuple(f"{each % (1 << 128):032x}" for each in sums),  # type: ignore[arg-type]
+            digests=(f"{sums.source:032x}", f"{sums.target:032x}"),
             differences=tuple(self._differences),
             not_compared=tuple(self._not_compared),
             left_out=tuple(self._left_out),
+            runs=self._runs(sums.equal),
         )
         if self._file is not None:
             self._file.end(report)
         self._tell("done")
         return report
+
+    def _runs(self, equal: Mapping[int, int]) -> tuple[ComparedRun, ...]:
+        by_run = Counter(equal) + self._found_by
+        # Those that were repaired are among the equal ones as well.
+        by_run[self._tracks.run] -= len(self._repaired)
+        if self._saved is not None:
+            return self._saved.told(by_run)
+        return (ComparedRun(self._began, time.time(), by_run[0]),)
 
     def _tell(self, step: str | None = None, **changes: int) -> None:
         self._progress = replace(
@@ -503,29 +582,6 @@ class _Proof:
             **changes,
         )
         self._on_progress(self._progress)
-
-
-async def _passed(source: Admin, target: Admin) -> bool:
-    """Wait until the target's position has passed the source's offset of now, for a while; whether
-    it has."""
-    told = await source.call("INFO", "replication")
-    offset = offset_in(told)
-    if offset is None:
-        return True
-    replid = replid_in(told)
-    deadline = Deadline(_PASSED_SECONDS, _PASSED_PAUSE)
-    target.choose(POSITION_DB)
-    async for attempt in Attempts(deadline):
-        value = await target.call("GET", POSITION_KEY)
-        found = position_in(value)
-        if found is None or found.opened or found.position is None:
-            return True
-        if found.position.offset >= offset and found.position.replid == replid:
-            return True
-        if not deadline.left:
-            return False
-        attempt.failed("the target has not passed the offset")
-    return False
 
 
 def _ignore(_: ProofProgress) -> None:

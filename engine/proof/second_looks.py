@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from engine import _native
-from engine._native import KeyNames, LookComparer, Looks, ValueDecoder, module_type
+from engine._native import KeyNames, Looks, ValueDecoder, module_type
 from engine.model.db_key import DbKey
 from engine.model.hyperloglog import registers
 from engine.model.modules import made_by
@@ -28,6 +28,7 @@ from engine.model.server import ServerInfo
 from engine.proof.asked_server import AskedServer, question
 from engine.proof.deployment import Deployment
 from engine.proof.relinking import until_linked
+from engine.proof.track import Track
 from engine.proof.walk import Pace
 
 PAUSES = (0.1, 0.3, 0.6, 1.5, 3.0, 5.0)
@@ -78,8 +79,9 @@ class Found:
     reason: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Doubt:
+    track: Track
     steady: int = 0
     state: bytes = b""
     expire_at: int | None = None
@@ -93,6 +95,7 @@ class _Look:
     """What one look at a key at both ends has come to: `bits` as the core tells them; its looks are
     those of the number `index`."""
 
+    doubt: _Doubt
     bits: int
     state: bytes
     found: Found
@@ -148,20 +151,18 @@ LongValues = Callable[[int, bytes], Awaitable[tuple[int, bytes]]]
 
 
 class SecondLooks:
-    """The keys in doubt. `comparer` counts those that are equal after all."""
+    """The keys in doubt. Those that are equal after all count where they were walked over."""
 
     def __init__(
         self,
         servers: Servers,
-        comparer: LookComparer,
         passed: Passed,
         written: Written,
         long_values: LongValues,
-        on_found: Callable[[Found], None],
+        on_found: Callable[[Found, Track], None],
         pace: Pace,
     ) -> None:
         self._servers = servers
-        self._comparer = comparer
         self._passed = passed
         self._pace = pace
         # Whether the target had passed the source's offset behind the look before.
@@ -174,8 +175,6 @@ class SecondLooks:
         self._decoder = ValueDecoder(servers.key)
         self._busy = asyncio.Lock()
         self._bytes = 0
-        self.resolved = 0
-        """Keys that did not differ when they were looked at again."""
 
     def __len__(self) -> int:
         return len(self._doubts)
@@ -185,11 +184,24 @@ class SecondLooks:
         """There are so many that they are to be settled before others come."""
         return len(self._doubts) >= _KEYS_MOST or self._bytes >= _BYTES_MOST
 
-    def add(self, db: int, key: bytes, size: int = _UNREAD_BYTES) -> None:
-        """A key seems to differ; `size`: bytes of its value, at the end where it is longer."""
+    def add(self, db: int, key: bytes, track: Track, size: int = _UNREAD_BYTES) -> None:
+        """A key of this walk seems to differ; `size`: bytes of its value, at the end where it is
+        longer."""
         if (db, key) not in self._doubts:
-            self._doubts[db, key] = _Doubt(size=size)
+            self._doubts[db, key] = _Doubt(track, size=size)
             self._bytes += len(key)
+
+    def doubts_of(self, track: Track) -> Iterator[tuple[bytes, int]]:
+        """Those of a walk, with the size of their values."""
+        for (_, key), doubt in self._doubts.items():
+            if doubt.track is track:
+                yield key, doubt.size
+
+    def drop(self, track: Track) -> None:
+        """Forget those of a walk: it comes by them again."""
+        for name in [name for name, each in self._doubts.items() if each.track is track]:
+            del self._doubts[name]
+        self._bytes = sum(len(key) for _, key in self._doubts)
 
     async def settle(self) -> None:
         """Look at all of them until it is known. Raises `EngineError`."""
@@ -208,11 +220,12 @@ class SecondLooks:
                 await until_linked(partial(self._round, names))
                 self._counts = await self._passed()
             for name in names:
-                if (doubt := self._doubts.pop(name, None)) is not None:
-                    last = doubt.last
-                    assert last is not None
+                doubt = self._doubts.get(name)
+                # (One that has not been looked at is in doubt again since then.)
+                if doubt is not None and (last := doubt.last) is not None:
+                    del self._doubts[name]
                     why = BEHIND if doubt.behind else RESTLESS
-                    self._on_found(replace(last, kinds=(), reason=last.reason or why))
+                    self._on_found(replace(last, kinds=(), reason=last.reason or why), doubt.track)
             self._bytes = sum(len(key) for _, key in self._doubts)
 
     async def _round(self, names: Iterable[DbKey]) -> None:
@@ -223,23 +236,20 @@ class SecondLooks:
                 by_db[db].append(key)
         for db, keys in by_db.items():
             await self._servers.choose(db)
-            self._comparer.db = db
             async for looks in self._look(db, keys):
                 for look in looks:
                     self._judge(look)
 
     def _judge(self, look: _Look) -> None:
-        found = look.found
+        found, doubt = look.found, look.doubt
         name = found.db, found.key
-        doubt = self._doubts[name]
-        if not look.bits:
-            del self._doubts[name]
-            self.resolved += 1
+        if self._doubts.get(name) is not doubt:
+            # The walk that came by it has begun anew.
             return
         if found.reason.startswith("NOPERM"):
             # No look says another thing.
             del self._doubts[name]
-            self._on_found(found)
+            self._on_found(found, doubt.track)
             return
         same = doubt.last is not None and doubt.state == look.state
         if same and _moved(doubt.expire_at, found.source.expire_at):
@@ -254,18 +264,27 @@ class SecondLooks:
         if doubt.steady >= self._needed:
             del self._doubts[name]
             for target, looks in enumerate(look.looks):
-                self._comparer.add(look.names, look.index, looks, look.index, target=bool(target))
-            self._on_found(look.with_values)
+                doubt.track.comparer.add(
+                    look.names, look.index, looks, look.index, target=bool(target)
+                )
+            self._on_found(look.with_values, doubt.track)
+
+    def _equal(self, name: DbKey, track: Track) -> None:
+        """A key does not differ; counted, and in doubt no more, at one moment: a walk may be marked
+        at the next one."""
+        del self._doubts[name]
+        track.resolved += 1
 
     async def _look(self, db: int, keys: Iterable[bytes]) -> AsyncIterator[list[_Look]]:
         """One look at each of the keys, in the database that is chosen."""
         ends = self._servers.ends
-        by_part: dict[tuple[int, int], list[bytes]] = defaultdict(list)
+        by_part: dict[tuple[Track, int, int], list[bytes]] = defaultdict(list)
         for key in keys:
-            by_part[ends[0].part_of(key), ends[1].part_of(key)].append(key)
-        for (one, other), of_parts in by_part.items():
+            if (doubt := self._doubts.get((db, key))) is not None:
+                by_part[doubt.track, ends[0].part_of(key), ends[1].part_of(key)].append(key)
+        for (track, one, other), of_parts in by_part.items():
             for portion in self._portions(db, of_parts):
-                yield await self._look_at(db, portion, one, other)
+                yield await self._look_at(db, portion, track, one, other)
 
     def _portions(self, db: int, keys: Iterable[bytes]) -> Iterator[list[bytes]]:
         """So many of them as are asked for at once."""
@@ -282,8 +301,15 @@ class SecondLooks:
         if portion:
             yield portion
 
-    async def _look_at(self, db: int, keys: list[bytes], one: int, other: int) -> list[_Look]:
+    async def _look_at(
+        self, db: int, keys: list[bytes], track: Track, one: int, other: int
+    ) -> list[_Look]:
+        """Of those that differ; the others are counted."""
         servers = self._servers
+        doubts = {key: each for key in keys if (each := self._doubts.get((db, key))) is not None}
+        keys = [key for key, each in doubts.items() if each.track is track]
+        if not keys:
+            return []
         source, target = servers.source[one], servers.target[other]
         names = KeyNames(keys)
         mode = servers.settings.mode
@@ -295,25 +321,33 @@ class SecondLooks:
             )
         )
         await self._pace.read(ours.nbytes + theirs.nbytes)
-        bits = dict(self._comparer.compare(names, 0, ours, theirs))
-        looks = []
+        if any(self._doubts.get((db, key)) is not doubts[key] for key in keys):
+            # The walk has begun anew meanwhile, and counts anew.
+            return []
+        bits = dict(track.comparer.compare(names, 0, ours, theirs))
         for index, key in enumerate(keys):
-            differs = bits.get(index, 0)
+            if index not in bits:
+                self._equal((db, key), track)
+        looks = []
+        for index, differs in bits.items():
+            key = keys[index]
             if differs & _native.DIFFERS_REFUSED and len(keys) > 1:
                 # What a run tells is why the first of its keys was refused.
-                looks += await self._look_at(db, [key], one, other)
+                looks += await self._look_at(db, [key], track, one, other)
                 continue
             state = ours.state(index, servers.key)
             if differs & _native.DIFFERS_NOT_HELD:
                 more, state = await self._long_values(db, key)
                 differs = differs & ~_native.DIFFERS_NOT_HELD | more
-                if not differs:
-                    self._comparer.count_equal(names, index, ours, index)
             elif differs == _native.DIFFERS_VALUE and self._same_registers(ours, theirs, index):
                 differs = 0
-                self._comparer.count_equal(names, index, ours, index)
             elif differs & _native.DIFFERS_NOT_DECODED and self._says_all(key, ours, theirs, index):
                 differs = differs & ~_native.DIFFERS_NOT_DECODED | _native.DIFFERS_VALUE
+            if not differs:
+                if self._doubts.get((db, key)) is doubts[key]:
+                    track.comparer.count_equal(names, index, ours, index)
+                    self._equal((db, key), track)
+                continue
             reason = ""
             if differs & _native.DIFFERS_NOT_DECODED:
                 reason = UNDECODED
@@ -322,7 +356,7 @@ class SecondLooks:
             kinds = tuple(name for bit, name in _BITS if differs & bit)
             sides = (_side(ours, index), _side(theirs, index))
             found = Found(db, key, kinds, *sides, reason)
-            looks.append(_Look(differs, state, found, names, (ours, theirs), index))
+            looks.append(_Look(doubts[key], differs, state, found, names, (ours, theirs), index))
         return looks
 
     def _same_registers(self, ours: Looks, theirs: Looks, index: int) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine._native import KeyNames, Looks
+from engine._native import KeyNames, KeyPage, Looks
 from engine.proof.asked_server import AskedServer
 
 _RUN_BYTES = 1 << 20
@@ -83,13 +83,17 @@ async def walk(
     ask: Ask | None,
     settle: Settle,
     pace: Pace,
-    on_named: Callable[[int], Any],
+    on_page: Callable[[KeyPage], Any],
     enough: Callable[[], bool],
-) -> int:
-    """Walk over the keys of the database that is chosen; `ask` None: over their names alone.
-    `on_named` is told how many names have come, and where it is `enough` the walk ends. How many
-    were the engine's own. Raises `EngineError`."""
-    own, length = 0, RunLength()
+    cursor: int = 0,
+    due: Callable[[], bool] = lambda: False,
+    on_mark: Callable[[int], Any] = lambda _: None,
+) -> None:
+    """Walk over the keys of the database that is chosen, from the page of this cursor on; `ask`
+    None: over their names alone. `on_page` is told of each page that is done with, and where it is
+    `enough` the walk ends. Where it is `due` the next page is asked for once all keys before it are
+    settled, and `on_mark` is told its cursor. Raises `EngineError`."""
+    length = RunLength()
     under_way: deque[_Run] = deque()
     keys = 0
 
@@ -102,11 +106,13 @@ async def walk(
         await settle(run.part, run.names, run.first, looks)
         await pace.read(sum(each.nbytes for each in looks))
 
-    next_page: asyncio.Future[Any] | None = server.page(0, match)
+    next_page: asyncio.Future[KeyPage] | None = server.page(cursor, match)
     while next_page is not None and not enough():
         page = await next_page
-        next_page = server.page(page.cursor, match) if page.cursor else None
-        own += page.left_out
+        # The digest of names counts a page as soon as it has come.
+        marked = bool(page.cursor) and due()
+        await pace.read(page.nbytes)
+        next_page = server.page(page.cursor, match) if page.cursor and not marked else None
         for part, names in enumerate(page.names if ask is not None else ()):
             assert ask is not None
             first = 0
@@ -119,9 +125,13 @@ async def walk(
                 first = last
                 while keys >= _UNDER_WAY * length.keys or len(under_way) >= _RUNS_MOST:
                     await settle_first()
-        on_named(page.named)
+        on_page(page)
+        if marked:
+            while under_way:
+                await settle_first()
+            on_mark(page.cursor)
+            next_page = server.page(page.cursor, match)
     while under_way:
         await settle_first()
     if next_page is not None:
         await next_page
-    return own

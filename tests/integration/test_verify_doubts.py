@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from benches.support.clusters import Cluster, node_id, slot_of
 from benches.support.waiting import wait_for
 from engine.errors import UsageError
 from engine.model.position import StreamPosition, TargetPosition
-from engine.proof import repair, run, second_looks
+from engine.proof import follower, repair, run, second_looks
 from tests.integration.test_verify_verb import verify
 from tests.support.servers import ServerFactory, known, url_of
 
@@ -182,7 +183,7 @@ def test_a_migration_that_is_far_behind(
     here.client().set("key", "new")
     there.client().set("key", "old")
     told = here.client().info("replication")
-    monkeypatch.setattr(run, "_PASSED_SECONDS", 0.1)
+    monkeypatch.setattr(follower, "_PASSED_SECONDS", 0.1)
     for offset, outcome in ((1, "unknown"), (told["master_repl_offset"] + 10**6, "different")):
         at = TargetPosition("token", StreamPosition(told["master_replid"], offset), "engine")
         there.client().set("startmigration:position", at.encode())
@@ -190,6 +191,34 @@ def test_a_migration_that_is_far_behind(
         assert found.outcome == outcome
         if outcome == "unknown":
             assert list(found.reasons) == [second_looks.BEHIND]
+
+
+def test_each_lane_of_a_migration_is_awaited(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """One that is behind is enough, and so is a shard of the source that no lane follows."""
+    monkeypatch.setattr(follower, "_PASSED_SECONDS", 0.1)
+    with Cluster.start(known("redis-7.0"), primaries=2, replicas=1) as cluster:
+        there = server_factory(known("redis-7.0"))
+        cluster.owner(slot_of("key")).client().set("key", "new")
+        there.client().set("key", "old")
+        ids = [each.client().info("replication")["master_replid"] for each in cluster.primaries]
+        far = 10**9
+        for offsets, outcome in (
+            ((far, far), "different"),
+            ((far, 1), "unknown"),
+            ((far, None), "unknown"),
+        ):
+            for lane, (replid, offset) in enumerate(zip(ids, offsets, strict=True)):
+                name = f"startmigration:position:{lane}"
+                there.client().delete(name)
+                if offset is not None:
+                    at = TargetPosition("token", StreamPosition(replid, offset), "engine")
+                    there.client().set(name, at.encode())
+            found = verify(cluster, there)
+            assert found.outcome == outcome
+            if outcome == "unknown":
+                assert list(found.reasons) == [second_looks.BEHIND]
 
 
 def test_fields_whose_ttls_a_migration_has_extended(
@@ -220,7 +249,7 @@ def test_one_server_by_two_names(server_factory: ServerFactory) -> None:
 
 
 def test_what_is_known_of_a_key_outweighs_what_is_not() -> None:
-    proof = run._Proof(None, None, run.ProofSettings(seed=1), None, lambda _: None)  # type: ignore[arg-type]
+    proof = run._Proof(None, None, run.ProofSettings(seed=1), None, None, lambda _: None)  # type: ignore[arg-type]
     side = second_looks.Side(True, 10, 1)
     proof._found(second_looks.Found(0, b"key", ("TTL",), side, side, second_looks.UNDECODED))
     assert (len(proof._different), len(proof._untold)) == (1, 0)
@@ -256,6 +285,14 @@ def test_output_that_cannot_be_written(server_factory: ServerFactory, tmp_path: 
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (2, b"")
     report = tmp_path / "report"
+    ended = subprocess.run(
+        [*verb, "--report", str(report)],
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+    assert ended.returncode == 2
+    assert b"cannot be written: File too large" in ended.stderr
     report.symlink_to("/dev/full")
-    with pytest.raises(UsageError, match="cannot be written: No space left"):
+    with pytest.raises(UsageError, match="cannot be written: it is no file"):
         verify(here, there, report)

@@ -20,7 +20,7 @@ from engine import Engine
 from engine.cli import app
 from engine.errors import AuthError, LinkError, UsageError
 from engine.model.endpoint import Endpoint
-from engine.model.proof import ProofReport, ProofSettings
+from engine.model.proof import ProofProgress, ProofReport, ProofSettings
 from tests.support.servers import End, ServerFactory, known, url_of
 
 SABOTAGES = 1_000 if os.environ.get("ENGINE_SOAK") else 60
@@ -310,6 +310,37 @@ def test_a_sample_a_match_and_a_rate(server_factory: ServerFactory) -> None:
     assert verify(here, there, match="hash:*").outcome == "equal"
     slow = verify(here, there, match="s*", rate=300_000)
     assert slow.ended - slow.began > 0.2
+
+
+def test_a_rate_holds_for_names(server_factory: ServerFactory) -> None:
+    here, there = server_factory(), server_factory()
+    for server in (here, there):
+        fill(server.client(), 3_000, 0)
+    # What is read is some 15 bytes a name at the source, and as many at the target.
+    slow = verify(here, there, mode="count", sample=0.001, rate=60_000)
+    assert 0.5 < slow.ended - slow.began < 10
+
+
+def test_a_table_that_shrinks_meanwhile(server_factory: ServerFactory) -> None:
+    """Names come that are gone, or come twice: the report says how many."""
+    here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    for server in (here, there):
+        server.client().mset({f"key:{n}": n for n in range(20_000)})
+    gone = [f"key:{n}" for n in range(19_900)]
+    over = threading.Event()
+
+    def remove(progress: ProofProgress) -> None:
+        if progress.keys > 8_000 and not over.is_set():
+            over.set()
+            for server in (here, there):
+                server.client().unlink(*gone)
+
+    ends = (Endpoint.parse(url_of(each)) for each in (here, there))
+    found = Engine().sync.verify(*ends, on_progress=remove)
+    assert over.is_set()
+    assert (found.outcome, here.client().dbsize()) == ("equal", 100)
+    (told,) = (each for each in found.left_out if "names that SCAN gave" in each)
+    assert 7_000 < int(told.split()[0].replace(",", "")) < 20_000
 
 
 def test_links_that_are_lost(server_factory: ServerFactory) -> None:
