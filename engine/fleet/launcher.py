@@ -65,6 +65,13 @@ class WorkerLauncher(Launcher, Protocol):
         """
         ...
 
+    def verify(
+        self, registry: Registry, group_id: str, *, credentials: Credentials | None = None
+    ) -> None:
+        """Start what verifies the group, as the state asks for. `credentials` as for `launch`.
+        Raises `EngineError` where it cannot be started, and `StateError`."""
+        ...
+
 
 def open_registry(state: str | None = None) -> Registry:
     """The state that `state` names (see `Registry`), which asks the launchers which of their

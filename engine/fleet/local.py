@@ -53,6 +53,12 @@ class LocalProcesses:
         """Start the process that disconnects clients, if the state wants it."""
         return disconnect_clients(registry, group_id, credentials=credentials, grace=grace)
 
+    def verify(
+        self, registry: Registry, group_id: str, *, credentials: Credentials | None = None
+    ) -> None:
+        """Start the detached process that verifies the group (`fleet.verifier`)."""
+        _spawn(registry, group_id, "engine.fleet.verifier", credentials)
+
     def ours(self, worker: Worker) -> bool:
         """Whether it ran on this machine."""
         return worker.host == socket.gethostname()

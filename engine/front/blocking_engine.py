@@ -48,6 +48,7 @@ class BlockingEngine:
     release_source = _blocking(Engine.release_source)
     disconnect_clients = _blocking(Engine.disconnect_clients)
     resume_migration = _blocking(Engine.resume_migration)
+    verify_replication_group = _blocking(Engine.verify_replication_group)
     describe_replication_groups = _blocking(Engine.describe_replication_groups)
     describe_events = _blocking(Engine.describe_events)
     page_events = _blocking(Engine.page_events)

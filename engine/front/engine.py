@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from engine.front import client_disconnection, migration_wait, one_command_migration, operations
+from engine.front import (
+    client_disconnection,
+    group_verification,
+    migration_wait,
+    one_command_migration,
+    operations,
+)
 from engine.front.service_context import ServiceContext
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -184,6 +190,39 @@ class Engine:
         """
         return await operations.resume(
             self._services, replication_group_id, changed(**changes), accept_source_loss
+        )
+
+    async def verify_replication_group(
+        self,
+        replication_group_id: str,
+        customer_node_endpoint_list: CustomerNodeEndpointList | None = None,
+        *,
+        mode: str | None = None,
+        match: str | None = None,
+        rate: int | None = None,
+        resume: bool = False,
+        stop: bool = False,
+    ) -> dict[str, Any]:
+        """Start a worker process that compares every key of the group with those of a source (None:
+        what its migration has, or had); return at once. Nothing is written to either.
+
+        `mode`, `match` and `rate` are those of `ProofSettings`. `resume` goes on with one that was
+        stopped or killed: what it has compared is not compared again. `stop` stops the one that is
+        under way. The member `Verification` of the group tells how far it is and what it has found;
+        the whole report is `verification-GROUP.jsonl` in the folder of the state.
+
+        Returns {"ReplicationGroup", "Message"}. Raises `ReplicationGroupNotFoundFault`,
+        `InvalidReplicationGroupStateFault` while the group is being verified,
+        `InvalidParameterValueException`, `InvalidParameterCombinationException`.
+        """
+        given = {"mode": mode, "match": match, "rate": rate}
+        return await group_verification.verify(
+            self._services,
+            replication_group_id,
+            customer_node_endpoint_list,
+            {name: value for name, value in given.items() if value is not None},
+            resume,
+            stop,
         )
 
     async def describe_replication_groups(

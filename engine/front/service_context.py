@@ -76,11 +76,13 @@ class ServiceContext:
 
     def shape(self, group: GroupRecord, transfer: TransferRecord | None) -> dict[str, Any]:
         """A `ReplicationGroup`."""
-        from engine.front import client_disconnection, response_shapes
+        from engine.front import client_disconnection, group_verification, response_shapes
 
         shape = response_shapes.replication_group(group, transfer, self.credentials)
         if transfer is not None and transfer.source_clients is not None:
             shape["SourceClients"] = client_disconnection.shape(transfer.source_clients, group.id)
+        if group.verification is not None:
+            shape["Verification"] = group_verification.shape(group.verification)
         return shape
 
     async def answer(self, group_id: str) -> dict[str, Any]:

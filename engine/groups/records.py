@@ -21,6 +21,21 @@ CONNECT: that one asks the target first, which may be open."""
 
 
 @dataclass(frozen=True, slots=True)
+class VerificationRecord:
+    """A group's newest verification. `asked` is how it compares; `progress` and `result` are as the
+    process that does it has told (`fleet.verifier`), `result` None until its end. `goes_on`: a
+    living process does it, or one is just starting."""
+
+    source_url: str
+    asked: dict[str, Any]
+    began_at: float
+    ended_at: float | None
+    progress: dict[str, Any]
+    result: dict[str, Any] | None
+    goes_on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRecord:
     """A replication group. `created_at` is seconds since the epoch; `engine` is what its servers
     run ("redis", "valkey"), None where that is not known (yet)."""
@@ -34,6 +49,8 @@ class GroupRecord:
     engine: str | None = None
     shards: tuple[GroupShard, ...] = ()
     """Those of a cluster, as it has told last; none where it is no cluster, or was not asked."""
+    verification: VerificationRecord | None = None
+    """The newest one; it comes where the group is read to be shown alone."""
 
     @property
     def primary(self) -> Endpoint:

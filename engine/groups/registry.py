@@ -20,7 +20,7 @@ from engine.errors import (
     ReplicationGroupAlreadyUnderMigrationFault,
     ReplicationGroupNotFoundFault,
 )
-from engine.groups import disconnections, schema
+from engine.groups import disconnections, schema, verifications
 from engine.groups.claimed import ClaimedTransfer
 from engine.groups.lease import Witness, Worker, no_witness
 from engine.groups.records import KILLED, EventRecord, GroupRecord, TransferRecord
@@ -142,7 +142,9 @@ class Registry:
         Raises `ReplicationGroupNotFoundFault`.
         """
         with self.store.read() as connection:
-            return group_by_id(connection, group_id), newest_transfer(connection, group_id)
+            group = group_by_id(connection, group_id)
+            verified = verifications.found(connection, [group_id]).get(group_id)
+            return replace(group, verification=verified), newest_transfer(connection, group_id)
 
     def list(
         self, *, after: str = "", limit: int | None = 100
@@ -158,8 +160,11 @@ class Registry:
             more = None
             if limit is not None and len(found) > limit:
                 found, more = found[:limit], found[limit - 1].id
-            newest = newest_transfers(connection, [group.id for group in found])
-        return [(group, newest.get(group.id)) for group in found], more
+            ids = [group.id for group in found]
+            newest = newest_transfers(connection, ids)
+            verified = verifications.found(connection, ids)
+        shown = [replace(group, verification=verified.get(group.id)) for group in found]
+        return [(group, newest.get(group.id)) for group in shown], more
 
     def under_migration(self) -> builtins.list[tuple[GroupRecord, TransferRecord]]:
         """Every group that is under migration, with its transfer."""

@@ -2,7 +2,7 @@
 
     replication_groups 1─n migrations 1─n lanes n─1 leases
                      └─1 shards             ├─1 checkpoints
-                              │             └─1 lane_plans
+                     └─1 verifications      └─1 lane_plans
                               └─n events, numbered
 
 A migration begins with a start and is over for good once it is done, failed or forced; a group has
@@ -200,6 +200,29 @@ disconnections = Table(
     Column("process", _JSON),
     Column("heartbeat_at", Float, nullable=False),
     Column("clients", _JSON, nullable=False),
+)
+
+# The newest verification of a group, and the process that does it (`verifications`).
+verifications = Table(
+    "verifications",
+    metadata,
+    Column(
+        "group_id",
+        ForeignKey("replication_groups.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("number", Integer, nullable=False),
+    Column("source_url", Text, nullable=False),
+    # How the keys are compared, by the names of `model.proof.ProofSettings`; and `resume`.
+    Column("asked", _JSON, nullable=False),
+    Column("began_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("stop", Boolean, nullable=False),
+    # `lease.Worker`, and when it last wrote, by the clock of the database.
+    Column("process", _JSON),
+    Column("heartbeat_at", Float, nullable=False),
+    Column("progress", _JSON, nullable=False),
+    Column("result", _JSON),
 )
 
 # No foreign keys: a group's events outlive it, as ElastiCache's do.

@@ -39,6 +39,9 @@ class Actors:
     def disconnect_clients(self, *_: object, **__: object) -> bool:
         return False
 
+    def verify(self, *_: object, **__: object) -> None:
+        pass
+
     def ours(self, worker: Worker) -> bool:
         return "actor" in worker.detail
 

@@ -11,6 +11,7 @@ import { toneOf } from "./group-list.js";
 import { Shards } from "./shards.js";
 import { StartForm } from "./start-form.js";
 import { Track } from "./track.js";
+import { GroupVerification } from "./verification.js";
 
 /** A view of the group `id`; `update` is called with each state, and each second. */
 export class GroupView {
@@ -39,6 +40,7 @@ export class GroupView {
   #result = new Result();
   #cutOver;
   #start;
+  #verification;
   #reached = null;
   node;
 
@@ -48,6 +50,7 @@ export class GroupView {
     this.#name = el("h2", { tabindex: "-1" }, id);
     this.#cutOver = new CutOver(app, id);
     this.#start = new StartForm(app, id);
+    this.#verification = new GroupVerification(app, id);
     this.#head = el(
       "section",
       { class: "card hero", "aria-label": `Migration of ${id}` },
@@ -62,7 +65,8 @@ export class GroupView {
     const side = el("div", { class: "side" }, this.#cutOver.node, this.#counters.node);
     this.#after = el("div", { class: "buttons" }, this.#unblockButton, this.#stopClients);
     this.#result.node.append(this.#after);
-    const left = [this.#result.node, this.#start.node, this.#shards.node, this.#charts.node, this.#events.node];
+    const left = [this.#result.node, this.#start.node, this.#verification.node, this.#shards.node];
+    left.push(this.#charts.node, this.#events.node);
     const columns = el("div", { class: "columns" }, el("div", { class: "wide" }, ...left), side);
     this.node = el("div", { class: "view" }, this.#head, columns);
     this.#side = side;
@@ -84,6 +88,7 @@ export class GroupView {
     this.#when(migration, details, now);
     this.#progress(migration, details);
     this.#shards.update(migration && details, now);
+    this.#verification.update(group.Verification ?? null, details, this.#app.may("migrate"));
     if (migration) {
       this.#start.clear();
       this.#keys.update(migration);

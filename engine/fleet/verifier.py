@@ -1,0 +1,142 @@
+"""The process that verifies a group: its keys compared with those of a source.
+
+    python -m engine.fleet.verifier GROUP   (with the state's URL in the environment)
+
+It claims the verification that the state asks for (`groups.verifications`), tells there each second
+how far it is, and ends with its result, or where it is told to stop. The report is a file beside
+the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine import logs
+from engine.errors import EngineError
+from engine.fleet import local, worker_log_file
+from engine.fleet.launcher import open_registry
+from engine.fleet.process_identity import ProcessId
+from engine.groups import verifications
+from engine.groups.registry import Registry
+from engine.logs import output as log_output
+from engine.model.credentials import Credentials
+from engine.model.endpoint import Endpoint
+from engine.model.proof import ProofProgress, ProofReport, ProofSettings
+from engine.proof.run import prove
+from engine.wire.event_loop import run
+
+_log = logs.logger(__name__)
+_TELL_SECONDS = 1.0
+# So many differences are in the state; the report has all.
+_NAMED_MOST = 20
+
+
+class _Verifier:
+    """One verification."""
+
+    def __init__(self, registry: Registry, claimed: verifications.Claimed) -> None:
+        self._registry = registry
+        self._claimed = claimed
+        self._progress = ProofProgress()
+
+    async def run(self) -> None:
+        """Do it to its end."""
+        proof = asyncio.create_task(self._prove())
+        wanted = True
+        while wanted and not proof.done():
+            await asyncio.wait([proof], timeout=_TELL_SECONDS)
+            wanted = await asyncio.to_thread(self._claimed.write, self._told())
+        proof.cancel()
+        await asyncio.wait([proof])
+        result, event = self._came_to(proof)
+        await asyncio.to_thread(self._claimed.end, result, event)
+        _log.info("The verification has ended: %s", event)
+
+    async def _prove(self) -> ProofReport:
+        claimed, credentials = self._claimed, Credentials.load()
+        asked = dict(claimed.asked)
+        report = report_path(self._registry, claimed.group.id)
+        saved = report.with_name(report.name + ".state")
+        # (One that had saved nothing has compared nothing.)
+        resume = bool(asked.pop("resume")) and saved.exists()
+        if not resume:
+            # One that was cut off is over: another one was asked for.
+            saved.unlink(missing_ok=True)
+        return await prove(
+            credentials.apply(Endpoint.parse(claimed.source_url)),
+            credentials.apply(claimed.group.primary),
+            ProofSettings(**asked),
+            report=str(report),
+            resume=resume,
+            on_progress=self._on_progress,
+        )
+
+    def _on_progress(self, progress: ProofProgress) -> None:
+        self._progress = progress
+
+    def _told(self) -> dict[str, Any]:
+        progress = self._progress
+        return asdict(progress) | {"seconds_left": progress.seconds_left}
+
+    def _came_to(self, proof: asyncio.Task[ProofReport]) -> tuple[Mapping[str, Any], str]:
+        if proof.cancelled():
+            return {"status": "stopped"}, "verification stopped"
+        error = proof.exception()
+        if error is None:
+            return _told(proof.result()), f"verification: {proof.result().sentence}"
+        if not isinstance(error, EngineError):
+            _log.error("The verification has a bug", exc_info=error)
+        reason = error.message if isinstance(error, EngineError) else type(error).__name__
+        return {"status": "failed", "reason": reason}, f"verification failed: {reason}"
+
+
+def report_path(registry: Registry, group_id: str) -> Path:
+    """The file with the report of a group's newest verification."""
+    return registry.store.folder / f"verification-{group_id}.jsonl"
+
+
+def _told(report: ProofReport) -> dict[str, Any]:
+    told = report.to_dict()
+    for name in ("settings", "not_compared", "source", "target"):
+        del told[name]
+    differences = told["differences"][:_NAMED_MOST]
+    named = {"status": "done", "reason": report.sentence, "differences": differences}
+    return told | named
+
+
+async def work(group_id: str) -> int:
+    """Verify the group, if that is asked for and no other process does it."""
+    registry = open_registry()
+    worker_log_file.begin(local.worker_log(registry, group_id))
+    claimed = verifications.claim(registry.store, group_id, ProcessId.here().worker)
+    if claimed is None:
+        _log.info("Nothing is to be verified, or another process verifies it")
+        return 0
+    await _Verifier(registry, claimed).run()
+    await asyncio.to_thread(registry.store.close)
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Verify the group named in `arguments`."""
+    log_output.to_stderr(*log_output.from_environment())
+    if len(arguments) != 1:
+        _log.error("usage: python -m engine.fleet.verifier GROUP")
+        return 2
+    with logs.migration(arguments[0]):
+        try:
+            return run(work(arguments[0]))
+        except EngineError as error:
+            _log.error("%s: %s", type(error).__name__, error)
+        except Exception:
+            _log.exception("The process that verifies has a bug")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,156 @@
+"""`VerifyReplicationGroup`: asked for over HTTP, done by a process of its own, and told of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from xml.etree import ElementTree
+
+import pytest
+
+from benches.support.api import Serving, fetch
+from benches.support.servers import Server
+from benches.support.waiting import wait_for
+from engine.fleet.launcher import open_registry
+from engine.groups import schema
+from tests.support.servers import ServerFactory, known
+
+KEYS = 30_000
+
+
+@pytest.fixture
+def api(tmp_path: Path, state_url: str) -> Iterator[Serving]:
+    """A server, with a key of each role."""
+    with Serving(tmp_path, state_url) as serving:
+        yield serving
+
+
+@pytest.fixture
+def pair(server_factory: ServerFactory, api: Serving) -> tuple[Server, Server]:
+    """A source and a target that are equal but for one key; the target is the group "g"."""
+    here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
+    for server in (here, there):
+        pipe = server.client().pipeline(transaction=False)
+        for n in range(KEYS):
+            pipe.set(f"key:{n}", "x" * 100)
+        pipe.execute()
+    there.client().set("key:7", "<other>")
+    api.client().create_replication_group(
+        ReplicationGroupId="g",
+        ReplicationGroupDescription="",
+        PrimaryClusterId=there.host,
+        Port=there.port,
+    )
+    return here, there
+
+
+def call(api: Serving, role: str, action: str, members: dict[str, Any]) -> tuple[int, Any]:
+    """The status and the answer."""
+    form = {"Action": action, "Version": "2015-02-02", "ReplicationGroupId": "g"} | members
+    path = f"/?{urlencode(form)}"
+    answer = fetch(api.url + path, api.signed(path, role))
+    # (Without the namespace.)
+    return answer.status, ElementTree.fromstring(answer.body.decode().replace("xmlns=", "ns="))
+
+
+def ask(api: Serving, role: str = "migrate", **members: Any) -> tuple[int, Any]:
+    """Call the action."""
+    return call(api, role, "VerifyReplicationGroup", members)
+
+
+def told(api: Serving) -> dict[str, str]:
+    """The group's `Verification`."""
+    _, xml = call(api, "read", "DescribeReplicationGroups", {})
+    (found,) = xml.iter("Verification")
+    return {each.tag: "".join(each.itertext()) for each in found}
+
+
+def ended(api: Serving) -> dict[str, str]:
+    """The same, at its end."""
+    wait_for(lambda: told(api)["Status"] != "running", "the end", told=lambda: told(api))
+    return told(api)
+
+
+def source(server: Server) -> dict[str, Any]:
+    name = "CustomerNodeEndpointList.member.1"
+    return {f"{name}.Address": server.host, f"{name}.Port": server.port}
+
+
+def marks(path: Path) -> int:
+    """How many walks have saved where they are."""
+    if not path.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(path)) as saved:
+        return int(saved.execute("SELECT COUNT(*) FROM mark").fetchone()[0])
+
+
+def fault(answer: tuple[int, Any]) -> str:
+    status, xml = answer
+    assert status in (400, 403, 404)
+    return str(next(xml.iter("Code")).text)
+
+
+def test_a_group_is_verified(api: Serving, pair: tuple[Server, Server], tmp_path: Path) -> None:
+    here, there = pair
+    assert fault(ask(api, role="read", **source(here))) == "AccessDenied"
+    assert fault(ask(api)) == "InvalidParameterValue"
+    assert fault(ask(api, **source(there))) == "InvalidParameterValue"
+    assert fault(ask(api, Mode="some", **source(here))) == "InvalidParameterValue"
+    assert fault(ask(api, Stop="true", Resume="true")) == "InvalidParameterCombination"
+    assert fault(ask(api, ReplicationGroupId="no")) == "ReplicationGroupNotFoundFault"
+    status, xml = ask(api, **source(here))
+    assert status == 200
+    assert next(xml.iter("Verification")).find("Status") is not None
+    found = ended(api)
+    assert (found["Status"], found["Outcome"], found["Different"]) == ("done", "different", "1")
+    assert found["Compared"] == str(KEYS)
+    assert found["Reason"].startswith(f"Different: {KEYS:,} keys compared, 1 differ.")
+    assert "key:7" in found["Differences"]
+    assert "<other>" in found["Differences"]
+    events = api.client("read").describe_events(SourceIdentifier="g", Duration=60)["Events"]
+    assert [each["Message"].partition(":")[0] for each in events[-2:]] == [
+        "verification started",
+        "verification",
+    ]
+    (report,) = tmp_path.rglob("verification-g.jsonl")
+    last = json.loads(report.read_text().splitlines()[-1])["result"]
+    assert (last["different"], last["compared"]) == (1, KEYS)
+
+
+def test_a_verification_that_is_stopped_and_one_that_is_killed(
+    api: Serving, pair: tuple[Server, Server], state_url: str, tmp_path: Path
+) -> None:
+    here, _ = pair
+    ask(api, Rate="700000", **source(here))
+    wait_for(lambda: int(told(api)["Keys"]) > 5_000, "some keys", told=lambda: told(api))
+    assert fault(ask(api, **source(here))) == "InvalidReplicationGroupState"
+    ask(api, Stop="true")
+    found = ended(api)
+    assert (found["Status"], "Outcome" in found) == ("stopped", False)
+    status, _ = ask(api, Rate="700000", Resume="true", **source(here))
+    assert status == 200
+    wait_for(lambda: marks(tmp_path / "verification-g.jsonl.state"), "a save")
+    registry = open_registry(state_url)
+    with registry.store.read() as connection:
+        worker = connection.execute(schema.verifications.select()).one().process
+    registry.store.close()
+    os.kill(worker["shown"]["Pid"], signal.SIGKILL)
+    found = ended(api)
+    assert (found["Status"], "Outcome" in found) == ("gone", False)
+    ask(api, Resume="true", **source(here))
+    found = ended(api)
+    assert (found["Status"], found["Outcome"], found["Compared"]) == (
+        "done",
+        "different",
+        str(KEYS),
+    )
+    assert "and not again since then" in found["Reason"]
+    ask(api, Match="none*", **source(here))
+    assert ended(api)["Outcome"] == "equal"
