@@ -310,21 +310,38 @@ cdef uint16_t crc16_update(uint16_t crc, const uint8_t *p, size_t n) noexcept no
     return crc
 
 
+cdef inline const uint8_t *find_brace(const uint8_t *p, size_t n) noexcept nogil:
+    """The first `{` of n bytes, or NULL. Keys are short: a call of memchr took as long as the hash."""
+    cdef uint64_t eight
+    while n >= 8:
+        memcpy(&eight, p, 8)
+        eight ^= <uint64_t>0x7b7b7b7b7b7b7b7b
+        # Whether one of the eight bytes is zero now.
+        if (eight - <uint64_t>0x0101010101010101) & ~eight & <uint64_t>0x8080808080808080:
+            break
+        p += 8
+        n -= 8
+    while n:
+        if p[0] == c'{':
+            return p
+        p += 1
+        n -= 1
+    return NULL
+
+
 cdef uint16_t slot_of(const uint8_t *key, size_t n) noexcept nogil:
     """The cluster slot, 0 to 16383, of a key of n bytes.
 
     Only what stands between the first { and the first } after it is hashed, unless that is
     nothing (the Redis Cluster specification, "Hash tags").
     """
-    cdef const uint8_t *opening
+    cdef const uint8_t *opening = find_brace(key, n)
     cdef const uint8_t *closing
-    if n:
-        opening = <const uint8_t *>memchr(key, c'{', n)
-        if opening != NULL:
-            opening += 1
-            closing = <const uint8_t *>memchr(opening, c'}', n - <size_t>(opening - key))
-            if closing != NULL and closing != opening:
-                return crc16_update(0, opening, <size_t>(closing - opening)) % SLOT_COUNT
+    if opening != NULL:
+        opening += 1
+        closing = <const uint8_t *>memchr(opening, c'}', n - <size_t>(opening - key))
+        if closing != NULL and closing != opening:
+            return crc16_update(0, opening, <size_t>(closing - opening)) % SLOT_COUNT
     return crc16_update(0, key, n) % SLOT_COUNT
 
 

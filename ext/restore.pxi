@@ -244,6 +244,10 @@ cdef class RestoreEncoder:
             if n and size + record.value_size > MSET_BYTES:
                 break
             if n and self.of_one_slot:
+                # Without hash tags two keys that follow each other share a slot once in 16384 times:
+                # to hash them costs more than it saves.
+                if find_brace(arena.data + record.offset, record.key_size) == NULL:
+                    break
                 if n == 1:
                     slot = slot_of(arena.data + arena.records[first].offset,
                                    arena.records[first].key_size)

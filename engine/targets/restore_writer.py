@@ -44,6 +44,8 @@ _log = logs.logger(__name__)
 _ABSENT_KEY = "startmigration:probe:absent"
 # Seconds between two looks at the acknowledgements while nothing waits for them.
 _REST_SECONDS = 0.004
+# A shorter rest saves nothing.
+_LEAST_REST_SECONDS = 0.0005
 # proto-max-bulk-len of every server unless it is set.
 DEFAULT_BULK_LIMIT = 512 << 20
 
@@ -391,8 +393,8 @@ class RestoreWriter:
         self._take_over(connection)
 
     async def _wait(self) -> None:
-        """Until a reply changed something."""
-        if self._connection is not None:
+        """Until a batch was answered, or something went wrong."""
+        if self._connection is not None and self._rest_seconds < _REST_SECONDS:
             self._connection.stop_resting()
         self._changed = asyncio.get_running_loop().create_future()
         await self._changed
@@ -409,16 +411,30 @@ class RestoreWriter:
         return self._window.unanswered > (1 if self._encoder.streaming else 0)
 
     def _on_results(self, _: int) -> None:
-        for result in self._counter.take():
+        results = self._counter.take()
+        for result in results:
             self._window.answer(result)
         while (entry := self._window.first) is not None and entry.result is not None:
             if self._trouble is not None or not self._accept(entry.batch, entry.result):
                 break
-        if self._changed is not None and not self._changed.done():
+        self._window.measure(asyncio.get_running_loop().time())
+        waits = self._changed is not None and not self._changed.done()
+        if waits and (results or self._trouble is not None or self._failure is not None):
+            assert self._changed is not None
             self._changed.set_result(None)
         elif self._trouble is None and self._connection is not None:
-            # Nothing waits for room: the acknowledgements can come together.
-            self._connection.rest(_REST_SECONDS)
+            # Nothing waits for room, or the target has work for longer: the acknowledgements can
+            # come together.
+            rest = self._rest_seconds if waits else _REST_SECONDS
+            if rest:
+                self._connection.rest(rest)
+
+    @property
+    def _rest_seconds(self) -> float:
+        """How long the acknowledgements can be left where they are though room is waited for: the
+        target must not run out of work meanwhile."""
+        seconds = min(self._window.busy_seconds / 2, _REST_SECONDS)
+        return seconds if seconds >= _LEAST_REST_SECONDS else 0.0
 
     def _accept(self, batch: RecordBatch, result: Result) -> bool:
         """Retire the window's first batch, unless it has to be sent again."""

@@ -34,6 +34,10 @@ class Window:
         self._limit = self._whole = limit
         self._entries: deque[Entry] = deque()
         self._answered = 0
+        # Seconds that the target takes for a byte, of late; 0: not known.
+        self._pace = 0.0
+        self._measured_at = 0.0
+        self._retired_bytes = 0
         self.nbytes = 0
         """Bytes of records kept for sending again."""
 
@@ -61,6 +65,24 @@ class Window:
         """So many lanes have the bound together."""
         self._limit = min(max(self._whole // lanes, LEAST_BYTES), self._whole)
 
+    def measure(self, now: float) -> None:
+        """What was retired since the last call has taken the target that long, if it was never
+        without work. `now`: by the loop's clock."""
+        if not self._retired_bytes:
+            return
+        if self._measured_at:
+            pace = (now - self._measured_at) / self._retired_bytes
+            self._pace = (self._pace + pace) / 2 if self._pace else pace
+        self._retired_bytes = 0
+        self._measured_at = now if self._entries else 0.0
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the target is likely to have work besides the oldest entry; 0: not known."""
+        if len(self._entries) < 2:
+            return 0.0
+        return (self.nbytes - self._entries[0].batch.nbytes) * self._pace
+
     def add(self, batch: RecordBatch) -> None:
         """Append what was just sent."""
         self._entries.append(Entry(batch))
@@ -75,6 +97,7 @@ class Window:
         """The oldest entry is acknowledged for good."""
         entry = self._entries.popleft()
         self.nbytes -= entry.batch.nbytes
+        self._retired_bytes += entry.batch.nbytes
         self._answered -= 1
 
     def forget_results(self) -> None:
@@ -86,5 +109,6 @@ class Window:
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
-        self._answered = 0
+        self._answered = self._retired_bytes = 0
+        self._pace = self._measured_at = 0.0
         self.nbytes = 0

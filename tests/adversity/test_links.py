@@ -400,9 +400,9 @@ def test_a_long_value_over_a_slow_link(server_factory: ServerFactory, end: str) 
     source.client().set("long", random.Random(1).randbytes(32 << 20))
     server = source if end == "source" else target
     with Proxy(server.host, server.port) as proxy:
-        proxy.throttle(4_000_000)
+        proxy.throttle(3_500_000)
         ends = (proxy, target) if end == "source" else (source, proxy)
-        result = copied(*ends, stream_above=1 << 20, io_timeout=4.0)
+        result = copied(*ends, stream_above=1 << 20, io_timeout=6.0)
     assert result.report.status == "done", result.report.errors
     assert result.report.retries == 0
     assert_equal(source.url, target.url)
