@@ -117,6 +117,14 @@ class ClusterMonitor:
             return 0.0
         return asyncio.get_running_loop().time() - self._moved_at
 
+    def has_lost(self, context: MigrationContext) -> bool:
+        """Whether this lane's shard is none any more, or has lost the slot of the lane's own keys,
+        by what was told last."""
+        told = self._told
+        return told is not None and any(
+            each.context is context and _is_lost(each, told) for each in self._ends
+        )
+
     async def objection(self) -> str:
         """Why the lanes' slots are not theirs, by what the primaries tell from now on; empty: they
         are. Lanes that ask at once are answered at once."""
@@ -300,12 +308,7 @@ class ClusterMonitor:
                 )
             elif gone:
                 words[shard] = f"no node of the {self._side}'s cluster has the slots {gone.words}"
-        self._displaced = not told.missing and any(
-            each.own_slot >= 0
-            and (found := each.shard.found(told)) is not None
-            and each.own_slot not in told.slots_of(found.id)
-            for each in self._ends
-        )
+        self._displaced = not told.missing and any(_is_displaced(each, told) for each in self._ends)
         settled = not moving and not told.missing and self._elsewhere(told)
         if not settled:
             self._moved_at = None
@@ -367,6 +370,17 @@ class ClusterMonitor:
             parts.append(f"the {self._side}'s slots are where they were at the start")
         closed = "; no cut-over begins meanwhile" if moving or wrong else ""
         self._on_event(f"{'; '.join(parts)}{closed}")
+
+
+def _is_displaced(each: _Attended, told: Topology) -> bool:
+    found = each.shard.found(told)
+    return each.own_slot >= 0 and found is not None and each.own_slot not in told.slots_of(found.id)
+
+
+def _is_lost(each: _Attended, told: Topology) -> bool:
+    if told.missing:
+        return False
+    return each.shard.found(told) is None or _is_displaced(each, told)
 
 
 def _configuration(told: Topology) -> dict[str, tuple[int, SlotSet]]:

@@ -930,6 +930,12 @@ class Lane:
         return self._writer.suspects.idle and not differed and not self._context.trouble
 
     @property
+    def stranded(self) -> bool:
+        """Whether its cluster has the shard at one of its ends no more, or the slot of its own keys
+        at another one: no snapshot of it comes to its end."""
+        return any(each.has_lost(self._context) for each in self._clusters.values())
+
+    @property
     def stuck(self) -> str:
         """Why the gate of a lane that follows stays closed until an operator mends something;
         empty: it may open by itself."""

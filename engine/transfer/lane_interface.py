@@ -221,6 +221,12 @@ class MigratingLane(Protocol):
         """Why the gate stays closed until an operator mends something; empty: it may open."""
         ...
 
+    @property
+    def stranded(self) -> bool:
+        """Whether its cluster has the shard at one of its ends no more, or the slot of its own keys
+        at another one: no snapshot of it comes to its end."""
+        ...
+
     def beside(self, lanes: int) -> None:
         """So many lanes share the process, this one among them."""
         ...

@@ -81,6 +81,7 @@ class LaneStatus:
     reason: str = ""
     mark: OnlineCheckpoint = field(default_factory=lambda: OnlineCheckpoint(""))
     stuck: str = ""
+    stranded: bool = False
     may_move: bool = False
     offer: int = 0
     followed: bool = False

@@ -283,6 +283,7 @@ class _Driven:
             reason=context.reason,
             mark=lane.mark,
             stuck=lane.stuck,
+            stranded=lane.stranded,
             may_move=lane.may_move,
             offer=self._number if offer is not None else 0,
             followed=offer is not None and offer.followed is not None,

@@ -230,11 +230,12 @@ class Migration:
         return True
 
     def _look_at_slots(self, lanes: Sequence[MigratingLane]) -> None:
-        """Raises `SlotsMoved` once each slot is settled where it is by now. A snapshot is copied to
-        its end before that, and a cut-over that may have happened is brought to its end."""
+        """Raises `SlotsMoved` once each slot is settled where it is by now. A snapshot that can be
+        is copied to its end before that, and a cut-over that may have happened is brought to its
+        end."""
         if all(cluster.moved_for < _SETTLED_SECONDS for cluster in self._clusters):
             return
-        if any(lane.context.phase is Phase.SNAPSHOT for lane in lanes):
+        if any(lane.context.phase is Phase.SNAPSHOT and not lane.stranded for lane in lanes):
             return
         if len(lanes) < len(self.lanes) or self.promoted or self.in_doubt:
             return

@@ -422,6 +422,11 @@ class RemoteLane:
         return self.status.may_move and not self._context.trouble
 
     @property
+    def stranded(self) -> bool:
+        """As of `MigratingLane`."""
+        return self.status.stranded
+
+    @property
     def stuck(self) -> str:
         """As of `MigratingLane`."""
         return self.status.stuck

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from benches.support.clusters import Cluster, slot_of
+from benches.support.clusters import Cluster, node_id, slot_of
 from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
+from engine.model.progress import Phase
+from engine.model.slots import slot_tag
 from engine.transfer import cluster_monitor
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.lane_plan import tag_of
@@ -135,6 +137,48 @@ def test_a_shard_is_emptied_and_another_one_added(end: str, scenario: NewScenari
             fresh = changed.add_shard()
             changed.move_atomically(changed.slots_of(last)[:-1], fresh)
             changed.move(changed.slots_of(last), fresh)
+            clients.goes_on()
+            run.cut_over(again="")
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_carried(there, here, clients)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_a_shard_is_emptied_while_it_is_copied(end: str, scenario: NewScenario) -> None:
+    """Its snapshot never comes to an end: that is not waited for."""
+    s = scenario("redis-7.0", "redis-7.0", source_shards=2, target_shards=2)
+    there, here = clusters(s)
+    changed = there if end == "source" else here
+    fresh = changed.add_shard()
+    changed.move(range(20), fresh)
+    first = there.owner(0)
+    (tag,) = there.tags_of(first, 1) if end == "source" else (slot_tag(0).encode(),)
+    s.load(keys=300)
+    first.client().mset({b"{%b}:%d" % (tag, n): bytes(10_000) for n in range(500)})
+    for name, value in {
+        "rdb-key-save-delay": 50_000,
+        "rdbcompression": "no",
+        "repl-diskless-sync": "yes",
+        "repl-diskless-sync-delay": 0,
+    }.items():
+        first.client().config_set(name, value)
+    with s.clients(clients=2) as clients:
+        # Once in several processes.
+        several = int(end == "source")
+        with s.running(timeout=120.0, retry_for=60.0, lanes_per_worker=several) as run:
+
+            def copies() -> bool:
+                found = run.call(lambda: run.work.of_lanes)
+                return any(
+                    each.phase is Phase.SNAPSHOT
+                    for name, each in found.items()
+                    if set(name.split("-")) & {node_id(fresh)[:8]}
+                )
+
+            run.wait_for(copies, "its snapshot")
+            changed.empty_shard(fresh)
+            first.client().config_set("rdb-key-save-delay", 0)
+            replanned(run)
             clients.goes_on()
             run.cut_over(again="")
         assert run.report.status == "done", (run.report.errors, run.events)
