@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
@@ -69,6 +69,9 @@ class Fence(Protocol):
     """Whether its clients are paused once scripts are seen there (`transfer.hold_source`)."""
     role_since: Replication | None
     """The server's role once clients were let go, as `finish` was told; None: it was not asked."""
+    record: Callable[[str], Awaitable[None]]
+    """Has the state say what `finish` is about to change at the source (`before`,
+    `closed_before`), and what was lost by then. Raises `StateError`."""
 
     @property
     def lasts(self) -> bool:
@@ -126,6 +129,7 @@ def fence_of(
     *,
     name: str = "the source",
     before: str = "",
+    closed_before: str = "",
     calls_before: Calls | None = None,
     script_pause: bool = False,
     refused: int = 0,
@@ -133,8 +137,9 @@ def fence_of(
 ) -> Fence:
     """The fence that the settings name, at the server that takes the writes.
 
-    `source` and `info` are that server's, and `name` what it is called in messages. `before`: what
-    an earlier one found, if it may still stand, and `calls_before` the calls that it counted,
+    `source` and `info` are that server's, and `name` what it is called in messages. `before` and
+    `closed_before`: what an earlier one found, if it may still stand, and `calls_before` the calls
+    that it counted,
     `script_pause` whether its clients were to be paused where scripts are run; `refused`: how many
     cut-overs were before.
     `straight` as for `admin`.
@@ -142,10 +147,16 @@ def fence_of(
     if settings.fence == "pause":
         fence = PauseFence(source, info, settings, name, before, refused, straight)
         fence.calls, fence.script_pause = calls_before, script_pause
+        fence.find_closed(closed_before)
         return fence
     if settings.fence == "hook":
         return HookFence(source, settings, straight)
     return NoFence(source, settings, straight)
+
+
+async def _no_state(lost: str) -> None:
+    """Nothing keeps a state."""
+    del lost
 
 
 class NoFence:
@@ -166,6 +177,7 @@ class NoFence:
 
     def __init__(self, source: Endpoint, settings: TransferSettings, straight: bool) -> None:
         self.seconds = settings.cut_over_timeout
+        self.record: Callable[[str], Awaitable[None]] = _no_state
         self._source = source
         self._straight = straight
         self._timeout = settings.connect_timeout
@@ -265,6 +277,7 @@ class PauseFence:
         straight: bool,
     ) -> None:
         self.before = before
+        self.record: Callable[[str], Awaitable[None]] = _no_state
         self._name = name
         self._pausable = info.capabilities.client_pause
         self._unpause = info.capabilities.pause_of_writes
@@ -314,6 +327,10 @@ class PauseFence:
         self._stack = contextlib.AsyncExitStack()
         self._end: Admin | None = None
 
+    def find_closed(self, by: str) -> None:
+        """The source refused writes before this cut-over, by this setting; empty: it did not."""
+        self.closed_before, self._refuses = by, bool(by)
+
     @property
     def lasts(self) -> bool:
         """Whether writes are refused when the pause has run out."""
@@ -347,6 +364,7 @@ class PauseFence:
             self.script_pause = not self._not_paused
         if not self._wanted or self.before:
             return
+        self.find_closed("")
         try:
             found = await write_block.ask(end)
             self.before, self._refuses = found or "", found is None
@@ -483,17 +501,24 @@ class PauseFence:
     async def _refuse_again(self, end: Admin) -> str:
         """The target is open, and what had the source refuse writes before this cut-over has been
         taken away since: set it anew. Returns what may be lost by it."""
-        try:
-            self.before, self.closed_before = await write_block.ask(end) or "", ""
-            if self.before:
-                await end.pipeline(write_block.commands(self.before), raise_on_error=True)
-        except (AuthError, ServerError, ProtocolFault) as error:
-            self.before, self._why = "", error.message
-            return ""
-        return (
+        lost = (
             f"what had {self._name} refuse writes before this cut-over was taken away meanwhile: "
             "what it accepted until it was set again exists only there"
         )
+        recorded = False
+        try:
+            self.before, self.closed_before = await write_block.ask(end) or "", ""
+            if self.before:
+                # The engine that goes on behind a crash in between sets it, and can put it back.
+                await self.record(lost)
+                recorded = True
+                await end.pipeline(write_block.commands(self.before), raise_on_error=True)
+        except (AuthError, ServerError, ProtocolFault) as error:
+            self.before, self._why = "", error.message
+            if recorded:
+                await self.record("")
+            return ""
+        return lost
 
     async def look(self) -> Replication | None:
         """The server's role now."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 from engine import logs
 from engine.errors import EngineError, TransferFailed
@@ -113,16 +114,25 @@ class FenceUpkeep:
     # --- While it stands ---
 
     def fence_at(self, at: Endpoint, info: ServerInfo, address: str) -> Fence:
-        return fence_of(
+        fence = fence_of(
             at,
             info,
             self._ends.settings,
             name=f"the source's primary {address}" if address else "the source",
             before=self._checkpoint.mark.sealed,
+            closed_before=self._checkpoint.mark.closed_before,
             calls_before=self._calls_before(),
             script_pause=self._checkpoint.mark.held,
             refused=self._refused,
             straight=bool(address),
+        )
+        fence.record = partial(self._record, fence)
+        return fence
+
+    async def _record(self, fence: Fence, lost: str) -> None:
+        """The state has what a fence is about to change once the target is open."""
+        await self._checkpoint.save(
+            sealed=fence.before, closed_before=fence.closed_before, lost_writes=lost
         )
 
     def _calls_before(self) -> Calls | None:
@@ -393,6 +403,9 @@ class FenceUpkeep:
         for each in events:
             self._context.on_event(each)
         run, mark = fence.calls_since, self._checkpoint.mark
+        if mark.lost_writes and not any(mark.lost_writes in each for each in lost):
+            # Told by a try before this one, or by an engine that has ended in the middle.
+            lost.insert(0, mark.lost_writes)
         self._checkpoint.note(
             fenced=False,
             # It may have been set anew, where another's was taken away since.

@@ -18,6 +18,7 @@ from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.model.settings import TransferSettings
 from engine.targets.applier import Applier, Unanswered
+from engine.transfer import write_block
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence
 from engine.transfer.promotion import Promotion
@@ -273,12 +274,13 @@ def test_one_that_slept_in_its_cut_over(
 
 
 @pytest.mark.parametrize("name", ["redis-7.0", "redis-6.0"])
-@pytest.mark.parametrize("when", ["paused", "promoted"])
+@pytest.mark.parametrize("when", ["paused", "promoted", "lost"])
 def test_what_blocked_writes_before_is_taken_away(
     name: str, when: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cut-over that found the source refusing writes does not rely on it: another one that has
-    set it may take it away. It sets its own then, and says what may be lost."""
+    set it may take it away. It sets its own then, and says what may be lost: also where it is lost
+    ("lost") in the moment before, as an engine is that ends there."""
     source, target = server_factory(known(name)), server_factory(known(NAME))
     source.client().mset({f"key:{n}": n for n in range(300)})
     close, promote = PauseFence.close, Promotion.promote
@@ -296,9 +298,17 @@ def test_what_blocked_writes_before_is_taken_away(
 
     async def promoting(self: Promotion, *args: Any, **options: Any) -> None:
         await promote(self, *args, **options)
-        if when == "promoted":
+        if when != "paused":
             await asyncio.to_thread(take_away)
 
+    def lost(before: str) -> list[tuple[Any, ...]]:
+        if when == "lost" and len(opened) == 1:
+            opened.append("lost")
+            raise LinkError("the link was lost", fault="source")
+        return commands(before)
+
+    commands = write_block.commands
+    monkeypatch.setattr(write_block, "commands", lost)
     monkeypatch.setattr(PauseFence, "close", closing)
     monkeypatch.setattr(Promotion, "promote", promoting)
     with migrating(source, target, timeout=90) as run:
@@ -315,5 +325,8 @@ def test_what_blocked_writes_before_is_taken_away(
         source.client(socket_timeout=30).set("late", 1)
     said = " ".join(run.events)
     assert ("until it was set again exists only there" in said) == (when == "promoted")
-    assert bool(run.report.lost_writes) == (when == "promoted")
+    assert bool(run.report.lost_writes) == (when != "paused")
+    # By this it can be put back.
+    assert run.report.sealed == "0 10"
+    assert len(opened) == (2 if when == "lost" else 1)
     assert_settled(source, target, 2)
