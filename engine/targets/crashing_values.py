@@ -8,12 +8,13 @@ else is under way meanwhile. At the third end the portion is known, and with a p
 value: it is left out, with its reason, and named as not carried.
 
 A lost link is no end of the process: only another process (INFO's `run_id`) behind the same address
-is. Nothing is kept beyond this run.
+is. What is left out stays so to the end of the run, on whichever lane its key comes; the next run,
+which an operator begins once he has mended what there was, sends it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from math import isqrt
 
 from engine._native import RecordBatch
@@ -38,6 +39,8 @@ class CrashSuspects:
 
     def __init__(self, event: Callable[[str], None]) -> None:
         self._event = event
+        self.on_change: Callable[[Collection[DbKey]], None] = lambda keys: None
+        """Told of all keys that are left out when these are others."""
         # What was unanswered when the link went, until it is known whether the process ended.
         self._unanswered: list[RecordBatch] = []
         self._last: set[DbKey] = set()
@@ -108,6 +111,12 @@ class CrashSuspects:
             self.left_out[(db, name)] = REASON
             shown = name[:64].decode("utf-8", "backslashreplace")
             self._event(f"the key {shown!r} of database {db} is left out: {REASON}")
+        self.on_change(self.left_out)
+
+    def take_up(self, keys: Iterable[DbKey]) -> None:
+        """These keys were left out before."""
+        self.left_out.update(dict.fromkeys(keys, REASON))
+        self.on_change(self.left_out)
 
     def learn(self) -> None:
         """An end of the process has told more."""
@@ -119,6 +128,7 @@ class CrashSuspects:
         moved = {(numbers.get(db, db), key): why for (db, key), why in self.left_out.items()}
         self.left_out.clear()
         self.left_out.update(moved)
+        self.on_change(self.left_out)
 
     def answered(self, batch: RecordBatch) -> None:
         """The target has stored all of `batch`, or refused it: it is none of these."""

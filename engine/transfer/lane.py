@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from engine.errors import (
     TransferFailed,
 )
 from engine.model.credentials import Credentials
+from engine.model.db_key import DbKey
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import ONLY, Route
@@ -152,6 +153,10 @@ class Lane:
         )
         checkpoint.take_repaired = self._take_repaired
         context.peers.join(lambda: checkpoint.mark)
+        left_out = [key for key in context.peers.all_crashing if key_slot(key[1]) in route.slots]
+        self._writer.suspects.on_change = self._note_crashing
+        if left_out:
+            self._writer.suspects.take_up(left_out)
         self._losses = LaneLosses(checkpoint, context, lambda: self._writer.info)
         self._ownership = TargetOwnership(ends, checkpoint)
         position = PositionMonitor(context, lambda: self._follower, lambda: self._own.position)
@@ -294,6 +299,10 @@ class Lane:
         self._calm_seconds = _CALM_LOOK_SECONDS * min(lanes, _CALM_LANES_MOST)
         self._source.lanes = lanes
         self._writer.beside(lanes)
+
+    def _note_crashing(self, keys: Collection[DbKey]) -> None:
+        """At these keys the target's process has ended."""
+        self._context.peers.crashing[self._context.lane] = tuple(keys)
 
     async def _primary(self) -> Endpoint | None:
         """Which server takes the writes, where the source is a replica; None: the source itself.

@@ -9,6 +9,7 @@ from pathlib import Path
 from engine import _native
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import Route
 from engine.model.online_checkpoint import OnlineCheckpoint
@@ -50,7 +51,8 @@ class Wishes:
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """All that a process of lanes has to know. `others`: how far the migration's lanes in other
-    processes have gone. `switches`: the caller wants to move the applications' name itself."""
+    processes have gone. `switches`: the caller wants to move the applications' name itself.
+    `crashing`: keys that no lane sends (`Peers.crashing`)."""
 
     build: str
     settings: TransferSettings
@@ -64,6 +66,7 @@ class WorkerSetup:
     source: str = ""
     target: str = ""
     log_level: int = 0
+    crashing: tuple[DbKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class LaneStatus:
 
     `offer`: the number of what it offers, 0: nothing; `followed`: whether a follower is offered.
     `late`: the words of `CutOverLane.late`, with `{}` for what was done. `broken`: those of
-    `MigratingLane.note_broken` for the step that failed last.
+    `MigratingLane.note_broken` for the step that failed last. `crashing`: as `Peers.crashing`.
     """
 
     phase: Phase = Phase.CONNECT
@@ -89,6 +92,7 @@ class LaneStatus:
     begun: bool = False
     spooled_most: int = 0
     left_out: tuple[str, ...] = ()
+    crashing: tuple[DbKey, ...] = ()
     stopped: bool = True
     again: bool = False
     fence_ends: float | None = None

@@ -176,6 +176,7 @@ class LaneServer:
         most = setup.settings.parallel_snapshots
         peers.turns = _Turns(most, self._channel)
         peers.switching = _Switching(self._channel)
+        peers.crashing[""] = setup.crashing
         for name in setup.others:
             peers.join(lambda name=name: self._others[name])  # type: ignore[misc]
         return peers
@@ -291,6 +292,7 @@ class _Driven:
             begun=lane.begun,
             spooled_most=lane.spooled_most,
             left_out=tuple(lane.left_out),
+            crashing=context.peers.crashing.get(context.lane, ()),
             stopped=cut_over.stopped,
             again=cut_over.again,
             fence_ends=cut_over.fence_ends,

@@ -209,6 +209,7 @@ class LaneWorker:
                 of.source,
                 of.target,
                 logging.getLogger(logs.ROOT).getEffectiveLevel(),
+                overview.peers.all_crashing,
             )
             try:
                 process = self._process = await self._workers.processes.start()

@@ -138,6 +138,8 @@ class RemoteLane:
         context.copy_seconds = self._copied + status.copy_seconds
         context.steps[:] = [*self._steps, *status.steps]
         context.verification = status.verification
+        if status.crashing != before.crashing:
+            context.peers.crashing[self.name] = status.crashing
         if status.mark != self._mark:
             self._mark = status.mark
             self._worker.tell_others(self)

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
 
+from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import Route
 from engine.model.online_checkpoint import OnlineCheckpoint
@@ -29,6 +30,9 @@ class Peers:
         self._checkpoints: list[Callable[[], OnlineCheckpoint]] = []
         self._sources: dict[Endpoint, SharedSource] = {}
         self._targets: dict[Endpoint, SharedTarget] = {}
+        self.crashing: dict[str, tuple[DbKey, ...]] = {}
+        """Keys at which a target's process ended, by the lane that left them out
+        (`targets.crashing_values`): no lane of this run sends them."""
         self.switching: AbstractAsyncContextManager[object] = asyncio.Lock()
         """Held by the lane that has the applications' name moved."""
 
@@ -52,6 +56,11 @@ class Peers:
     def targets(self) -> Collection[SharedTarget]:
         """Those that several lanes may write to."""
         return self._targets.values()
+
+    @property
+    def all_crashing(self) -> tuple[DbKey, ...]:
+        """Those of all lanes."""
+        return tuple({key: None for keys in self.crashing.values() for key in keys})
 
     @property
     def several(self) -> bool:

@@ -3,21 +3,30 @@ process is ended by the test when the value passes the proxy before it."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
+from engine._native import key_slot
 from engine.targets.crashing_values import REASON
 from tests.reference.stream import command
+from tests.support.counted_processes import Counted
 from tests.support.library import copied, migrating
+from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory, known
 
 # Bytes that no server compresses.
 DEADLY = hashlib.sha512(b"deadly").digest()
+
+
+KEEPS = "--appendonly", "yes", "--appendfsync", "always"
 
 
 class CrashingCommands:
@@ -165,8 +174,7 @@ def test_a_command_that_ends_the_target_is_left_out(
 ) -> None:
     """A target that keeps what it has comes back with the position before the transaction."""
     source = server_factory(known("redis-7.0"))
-    options = "--appendonly", "yes", "--appendfsync", "always"
-    target = CrashingCommands(server_factory(known("redis-7.0"), *options))
+    target = CrashingCommands(server_factory(known("redis-7.0"), *KEEPS))
     client = source.client()
     client.set("first", 1)
 
@@ -205,3 +213,55 @@ def test_a_command_that_ends_the_target_is_left_out(
     assert there.get("counter:0") == b"3"
     assert all(there.get(f"counter:{n}") == b"2" for n in range(1, 50))
     assert not there.exists("deadly")
+
+
+def test_what_was_left_out_is_not_sent_by_another_lane(scenario: NewScenario) -> None:
+    """Neither by the process that takes the lane up behind a killed one, nor by the lane to which
+    the key's slot moves."""
+    s = scenario("redis-7.0", "redis-7.0", source_shards=2, target_shards=2, target_options=KEEPS)
+    s.load()
+    here, slot = s.clusters["target"], key_slot(b"deadly")
+    nodes = [CrashingCommands(node) for node in here.nodes]
+    processes = Counted()
+    with contextlib.ExitStack() as stack:
+        for node in nodes:
+            stack.enter_context(node.proxy)
+        run = stack.enter_context(
+            s.running(
+                lanes_per_worker=1,
+                processes=processes,
+                timeout=120.0,
+                retry_for=60.0,
+                address_map=tuple(f"{_at(node.server)}={_at(node.proxy)}" for node in nodes),
+            )
+        )
+        run.following()
+        with s.clusters["source"].client() as client:
+            client.rpush("deadly", DEADLY)
+            run.wait_for(lambda: run.progress.not_carried == 1, "a key that is left out")
+            ends = sum(node.ends for node in nodes)
+            assert 0 < ends <= 3
+            for process in list(processes.started):
+                os.kill(process.pid, signal.SIGKILL)
+            run.wait_for(lambda: len(processes.started) == 4, "other processes")
+            client.rpush("deadly", "more")
+            client.set("{deadly}", "behind it")
+            run.wait_for(
+                lambda: here.owner(slot).client().get("{deadly}") == b"behind it", "it goes on"
+            )
+            other = next(node for node in here.primaries if node is not here.owner(slot))
+            here.move([slot], other)
+            run.wait_for(
+                lambda: any("slots have moved: " in each for each in run.events), "other lanes"
+            )
+            client.set("{deadly}", "behind the move")
+            run.wait_for(lambda: other.client().get("{deadly}") == b"behind the move", "it goes on")
+            run.wait_for(lambda: "deadly" in run.progress.reason, "a gate that it keeps closed")
+            assert sum(node.ends for node in nodes) == ends, run.events
+            client.delete("deadly")
+        run.cut_over(again="slots")
+    assert run.report.status == "done", (run.report.errors, run.events)
+
+
+def _at(end: Server | Proxy) -> str:
+    return f"{end.host}:{end.port}"
