@@ -75,7 +75,7 @@ wheel: $(BUILT)  ## Build this machine's wheel into dist/, and try it where no c
 # The sanitizer's runtime hides the coverage by which inputs are chosen: there the inputs that the run
 # without it has kept are run again, for up to a quarter of a minute for each reader.
 fuzz: $(BUILT)  ## Fuzz the readers, FUZZ_SECONDS each; with ENGINE_SANITIZE=1 replay what that found, a minute in all (needs atheris)
-	@set -e; for each in aof stream rdb resp value; do \
+	@set -e; for each in aof stream rdb resp value looks; do \
 	  mkdir -p build/fuzz/$$each; \
 	  $(if $(findstring sanitize,$(MODE)),\
 	    LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \

@@ -548,7 +548,7 @@ cdef class LookReader:
                 if value.kind != RAW_TEXT or not parse_decimal(
                         value.text, value.text + value.size, &parts[i]):
                     return self.bad(b"a time")
-            if parts[0] < 0 or parts[0] > INT64_MAX // 2000:
+            if parts[0] < 0 or parts[0] > INT64_MAX // 2000 or parts[1] < 0:
                 return self.bad(b"a time")
             self.clock = parts[0] * 1000 + parts[1] // 1000
         elif value.kind == RAW_TEXT and walk.data[walk.at] == c"-":
@@ -637,7 +637,7 @@ cdef class LookReader:
             return self.bad(b"a payload with a footer")
         if <uint64_t>n > self.held or self.looks.arena.size + n > self.held_together:
             walk.at = end + 2
-            self.body_left = n + 2
+            self.body_left = <uint64_t>n + 2
             self.body = self.hashing
             if look.state != LOOK_REFUSED:
                 look.state = LOOK_DIGESTED
@@ -731,8 +731,11 @@ cdef class LookReader:
         raw_value(&walk, &value)
         if value.kind != RAW_TEXT or not parse_digits(value.text, value.size) or value.size > 20:
             self.fail()
+        cursor = int(PyBytes_FromStringAndSize(<char *>value.text, value.size))
+        if cursor.bit_length() > 64:
+            self.fail()
         page = KeyPage.__new__(KeyPage)
-        page.cursor = int(PyBytes_FromStringAndSize(<char *>value.text, value.size))
+        page.cursor = cursor
         raw_value(&walk, &value)
         if value.kind != RAW_ARRAY:
             self.fail()

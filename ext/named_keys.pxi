@@ -213,8 +213,12 @@ cdef class NamedKeys:
             row = &COMMAND_ROWS[command.row]
             flags = command_flags_of(command)
             # (Slots that move are read again, and a module's own keys are all that it writes, but
-            # for what rules of time series make of them.)
+            # for what rules of time series make of them, and for an index that takes its documents
+            # along.)
             if flags & NAMED_ANY and not flags & (FLAG_SLOT_MOVES | FLAG_MODULE):
+                return False
+            if (flags & FLAG_MODULE and flags & FLAG_KEYLESS and flags & FLAG_WRITES_UNNAMED
+                    and removes_documents(row, command_bytes(&batch.packed, command))):
                 return False
             if not row.part_count:
                 continue
@@ -228,6 +232,28 @@ cdef class NamedKeys:
             if step != WALK_END:
                 return False
         return True
+
+
+cdef bint removes_documents(const CommandRow *row, const uint8_t *bytes) noexcept nogil:
+    """Whether FT.DROPINDEX, FT.DROP or one that stands for it removes the keys of the index."""
+    cdef uint64_t count
+    cdef size_t size
+    cdef const uint8_t *p = first_argument(bytes, &count)
+    cdef const uint8_t *name = row.name + (4 if row.name[3] == c"_" else 3)
+    # FT.DROP does so unless it is told not to, FT.DROPINDEX if it is told to.
+    cdef bint removes = memcmp(name, b"dropindex", 9) != 0
+    if count < 2:
+        return False
+    # Behind its name and that of the index.
+    p, count = argument_behind(p, 2), count - 2
+    while count:
+        p = argument_body(p, &size)
+        if is_keyword(p, size, "keepdocs", 8) or is_keyword(p, size, "_forcekeepdocs", 14):
+            return False
+        removes |= is_keyword(p, size, "dd", 2)
+        p += size + 2
+        count -= 1
+    return removes
 
 
 cdef inline uint64_t seed_of_named(uint64_t seed) noexcept nogil:

@@ -616,7 +616,8 @@ cdef class ValueTranscoder:
         cdef size_t n = PyBytes_GET_SIZE(piece)
         if not bytes_reserve(&self.held, n, SIZE_MAX):
             raise MemoryError()
-        memcpy(self.held.data + self.held.size, PyBytes_AS_STRING(piece), n)
+        if n:
+            memcpy(self.held.data + self.held.size, PyBytes_AS_STRING(piece), n)
         self.held.size += n
         return self.held.size
 

@@ -17,7 +17,7 @@ with atheris.instrument_imports(
     from tests.reference import newer_commands
     from tests.reference import stream as reference
 
-from engine._native import ProtocolError, StreamReader
+from engine._native import NamedKeys, ProtocolError, StreamReader
 from tests.support.feeding import contents, push
 from tests.unit.test_stream import MIXED, check
 
@@ -65,6 +65,10 @@ def once(data: bytes) -> None:
         changed, strange = batch.changed()
         batch.derived(changed[:3])
         assert strange == [at for at in range(len(batch)) if batch.keys(at) is None]
+        named = NamedKeys(seed=data[0], most_bytes=4 * data[0])
+        named.note(batch)
+        assert all(named.has(db, key) for db, key in changed)
+        assert named.everything or not named.complete or set(changed) <= set(named.names())
     older = StreamReader(1000, file=file, memory_bytes=data[0] // 8, lacks=2 * data[0] + 1)
     push(older, text, [1 + data[0] % 31])
     older.flush()

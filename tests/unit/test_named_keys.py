@@ -94,6 +94,10 @@ def test_names_of_commands() -> None:
         ("SWAPDB", 0, 1),
         ("EVAL", "return 1", 1, "key"),
         ("NO.SUCH", "key"),
+        ("FT.DROPINDEX", "index", "DD"),
+        ("FT._DROPINDEXIFX", "index", "dd"),
+        ("FT.DROP", "keepdocs"),
+        ("FT._DROPIFX", "index"),
         # Not as the server would have sent it.
         ("ZUNIONSTORE", "h", 9, "i"),
     ],
@@ -104,6 +108,18 @@ def test_what_may_change_any_key(command: tuple[str | int, ...]) -> None:
     assert not named.complete
     assert named.has(7, b"whatever")
     assert named.among(0, [b"x", b"y"]) == [b"x", b"y"]
+
+
+def test_an_index_that_leaves_its_documents() -> None:
+    named = noted(
+        ("FT.DROPINDEX", "dd"),
+        ("FT._DROPINDEXIFX", "index", "_FORCEKEEPDOCS"),
+        ("FT.DROP", "index", "KEEPDOCS"),
+        ("FT.DROPINDEX",),
+        ("FT.CREATE", "index", "SCHEMA", "dd", "TEXT"),
+    )
+    assert not named.everything
+    assert not named.names()
 
 
 def test_keys_of_other_lanes_are_not_named() -> None:

@@ -179,6 +179,7 @@ def test_types_and_errors() -> None:
         (b"Td", b":1\r\n$-2\r\n"),
         (b"td", b"+OK\r\n"),
         (b"td", b"*2\r\n$1\r\nx\r\n$1\r\n0\r\n"),
+        (b"td", b"*2\r\n$1\r\n0\r\n$20\r\n-9223372036854775807\r\n"),
         (b"td", b"*2\r\n$1\r\n1\r\n$1\r\n0\r\n:9223372036854775807\r\n"),
         (b"yT", b"+a type that is too long\r\n"),
         (b"e", b"?\r\n"),
@@ -195,13 +196,28 @@ def test_what_is_no_such_reply(shape: bytes, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b":1\r\n", b"*1\r\n$1\r\n0\r\n", b"*2\r\n$1\r\nx\r\n*0\r\n", b"!\r\n"]
+    "data",
+    [
+        b":1\r\n",
+        b"*1\r\n$1\r\n0\r\n",
+        b"*2\r\n$1\r\nx\r\n*0\r\n",
+        b"*2\r\n$20\r\n18446744073709551616\r\n*0\r\n",
+        b"!\r\n",
+    ],
 )
 def test_what_is_no_page(data: bytes) -> None:
     reader = LookReader(KEY)
     reader.expect_page()
     with pytest.raises(ProtocolError):
         push(reader, data)
+
+
+def test_the_longest_length_of_a_payload() -> None:
+    """It is digested as it comes: all of it is waited for."""
+    reader = LookReader(KEY)
+    reader.expect_looks(b"Td", 1)
+    push(reader, b":1\r\n$9223372036854775807\r\n" + bytes(100))
+    assert reader.take() == []
 
 
 def test_a_reply_to_nothing() -> None:
