@@ -184,6 +184,23 @@ class TransferSettings:
     )
     """What a cut-over of a source that is followed compares: "sample", or "full": every key, before
     it can begin (`transfer.full_proof`)."""
+    verify_rate: int = setting(
+        0,
+        option="--verify-rate",
+        kind="size",
+        metavar="SIZE",
+        help=(
+            "With --verify full: so many bytes a second are read from both ends together to be "
+            "compared: 20mb; 0: as many as there are."
+        ),
+        shown="no bound",
+        row=(
+            "With `--verify full`: bytes a second that are read from both ends together, of all "
+            "shards, to be compared. What is compared behind the fence is not held up by it"
+        ),
+        resumed="From now on: so many bytes a second are read to be compared (--verify full).",
+    )
+    """Bytes a second that "full" reads from both ends together, of all lanes; 0: no bound."""
     cut_over_timeout: float = setting(
         10.0,
         option="--cut-over-timeout",
@@ -659,6 +676,8 @@ class TransferSettings:
             )
 
     def _check_verify(self) -> None:
+        if self.verify_rate < 0:
+            raise UsageError("--verify-rate must be 0 or more bytes a second")
         if self.verify != "full":
             return
         objection = self.replica_objection()
@@ -891,6 +910,7 @@ class Changes(TypedDict, total=False):
     parallel_snapshots: int | None
     lanes_per_worker: int | Auto | None
     read_from: ReadFrom | None
+    verify_rate: int | None
 
 
 def changed(**changes: Unpack[Changes]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class KeyScreen:
         self._comparer = LookComparer(key)
         self._length = RunLength()
         self._db: int | None = None
+        self.read = 0
+        """Bytes of answers, of both ends."""
 
     async def open(self, extend_ms: int, primary: Endpoint | None = None) -> None:
         """Dial both ends. `extend_ms`: by so much the target's expire times may be later;
@@ -70,5 +72,6 @@ class KeyScreen:
             begin, end, answers = under_way.popleft()
             one, other = [await each for each in answers]
             self._length.saw(end - begin, max(one.nbytes, other.nbytes))
+            self.read += one.nbytes + other.nbytes
             found += [keys[index] for index, _ in self._comparer.compare(names, begin, one, other)]
         return found

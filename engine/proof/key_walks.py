@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 
 from engine._native import KeyNames, KeyPage, LookReader, Looks
 from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB
+from engine.model.pace import Pace
 from engine.model.proof import ProofSettings
 from engine.proof.asked_server import EXISTS, AskedServer, Question, question
 from engine.proof.deployment import Deployment, Shard
 from engine.proof.relinking import until_linked
 from engine.proof.second_looks import SecondLooks
 from engine.proof.track import Sums, Track, Tracks
-from engine.proof.walk import Ask, Pace, Settle, walk
+from engine.proof.walk import Ask, Settle, walk
 
 TTL_BOUND_MS = 1000
 """Two expire times this far apart are one: older servers tell the time left, and not the time."""

@@ -24,6 +24,7 @@ from engine.errors import UsageError
 from engine.model import losses
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
+from engine.model.pace import Pace
 from engine.model.proof import (
     NAMED_MOST,
     STOP_AT,
@@ -57,7 +58,6 @@ from engine.proof.saved_proof import SavedProof
 from engine.proof.second_looks import Found, SecondLooks, Servers, Side
 from engine.proof.shown_difference import shown
 from engine.proof.track import FoundKey, Track, Tracks
-from engine.proof.walk import Pace
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin, all_of
 

@@ -23,13 +23,13 @@ from engine._native import KeyNames, Looks, ValueDecoder, module_type
 from engine.model.db_key import DbKey
 from engine.model.hyperloglog import registers
 from engine.model.modules import made_by
+from engine.model.pace import Pace
 from engine.model.proof import ProofSettings
 from engine.model.server import ServerInfo
 from engine.proof.asked_server import AskedServer, question
 from engine.proof.deployment import Deployment
 from engine.proof.relinking import until_linked
 from engine.proof.track import Track
-from engine.proof.walk import Pace
 
 PAUSES = (0.1, 0.3, 0.6, 1.5, 3.0, 5.0)
 """Seconds before each look; the last ones are for keys that change meanwhile."""

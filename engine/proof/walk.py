@@ -7,13 +7,13 @@ neither end waits for the other. A run is as long as its answers are about `_RUN
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engine._native import KeyNames, KeyPage, Looks
+from engine.model.pace import Pace
 from engine.proof.asked_server import AskedServer
 
 _RUN_BYTES = 1 << 20
@@ -24,32 +24,11 @@ _RUN_KEYS_FIRST, _RUN_KEYS_MOST = 1, 512
 _UNDER_WAY, _RUNS_MOST = 3, 48
 # The mean of what a key takes counts so many of the last runs.
 _MEAN_RUNS = 4
-# A burst that the rate lets through.
-_BURST_SECONDS = 0.1
 
 Ask = Callable[[int, KeyNames, int, int], Sequence[asyncio.Future[Looks]]]
 """Asks the part of this number of the keys from … to before …, wherever that is."""
 Settle = Callable[[int, KeyNames, int, Sequence[Looks]], Awaitable[None]]
 """Has the looks at the keys from … on compared."""
-
-
-class Pace:
-    """Keeps what is read at `rate` bytes a second; 0: there is no bound."""
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self._due = 0.0
-        self.bytes = 0
-
-    async def read(self, nbytes: int) -> None:
-        """So much was read."""
-        self.bytes += nbytes
-        if not self._rate:
-            return
-        now = time.monotonic()
-        self._due = max(self._due, now - _BURST_SECONDS) + nbytes / self._rate
-        if self._due > now:
-            await asyncio.sleep(self._due - now)
 
 
 class RunLength:

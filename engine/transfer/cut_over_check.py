@@ -157,6 +157,11 @@ class Comparison(Protocol):
         """Another one of the same ends, for another task. It counts nothing."""
         ...
 
+    @property
+    def read(self) -> int:
+        """Bytes that one which is `apart` has read so far of both ends, to compare keys."""
+        ...
+
     async def counts(self, reach: Reach) -> Counts | None:
         """Both ends' counts; None if the source is written to meanwhile."""
         ...

@@ -37,6 +37,7 @@ from engine._native import NamedKeys
 from engine.errors import EngineError, LinkError, TransferFailed
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
+from engine.model.pace import Pace
 from engine.model.progress import Phase
 from engine.model.verification import STOP_AT, Compared, full_words, not_compared_words
 from engine.transfer.cut_over_check import Comparison
@@ -48,6 +49,8 @@ from engine.transfer.pre_fence_comparison import some_words
 
 # So many keys are compared at once where many are left, and where the fence may go up meanwhile.
 _AT_ONCE, _AT_ONCE_NEAR = 2048, 256
+# With a rate as many as it lets through in this time, and so many before their length is known.
+_PORTION_SECONDS, _PORTION_FIRST = 0.25, 16
 # Behind what was compared in a walk there is a rest of this share of the time that it took.
 _REST = 0.5
 # What is compared in this time, at the rate that was measured, may be left to the fence; so many
@@ -88,7 +91,8 @@ class FullProof:
     """One lane's. `total()`: about how many keys its source has; `primary()`: the server that takes
     the writes where the source is a replica of it, it raises `TransferFailed` where that is not
     known; `ends()`: names what is followed and what is written to, another one behind a restart or
-    a failover."""
+    a failover; `rate`: so many bytes a second are read from both ends together while no writer
+    waits, 0: there is no bound."""
 
     def __init__(
         self,
@@ -97,6 +101,7 @@ class FullProof:
         total: Callable[[], int],
         primary: Callable[[], Awaitable[Endpoint | None]],
         ends: Callable[[], tuple[str, ...]],
+        rate: int = 0,
     ) -> None:
         self._comparison = comparison
         self._context = context
@@ -119,6 +124,10 @@ class FullProof:
         self._why = ""
         self._seen = 0
         self._rate = 0.0
+        # What was read and is not in the pace yet, and the bytes of a key.
+        self._pace, self._unpaced, self._key_bytes = Pace(rate), 0, 0.0
+        # When the last walk began.
+        self._walk_began = 0.0
         self._differing: dict[DbKey, tuple[int, str]] = {}
         self._unknown: dict[DbKey, str] = {}
         self._unknown_more: Counter[str] = Counter()
@@ -252,21 +261,29 @@ class FullProof:
     async def _walk(self) -> None:
         """Go through all keys, and compare those that may have been named, or all of them."""
         among, loop = self._among, asyncio.get_running_loop()
-        self._seen = 0
+        self._seen, self._walk_began = 0, loop.time()
         async with contextlib.aclosing(self._comparison.every_key()) as pages:
             while True:
                 began = loop.time()
                 async with self._our_turn():
                     page = await anext(pages, None)
-                    if page is None:
-                        break
-                    db, keys = page
-                    self._seen += len(keys)
-                    wanted = keys if among is None else among.among(db, keys)
-                    differed = bool(wanted) and await self._compare(db, wanted)
-                if among is None and self._named.everything:
-                    return
-                await asyncio.sleep(_DIFFER_SECONDS if differed else _REST * (loop.time() - began))
+                if page is None:
+                    break
+                busy, differed = loop.time() - began, False
+                db, keys = page
+                wanted = keys if among is None else among.among(db, keys)
+                while wanted:
+                    most = self._portion(len(wanted))
+                    some, wanted = wanted[:most], wanted[most:]
+                    began = loop.time()
+                    async with self._our_turn():
+                        differed |= await self._compare(db, some)
+                    busy += loop.time() - began
+                    await self._keep_pace()
+                    if among is None and self._named.everything:
+                        return
+                self._seen += len(keys)
+                await asyncio.sleep(_DIFFER_SECONDS if differed else _REST * busy)
         self._walking, self._among = False, None
         if among is None:
             self._walked_all, self.walked = True, self._seen
@@ -274,6 +291,20 @@ class FullProof:
                 f"every key was compared: {self.walked:,} keys; what is written to is compared "
                 "again until the cut-over"
             )
+
+    def _portion(self, most: int) -> int:
+        """How many keys are compared at once, of `most` at the most."""
+        if not self._pace.rate:
+            return most
+        if not self._key_bytes:
+            return min(most, _PORTION_FIRST)
+        return max(1, min(most, int(self._pace.rate * _PORTION_SECONDS / self._key_bytes)))
+
+    async def _keep_pace(self) -> None:
+        """Rest as long as the rate wants it. Not in our turn: what is compared behind a fence does
+        not wait for that."""
+        read, self._unpaced = self._unpaced, 0
+        await self._pace.read(read)
 
     async def _round(self) -> None:
         """Compare the keys that were named, by name."""
@@ -283,6 +314,7 @@ class FullProof:
         while self._taken and not self._named.everything:
             async with self._our_turn():
                 differed = await self._compare_taken()
+            await self._keep_pace()
             # (No rest as in a walk: what is named meanwhile waits for it.)
             await asyncio.sleep(_DIFFER_SECONDS if differed else 0)
         if few:
@@ -294,7 +326,7 @@ class FullProof:
             return False
         db = self._taken[-1][0]
         some: list[bytes] = []
-        most = _AT_ONCE if self.left > self._fence_most else _AT_ONCE_NEAR
+        most = self._portion(_AT_ONCE if self.left > self._fence_most else _AT_ONCE_NEAR)
         # (What is taken out is named again where the comparison fails.)
         while self._taken and self._taken[-1][0] == db and len(some) < most:
             some.append(self._taken.pop()[1])
@@ -305,7 +337,7 @@ class FullProof:
         follower = self._follower
         assert follower is not None
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, before = loop.time(), self._comparison.read
         try:
             self._look_at_ends()
             found = await self._comparison.compare(db, keys, self._reach)
@@ -313,6 +345,12 @@ class FullProof:
         except BaseException:
             self._name((db, key) for key in keys)
             raise
+        finally:
+            read = self._comparison.read - before
+            self._unpaced += read
+            mean = read / len(keys)
+            # (Some that are longer than those before are not waited for to fade.)
+            self._key_bytes = max(mean, self._key_bytes + (mean - self._key_bytes) * _NEWEST)
         self.trouble = ""
         took = max(loop.time() - began, 1e-6)
         rate = len(keys) / took
@@ -414,9 +452,11 @@ class FullProof:
         if not self._walked_all:
             seen, total = self._seen, self._expected
             words = f"every key is being compared: {seen:,} of about {total:,}"
-            if self._rate:
-                left = max(total - seen, 0) / self._rate * (1 + _REST)
-                words += f", {self._rate:,.0f} a second, about {seconds_words(left)} left"
+            if seen:
+                seconds = asyncio.get_running_loop().time() - self._walk_began
+                rate = seen / max(seconds, 1e-6)
+                left = max(total - seen, 0) / rate
+                words += f", {rate:,.0f} a second, about {seconds_words(left)} left"
             return words, False
         if self._walking or not self._named.complete:
             words = (

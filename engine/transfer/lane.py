@@ -49,6 +49,7 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
+from engine.model.slots import ALL_SLOTS
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier, PositionMoved
@@ -215,6 +216,8 @@ class Lane:
                 lambda: round(self._source.total_keys * self._ends.route.share),
                 self._primary,
                 self._processes,
+                # Of all lanes together, by their slots.
+                -(-context.settings.verify_rate * len(ends.route.slots) // len(ALL_SLOTS)),
             )
         self._check.proof = self._sync_monitor.proof = self._proof
         self._upkeep = FenceUpkeep(

@@ -91,6 +91,9 @@ class _Answers:
 class Screen(Protocol):
     """Tells which of some keys may differ: `engine.proof.key_screen.KeyScreen`."""
 
+    read: int
+    """Bytes that were read so far, of both ends."""
+
     async def open(self, extend_ms: int, primary: Endpoint | None = None) -> None:
         """Dial both ends; `primary` in the source's place."""
         ...
@@ -259,6 +262,11 @@ class LiveComparison:
         """See `Comparison.processes`."""
         source, target = self._infos
         return source.run_id, target.run_id
+
+    @property
+    def read(self) -> int:
+        """See `Comparison.read`."""
+        return self._screen.read if self._screen is not None else 0
 
     @property
     def counts_are_known(self) -> bool:
