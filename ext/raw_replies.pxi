@@ -126,7 +126,8 @@ cdef class ReplySplitter:
                 raise MemoryError()
             self.data = grown
             self.capacity = capacity
-        memcpy(self.data + self.end, PyBytes_AS_STRING(chunk), n)
+        if n:
+            memcpy(self.data + self.end, PyBytes_AS_STRING(chunk), n)
         self.end += n
 
     def next(self):

@@ -37,7 +37,7 @@ REPLIES = (
 def _digest(data: bytes) -> object:
     """What of the value does not depend on its form; its bytes where it is not understood."""
     try:
-        return DECODER.digest(data)
+        return DECODER.digest(data)[:3]
     except ProtocolError:
         return data[:-10]
 
