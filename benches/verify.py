@@ -4,7 +4,9 @@ Both servers hold the same strings. In turn: `raw`, both are asked for the TTL a
 in pipelines of the same length, a process each, and what they answer is thrown away; `verify`, by
 the library; and a loop with redis-py that compares DUMPs of fewer keys, by its rate. Medians of
 `--rounds`; the CPU of the engine is that of its process. Where other work has the machine's cores
-the rates say little: what either way costs the busier server in CPU does.
+the rates say little: what either way costs in CPU does. `bound` is how many times the loop `verify`
+could be at the most, were there a core for each process: the loop waits for its own work and for
+each server in turn, `verify` for the busier server alone.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     keys = given.keys // 10 if given.few else given.keys
     binary = next(each for each in binaries() if each.name.startswith(given.server))
-    shares, cpu_shares, rates, used, loops = [], [], [], [], []
+    shares, cpu_shares, rates, used, loops, bounds = [], [], [], [], [], []
     with Server.start(binary) as here, Server.start(binary) as there:
         servers = here, there
         for server in servers:
@@ -162,7 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cpu_shares.append(
                 max(map(sub, between, before)) / max(max(map(sub, after, between)), 0.01)
             )
+            own = _cpu()
             by_loop = loop(servers, names[:LOOP_KEYS])
+            in_turn = _cpu() - own + sum(map(sub, _cpu_of(servers), after))
+            busier = max(map(sub, after, between)) / keys
+            bounds.append(in_turn / min(LOOP_KEYS, keys) / max(busier, 1e-9))
             shares.append(bound / took)
             rates.append(keys / took)
             used.append(cpu)
@@ -176,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{binary}: {keys:,} keys, {statistics.median(rates):,.0f} keys/s: "
         f"{statistics.median(shares):.2f} of raw DUMPs (goal {RAW_GOAL}; "
         f"{statistics.median(cpu_shares):.2f} by the CPU of the busier server), "
-        f"{statistics.median(loops):.1f} times redis-py (goal {LOOP_GOAL:.0f}), "
+        f"{statistics.median(loops):.1f} times redis-py (goal {LOOP_GOAL:.0f}; bound by the CPU "
+        f"{statistics.median(bounds):.1f}), "
         f"{statistics.median(used):.2f} µs of CPU a key (goal {CPU_GOAL}); "
         f"medians of {given.rounds}"
     )

@@ -1,8 +1,8 @@
 """The walks over both ends, database by database.
 
 1. Over each server of the source: its keys are compared with the target's.
-2. Over each server of the target: its names alone. Where they are the source's, by their number and
-   a keyed digest, the target has none that the source has not.
+2. Beside that, over each server of the target: its names alone. Where they are the source's, by
+   their number and a keyed digest, the target has none that the source has not.
 3. Else over the target again: the source is asked whether it has the keys.
 """
 
@@ -73,8 +73,11 @@ class KeyWalks:
         source, target = self._ends
         ours = [self._tracks.track(COMPARED, db, n) for n in range(len(source.shards))]
         theirs = [self._tracks.track(NAMED, db, n) for n in range(len(target.shards))]
-        await _all([self._compared(*each, db) for each in zip(source.shards, ours, strict=True)])
-        await _all([self._named(*each, db) for each in zip(target.shards, theirs, strict=True)])
+        # What the target has all the while its own walk names; so the two may go side by side.
+        await _all(
+            [self._compared(*each, db) for each in zip(source.shards, ours, strict=True)]
+            + [self._named(*each, db) for each in zip(target.shards, theirs, strict=True)]
+        )
         if _names(ours) != _names(theirs):
             others = [self._tracks.track(LOOKED_FOR, db, n) for n in range(len(target.shards))]
             await _all(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.fleet.launcher import open_registry
 from engine.groups import schema
+from tests.integration.test_verify_resumed import compared
 from tests.support.servers import ServerFactory, known
 
 KEYS = 30_000
@@ -83,14 +82,6 @@ def source(server: Server) -> dict[str, Any]:
     return {f"{name}.Address": server.host, f"{name}.Port": server.port}
 
 
-def marks(path: Path) -> int:
-    """How many walks have saved where they are."""
-    if not path.exists():
-        return 0
-    with contextlib.closing(sqlite3.connect(path)) as saved:
-        return int(saved.execute("SELECT COUNT(*) FROM mark").fetchone()[0])
-
-
 def fault(answer: tuple[int, Any]) -> str:
     status, xml = answer
     assert status in (400, 403, 404)
@@ -136,12 +127,17 @@ def test_a_verification_that_is_stopped_and_one_that_is_killed(
     assert (found["Status"], "Outcome" in found) == ("stopped", False)
     status, _ = ask(api, Rate="700000", Resume="true", **source(here))
     assert status == 200
-    wait_for(lambda: marks(tmp_path / "verification-g.jsonl.state"), "a save")
+    wait_for(lambda: compared(tmp_path / "verification-g.jsonl.state"), "a save")
     registry = open_registry(state_url)
-    with registry.store.read() as connection:
-        worker = connection.execute(schema.verifications.select()).one().process
+
+    def worker() -> Any:
+        with registry.store.read() as connection:
+            return connection.execute(schema.verifications.select()).one().process
+
+    wait_for(worker, "a process")
+    number = worker()["shown"]["Pid"]
     registry.store.close()
-    os.kill(worker["shown"]["Pid"], signal.SIGKILL)
+    os.kill(number, signal.SIGKILL)
     found = ended(api)
     assert (found["Status"], "Outcome" in found) == ("gone", False)
     ask(api, Resume="true", **source(here))

@@ -330,7 +330,7 @@ def test_a_table_that_shrinks_meanwhile(server_factory: ServerFactory) -> None:
     over = threading.Event()
 
     def remove(progress: ProofProgress) -> None:
-        if progress.keys > 8_000 and not over.is_set():
+        if progress.keys > 28_000 and not over.is_set():
             over.set()
             for server in (here, there):
                 server.client().unlink(*gone)
