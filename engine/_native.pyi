@@ -217,6 +217,7 @@ class ScanPipeline:
         batch_bytes: int = ...,
         stream_above: int = ...,
         value_limit: int = ...,
+        made_limit: int = ...,
     ) -> Self: ...
     @property
     def may_scan(self) -> bool: ...
@@ -284,6 +285,7 @@ class RestoreEncoder:
     def piece(self, piece: bytes) -> bytes: ...
     def abandon(self) -> None: ...
     def command(self, key: bytes, expire_at: int, payload: bytes) -> bytes: ...
+    def stamped(self, payload: bytes) -> bytes: ...
 
 @final
 class ReplyCounter:
@@ -346,6 +348,24 @@ class ValueTranscoder:
     def hold(self, piece: bytes) -> int: ...
     def drop(self) -> None: ...
     def whole(self, batch: RecordBatch) -> bool: ...
+    def taken(self) -> bytes: ...
+
+# value_commands.pxi
+
+@final
+class ValueCommands:
+    def __new__(cls, value: Buffer) -> Self: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def longest(self) -> int: ...
+    @property
+    def timed(self) -> int: ...
+    def give(
+        self, name: bytes, take: Callable[[bytes, int], None], *, ttls: bool = False
+    ) -> None: ...
 
 # rdb.pxi
 
@@ -393,6 +413,7 @@ class SnapshotReader:
         batch_bytes: int = ...,
         stream_above: int = ...,
         value_limit: int = ...,
+        made_limit: int = ...,
         extend_before: int = 0,
         extend_by: int = 0,
         drop_before: int = 0,
@@ -467,6 +488,7 @@ CMD_LACKS_REFERENCES: int
 CMD_LACKS_CONDITIONS: int
 CMD_LACKS_MSETEX: int
 CMD_LACKS_EXACT_LIMIT: int
+CMD_LACKS_FUNCTION_VERSIONS: int
 
 def command_flags(name: bytes, subcommand: bytes = b"") -> int: ...
 

@@ -17,7 +17,7 @@ from libc.stdint cimport (
     uint16_t, uint32_t, uint64_t
 )
 from libc.stdlib cimport qsort
-from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 from posix.unistd cimport read
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
@@ -51,6 +51,7 @@ include "value_decoder.pxi"
 include "value_totals.pxi"
 include "template_hashes.pxi"
 include "value_encode.pxi"
+include "value_commands.pxi"
 include "rdb.pxi"
 include "seen_keys.pxi"
 include "receive_times.pxi"

@@ -23,6 +23,7 @@
 #   XGROUP … ENTRIESREAD n, XSETID … ENTRIESADDED n …   without that, which the target does not keep
 #   FLUSHALL | FLUSHDB SYNC, SCRIPT FLUSH SYNC | ASYNC  without that word
 #   SPUBLISH channel message             nothing: no client can have subscribed
+#   FUNCTION RESTORE payload …           the same with a footer of version 10, which each server takes
 #
 # LIMIT is no matter of versions: servers send `XADD … MAXLEN ~ 9 LIMIT 5` on as `MAXLEN = 12 LIMIT 5`,
 # which each of them takes from its primary alone, without the limit.
@@ -46,6 +47,8 @@ cdef enum Lack:
     LACKS_MSETEX = 1 << 7
     # What any server takes from its primary alone.
     LACKS_EXACT_LIMIT = 1 << 8
+    # FUNCTION RESTORE of a payload that another version or flavour has made.
+    LACKS_FUNCTION_VERSIONS = 1 << 9
 
 CMD_LACKS_6_2 = LACKS_6_2
 CMD_LACKS_7_0 = LACKS_7_0
@@ -56,6 +59,7 @@ CMD_LACKS_REFERENCES = LACKS_REFERENCES
 CMD_LACKS_CONDITIONS = LACKS_CONDITIONS
 CMD_LACKS_MSETEX = LACKS_MSETEX
 CMD_LACKS_EXACT_LIMIT = LACKS_EXACT_LIMIT
+CMD_LACKS_FUNCTION_VERSIONS = LACKS_FUNCTION_VERSIONS
 
 cdef enum Made:
     MADE_PASS
@@ -70,6 +74,9 @@ cdef enum:
     MADE_OVERHEAD = 512
     # Runs of a command's arguments that are left out.
     CUTS_MOST = 8
+    # The RDB version that brought libraries of functions (Redis 7.0), and the opcode before each.
+    FUNCTIONS_VERSION = 10
+    OPCODE_FUNCTION = 245
 
 cdef struct Making:
     Packed *packed
@@ -626,6 +633,56 @@ cdef Made of_spublish(Making *making) noexcept nogil:
     return MADE_DONE
 
 
+cdef bint holds_functions(const uint8_t *p, const uint8_t *end) noexcept nogil:
+    """Whether that is libraries of functions and nothing else: an opcode and a string for each, which
+    no version has changed."""
+    cdef StringHead head
+    cdef int size
+    while p < end:
+        if p[0] != OPCODE_FUNCTION:
+            return False
+        p += 1
+        size = string_head(p, end - p, &head)
+        if size <= 0 or head.body > <uint64_t>(end - p - size):
+            return False
+        p += size + head.body
+    return True
+
+
+cdef Made of_function(Making *making) noexcept nogil:
+    cdef Argument word, payload
+    cdef const uint8_t *behind
+    cdef size_t body
+    cdef uint8_t *out
+    if making.count < 3:
+        return MADE_PASS
+    behind = read_argument(making.first, &word)
+    if not is_word(&word, "restore", 7):
+        return MADE_PASS
+    behind = read_argument(behind, &payload)
+    if payload.size < FOOTER_BYTES:
+        return MADE_PASS
+    body = payload.size - FOOTER_BYTES
+    # (One that does not fit its footer stays as it is, for the target to refuse.)
+    if footer_version(payload.data + body) <= FUNCTIONS_VERSION or (
+            not crc_fits(payload.data, body)
+            or not holds_functions(payload.data, payload.data + body)):
+        return MADE_PASS
+    if not begin_making(making):
+        return MADE_NO_MEMORY
+    out = put_literal(put_array_header(making.out, making.count), "$8\r\nFUNCTION\r\n", 14)
+    out = put_bulk_header(put_argument(out, &word), payload.size)
+    memcpy(out, payload.data, body)
+    out[body] = FUNCTIONS_VERSION
+    out[body + 1] = 0
+    seal_payload(out, payload.size)
+    out = put_literal(out + payload.size, "\r\n", 2)
+    add_made(
+        making, put_piece_of(out, behind, making.bytes + making.command.size),
+        making.command.row)
+    return MADE_DONE
+
+
 # --- The table ---
 
 cdef int add_newer(str name, uint32_t lacks, Maker maker) except -1:
@@ -651,6 +708,7 @@ add_newer("flushall", LACKS_6_2, of_flush)
 add_newer("flushdb", LACKS_6_2, of_flush)
 add_newer("script", LACKS_6_2, of_script)
 add_newer("spublish", LACKS_7_0, of_spublish)
+add_newer("function", LACKS_FUNCTION_VERSIONS, of_function)
 
 
 cdef Made make_known(

@@ -155,6 +155,8 @@ cdef class SnapshotReader:
         batch_bytes: a batch is closed when it has grown to this, or would grow past it.
         stream_above: a longer value is not held.
         value_limit: a longer value is read to nothing and listed in the batch's `errors`.
+        made_limit: of lists, sets, sorted sets and hashes only one that is longer than this; none
+            where it is less than `value_limit`.
         extend_before: the expire time of a key that would expire before this (ms since the epoch)
             is extended by `extend_by` (ms), and hashes whose fields have expire times are named in
             the batch's `timed`. 0: none is.
@@ -184,6 +186,7 @@ cdef class SnapshotReader:
     cdef size_t batch_bytes
     cdef size_t stream_above
     cdef size_t value_limit
+    cdef size_t made_limit
     cdef public int64_t extend_before
     cdef public int64_t extend_by
     cdef readonly uint64_t extended_count
@@ -280,6 +283,7 @@ cdef class SnapshotReader:
     def __cinit__(
         self, *, length=None, mark=None, size_t batch_bytes=1 << 20,
         size_t stream_above=4 << 20, size_t value_limit=512 << 20,
+        size_t made_limit=0,
         int64_t extend_before=0, int64_t extend_by=0, int64_t drop_before=0,
         bint drop_imports=False, bint footers=True, bint extend_fields=False,
         SlotFilter slots=None,
@@ -300,6 +304,7 @@ cdef class SnapshotReader:
         self.batch_bytes = batch_bytes
         self.stream_above = stream_above
         self.value_limit = value_limit
+        self.made_limit = max(made_limit, value_limit)
         self.extend_before = extend_before
         self.extend_by = extend_by
         self.drop_before = drop_before
@@ -740,6 +745,8 @@ cdef class SnapshotReader:
         why = (
             f"its value, {self.value_size + FOOTER_BYTES:,} bytes as dumped, is longer than the "
             f"target takes in one bulk, its proto-max-bulk-len ({self.value_limit:,} bytes)")
+        if self.limit_of_type() > self.value_limit:
+            why += f", and than the {self.made_limit:,} bytes of which commands are made"
         return self.refuse(why)
 
     cdef int refuse(self, str why) except -1:
@@ -1134,6 +1141,11 @@ cdef class SnapshotReader:
             &self.walk, walk_starts[self.flavour_number][self.type], self.bytes_in.start)
         self.state = SNAPSHOT_WALK
 
+    cdef inline size_t limit_of_type(self) noexcept nogil:
+        """Bytes of the longest value of this type that is handed on."""
+        return self.made_limit if (
+            KIND_LIST <= kind_of(self.flavour_number, self.type) <= KIND_HASH) else self.value_limit
+
     cdef SnapshotStop judge(self) noexcept nogil:
         """The value is one string: what is to be done with it follows from its head."""
         cdef Input *input = self.bytes_in
@@ -1148,7 +1160,7 @@ cdef class SnapshotReader:
             return self.wrong("a string")
         total = size + head.body
         whole = 1 + total + FOOTER_BYTES
-        if whole > self.value_limit:
+        if whole > self.limit_of_type():
             self.judged = True
             self.refused = REFUSED_LENGTH
             return SNAP_REFUSED
@@ -1294,7 +1306,7 @@ cdef class SnapshotReader:
         cdef size_t total, room
         if self.sink == SINK_ARENA:
             total = self.arena.size - self.value_at + n + FOOTER_BYTES
-            if total > self.value_limit:
+            if total > self.limit_of_type():
                 self.refused = REFUSED_LENGTH
                 return SNAP_REFUSED
             if total > self.stream_above and self.of_template():
@@ -1312,7 +1324,8 @@ cdef class SnapshotReader:
             input.start += n
             return self.finish_record() if ended else SNAP_NEED_DATA
         if self.sink == SINK_PIECES:
-            if self.spilled and self.value_size + n + FOOTER_BYTES > self.value_limit:
+            if self.spilled and self.value_size + n + FOOTER_BYTES > (
+                    self.limit_of_type()):
                 self.refused = REFUSED_LENGTH
                 self.sink = SINK_NOTHING
             else:

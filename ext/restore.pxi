@@ -204,6 +204,15 @@ cdef class RestoreEncoder:
 
         `expire_at` in ms since the epoch, -1: never. ValueError for what is no payload.
         """
+        payload = self.stamped(payload)
+        if expire_at < 0:
+            return encode_command(b"RESTORE", key, 0, payload, b"REPLACE")
+        return encode_command(
+            b"RESTORE", key, max(expire_at, 1), payload, b"REPLACE", b"ABSTTL")
+
+    def stamped(self, bytes payload not None):
+        """A DUMP payload with a footer that the target takes; the payload itself where its own is
+        such a one. ValueError for what is no payload."""
         cdef size_t size = PyBytes_GET_SIZE(payload)
         cdef size_t body = size - FOOTER_BYTES
         cdef const uint8_t *value = <const uint8_t *>PyBytes_AS_STRING(payload)
@@ -214,13 +223,10 @@ cdef class RestoreEncoder:
         memcpy(footer, value + body, FOOTER_BYTES)
         version = footer_version(footer)
         stamped = self.stamp(value[0], version)
-        if stamped != version:
-            restamp(footer, stamped, crc64_update(0, value, body))
-            payload = payload[:body] + PyBytes_FromStringAndSize(<char *>footer, FOOTER_BYTES)
-        if expire_at < 0:
-            return encode_command(b"RESTORE", key, 0, payload, b"REPLACE")
-        return encode_command(
-            b"RESTORE", key, max(expire_at, 1), payload, b"REPLACE", b"ABSTTL")
+        if stamped == version:
+            return payload
+        restamp(footer, stamped, crc64_update(0, value, body))
+        return payload[:body] + PyBytes_FromStringAndSize(<char *>footer, FOOTER_BYTES)
 
     def use_restore_alone(self):
         """No MSET from now on: the target does not know it, or the user may not run it."""

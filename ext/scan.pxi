@@ -102,7 +102,8 @@ cdef class ScanPipeline:
         access: None, "idletime" or "freq": what OBJECT is asked for each key.
         batch_bytes: a batch is closed before it would grow past this.
         stream_above: a longer value is not held: its batch is `streamed`, and its bytes follow.
-        value_limit: a longer value is read to nothing and listed in the batch's `errors`.
+        value_limit: a longer string is read to nothing and listed in the batch's `errors`.
+        made_limit: what comes by DUMP only if it is longer than this, if that is more.
 
     Attributes:
         strings, string_bytes, others: plain strings read so far, the bytes of their payloads, and
@@ -129,6 +130,7 @@ cdef class ScanPipeline:
     cdef size_t batch_bytes
     cdef size_t stream_above
     cdef size_t value_limit
+    cdef size_t made_limit
 
     cdef KeyQueue first                # as SCAN named them
     cdef KeyQueue again                # to be asked for by DUMP, with TTLs, before all others
@@ -193,6 +195,7 @@ cdef class ScanPipeline:
         self, int db=0, uint64_t cursor=0, *, ranges=(), uint64_t keys=0,
         str ttl="pexpiretime", access=None,
         size_t batch_bytes=1 << 20, size_t stream_above=4 << 20, size_t value_limit=512 << 20,
+        size_t made_limit=0,
     ):
         cdef bytes digest_key
         self.input = InputBuffer()
@@ -220,6 +223,7 @@ cdef class ScanPipeline:
         self.batch_bytes = batch_bytes
         self.stream_above = stream_above
         self.value_limit = value_limit
+        self.made_limit = max(made_limit, value_limit)
         self.state = REPLY_START
         self.ready = []
         self.errors = []
@@ -967,7 +971,7 @@ cdef class ScanPipeline:
             self.fate = FATE_AGAIN
             return STOP_NEED_DATA if self.name_again() else STOP_NO_MEMORY
         input.start = at + 2
-        if size > self.value_limit:
+        if size > (self.value_limit if raw else self.made_limit):
             self.fate = FATE_DONE
             return STOP_TOO_LONG
         self.fate = FATE_READ

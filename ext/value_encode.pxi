@@ -628,7 +628,9 @@ cdef class ValueTranscoder:
     def whole(self, RecordBatch batch not None):
         """The value that is held becomes that of the one record of a batch that was streamed,
         rewritten if that can be done. True: it would be too long, and the batch is as it was.
-        ValueError where it has another length. Raises `MemoryError`."""
+        ValueError where it has another length. Raises `MemoryError`.
+
+        What would be too long is held still, for `taken`."""
         cdef Record *record
         cdef RewriteEnd end
         cdef uint8_t lost = 0
@@ -656,4 +658,10 @@ cdef class ValueTranscoder:
             return False
         finally:
             self.release()
+
+    def taken(self):
+        """What is held, which is not any more. Raises `MemoryError`."""
+        try:
+            return PyBytes_FromStringAndSize(<char *>self.held.data, self.held.size)
+        finally:
             bytes_free(&self.held)

@@ -6,6 +6,7 @@
 #   VALUE_TAPE    the elements as they are shown, in memory of ours; Python objects are made of it
 #                 afterwards (`tape_value`)
 #   VALUE_ENCODE  the value in another form (value_encode.pxi), on the tape too
+#   VALUE_COMMANDS  the commands that make it (value_commands.pxi)
 #
 # A digest is independent of the encoding, and of the order where the type has none. Each element is
 # hashed for itself, under a head that names what it is, each part behind its length and filled up
@@ -20,6 +21,7 @@ cdef enum SinkMode:
     VALUE_DIGEST
     VALUE_TAPE
     VALUE_ENCODE
+    VALUE_COMMANDS
 
 cdef enum ValueKind:
     KIND_STRING
@@ -75,6 +77,8 @@ cdef struct Sum:
     uint64_t low
     uint64_t high
 
+cdef struct Commanding
+
 cdef struct ElementSink:
     SinkMode mode
     ValueKind kind
@@ -104,6 +108,7 @@ cdef struct ElementSink:
     Bytes once           # hashes of its members so far, in a table
     size_t once_used
     uint64_t once_seed
+    Commanding *commanding
 
 
 cdef inline void piece_text(Piece *piece) noexcept nogil:
@@ -316,6 +321,8 @@ cdef inline bint sink_item(ElementSink *sink, Piece *piece) noexcept nogil:
         return True
     if sink.mode == VALUE_ENCODE:
         return encode_item(sink, piece)
+    if sink.mode == VALUE_COMMANDS:
+        return command_item(sink, piece)
     return sink.mode == VALUE_LOOK or tape_bytes(sink, piece.p, piece.n)
 
 
@@ -338,6 +345,8 @@ cdef inline bint sink_scored(ElementSink *sink, Piece *member, double score) noe
         return True
     if sink.mode == VALUE_ENCODE:
         return encode_scored(sink, member, score)
+    if sink.mode == VALUE_COMMANDS:
+        return command_scored(sink, member, score)
     return sink.mode == VALUE_LOOK or (
         tape_open(sink) and tape_bytes(sink, member.p, member.n)
         and tape_double(sink, score) and tape_close(sink))
@@ -373,6 +382,8 @@ cdef inline bint sink_field(
         return True
     if sink.mode == VALUE_ENCODE:
         return encode_field(sink, name, value, ttl)
+    if sink.mode == VALUE_COMMANDS:
+        return command_field(sink, name, value, ttl)
     return sink.mode == VALUE_LOOK or (
         tape_open(sink) and tape_bytes(sink, name.p, name.n)
         and tape_bytes(sink, value.p, value.n)

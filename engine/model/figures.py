@@ -14,6 +14,8 @@ class Figures:
 
     `source_type` is how the source is read, "replica", "scan" or "file"; "auto" until that is
     known. `retries` counts tries that failed and were repeated: batches sent, ends dialled.
+    `rebuilt_keys` are values that were made on the target by commands, for they are longer than one
+    argument may be there.
 
     Where the source is followed: `applied_offset` is the replication offset up to which the target
     has everything, `source_offset` the source's own, as last heard. `commands` counts the stream's
@@ -59,6 +61,16 @@ class Figures:
         worry=0,
         words="reconnects",
         report="reconnects",
+    )
+    rebuilt_keys: int = figure(
+        0,
+        added,
+        metric="rebuilt_keys",
+        meaning="Values that were made on the target by commands, longer than it takes.",
+        member="RebuiltKeys",
+        label="Made by commands",
+        words="values made by commands",
+        report="values made by commands",
     )
     applied_offset: int | None = figure(None, only, label="Applied offset")
     source_offset: int | None = figure(None, only, label="Source's offset")

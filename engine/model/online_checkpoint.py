@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from engine.model.slots import SlotSet, slot_tag, slot_tags
+
 OWN_PREFIX = b"startmigration:"
 """Keys of this name on a target are the engine's own."""
 POSITION_KEY = OWN_PREFIX + b"position"
 POSITION_DB = 0
 """The target's database that holds the engine's own keys."""
+_ASIDE = OWN_PREFIX + b"rebuild:"
 LEFT_KEY = OWN_PREFIX + b"left"
 """What the position key becomes where a migration ends without a cut-over, and leaves keys."""
 
@@ -193,6 +196,25 @@ class OwnKeys:
     def wait(self) -> bytes:
         """Written and removed before the target's replicas are waited for."""
         return self._named(OWN_PREFIX + b"wait:" + self.token.encode())
+
+    def aside(self, key: bytes) -> bytes:
+        """Where a value is put together that becomes that of `key`: in the key's slot, and in its
+        database, whichever that is."""
+        if not self.tag:
+            return self._named(_ASIDE + self.token.encode())
+        # The core is not loaded where nothing is moved.
+        from engine._native import key_slot
+
+        return self._aside_at(slot_tag(key_slot(key)))
+
+    def asides(self, slots: SlotSet) -> list[bytes]:
+        """All of those, of keys of `slots`."""
+        if not self.tag:
+            return [self.aside(b"")]
+        return [self._aside_at(tag) for tag in slot_tags(slots).values()]
+
+    def _aside_at(self, tag: str) -> bytes:
+        return replace(self, tag=tag)._named(_ASIDE + self.token.encode())
 
     @property
     def all(self) -> tuple[bytes, ...]:

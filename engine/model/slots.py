@@ -125,6 +125,20 @@ def slot_tag(slot: int) -> str:
     return next(tag for tag in _tags() if key_slot(tag.encode()) == slot)
 
 
+def slot_tags(slots: SlotSet) -> dict[int, str]:
+    """`slot_tag` of each of these."""
+    from engine._native import key_slot
+
+    wanted, found = set(slots), dict[int, str]()
+    for tag in _tags() if wanted else ():
+        if (slot := key_slot(tag.encode())) in wanted:
+            wanted.remove(slot)
+            found[slot] = tag
+            if not wanted:
+                break
+    return found
+
+
 def _tags() -> Iterator[str]:
     for size in itertools.count(1):
         yield from map("".join, itertools.product(_TAG_LETTERS, repeat=size))

@@ -50,7 +50,7 @@ class AofSnapshot:
         self._spill: Spill | None = None
         self.info = survey.info
         self.bulk_limit = 512 << 20
-        """Bytes of the longest value that the target takes; longer ones are read to nothing."""
+        """Bytes of the longest value that the target takes in one argument."""
         self.reader = SnapshotReader()
         """What reads it; its lists grow with the reading."""
 
@@ -70,11 +70,12 @@ class AofSnapshot:
         await self.close()
         self._at = 0
         self.stuck = []
-        self._spill = Spill(self.bulk_limit)
+        self._spill = Spill(max(self.bulk_limit, self._settings.spool_bytes))
         self.reader = SnapshotReader(
             batch_bytes=self._settings.batch_bytes,
-            stream_above=self._settings.stream_above,
+            stream_above=min(self._settings.stream_above, self.bulk_limit),
             value_limit=self.bulk_limit,
+            made_limit=self._settings.spool_bytes,
             extend_before=EXTEND_BEFORE,
             extend_by=self._extend_by,
             extend_fields=self._fields is not None,

@@ -42,6 +42,8 @@ from engine.wire.search_indexes import InSnapshot, in_snapshot
 
 # Values that are not kept are not read into memory beyond this.
 _SURVEY_HOLDS = 64 << 10
+# How long a value may be that is made by commands is a matter of the disk then.
+_MADE_MOST = 1 << 62
 _NAMED = 10
 # Of a transaction that does not end: so many unknown names are kept, and so much of each.
 _TAIL_NAMES_MOST = 100
@@ -160,7 +162,9 @@ class _Surveyor:
                 if part is not self._files.parts[0]:
                     raise unsound(part, "it is not an increment: it begins with a snapshot")
                 snapshot = self._snapshot = SnapshotReader(
-                    stream_above=_SURVEY_HOLDS, value_limit=self._value_limit
+                    stream_above=_SURVEY_HOLDS,
+                    value_limit=self._value_limit,
+                    made_limit=_MADE_MOST,
                 )
             if snapshot is not None and not snapshot.finished:
                 if not self._read_snapshot(part, snapshot, portion):

@@ -20,7 +20,7 @@ class Source(Protocol):
     info: ServerInfo
     """What the server says of itself; set by `open`."""
     bulk_limit: int
-    """Bytes of the longest value that the target takes; longer ones are read to nothing."""
+    """Bytes of the longest value that the target takes in one argument."""
 
     @property
     def telemetry(self) -> bool:

@@ -41,6 +41,8 @@ from engine.wire.search_indexes import in_snapshot
 _READ_BYTES = 1 << 20
 # Values that are not migrated are not kept beyond this.
 _SURVEY_HOLDS = 64 << 10
+# How long a value may be that is made by commands is a matter of the disk then.
+_MADE_MOST = 1 << 62
 # Keys that cannot be carried, by name; the transfer's report has all of them.
 _NAMED = 10
 # Keys with expire times wait behind the others of their database, up to so many bytes.
@@ -256,7 +258,7 @@ class RdbFileSource:
             raise UsageError(objection, remedy="Leave it out, or give a server as the source.")
         self._settings = settings
         self.bulk_limit = 512 << 20
-        """Bytes of the longest value that the target takes; longer ones are read to nothing."""
+        """Bytes of the longest value that the target takes in one argument."""
         self._file = RdbFile(path, SnapshotReader())
         self._spill: Spill | None = None
         self._seen = seen_keys()
@@ -325,15 +327,16 @@ class RdbFileSource:
         await self.close()
         reader = SnapshotReader(
             batch_bytes=self._settings.batch_bytes,
-            stream_above=self._settings.stream_above,
+            stream_above=min(self._settings.stream_above, self.bulk_limit),
             value_limit=self.bulk_limit,
+            made_limit=self._settings.spool_bytes,
             drop_before=now_ms(),
             drop_imports=True,
         )
         self._seen = seen_keys()
         self._delayed = _DelayedTtlKeys()
         self._file = RdbFile(self._file.path, reader)
-        self._spill = Spill(self.bulk_limit)
+        self._spill = Spill(max(self.bulk_limit, self._settings.spool_bytes))
         await self._file.open()
         self.info = self._file.info
 
@@ -458,6 +461,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
     reader = SnapshotReader(
         stream_above=_SURVEY_HOLDS,
         value_limit=value_limit,
+        made_limit=_MADE_MOST,
         drop_before=now_ms(),
         drop_imports=True,
         footers=False,

@@ -95,7 +95,7 @@ class ReplicaSource:
         self._slots = route.filter
         self._settings = settings
         self.bulk_limit = 512 << 20
-        """Bytes of the longest value that the target takes; longer ones are read to nothing."""
+        """Bytes of the longest value that the target takes in one argument."""
         self.extend_before = 0
         self.extend_by = 0
         self.lacks = 0
@@ -223,7 +223,11 @@ class ReplicaSource:
         snapshot is here (open it again: it begins anew), `ProtocolFault`, `SpoolFull`.
         """
         demux = self._demux
-        spill = self._spill = Spill(self.bulk_limit, self._spool.directory, keep=_KEPT_BYTES)
+        spill = self._spill = Spill(
+            max(self.bulk_limit, self._settings.spool_bytes),
+            self._spool.directory,
+            keep=_KEPT_BYTES,
+        )
         loop = asyncio.get_running_loop()
         handed_on = loop.time()
         while True:
@@ -523,8 +527,9 @@ class ReplicaSource:
                 length=sync.length,
                 mark=sync.mark,
                 batch_bytes=settings.batch_bytes,
-                stream_above=settings.stream_above,
+                stream_above=min(settings.stream_above, self.bulk_limit),
                 value_limit=self.bulk_limit,
+                made_limit=settings.spool_bytes,
                 extend_before=self.extend_before,
                 extend_by=self.extend_by,
                 slots=self._slots,

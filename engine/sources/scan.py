@@ -50,7 +50,7 @@ class ScanSource:
         self._endpoint = endpoint
         self._settings = settings
         self.bulk_limit = 512 << 20
-        """Bytes of the longest value that the target takes; longer ones are read to nothing."""
+        """Bytes of the longest value that the target takes in one argument."""
         self._connection: Connection | None = None
         # The database that is chosen there.
         self._db = 0
@@ -188,8 +188,9 @@ class ScanSource:
             ttl=self._ttl,
             access=self._access,
             batch_bytes=self._settings.batch_bytes,
-            stream_above=self._settings.stream_above,
+            stream_above=min(self._settings.stream_above, self.bulk_limit),
             value_limit=self.bulk_limit,
+            made_limit=self._settings.spool_bytes,
         )
 
     def _fetch_policy(self, db: int) -> FetchPolicy:

@@ -3,6 +3,9 @@
 Where it replaces, plain strings go as MSET, which costs the target less; the replies are counted by
 record all the same. A target that refuses MSET itself gets RESTORE alone.
 
+A value that is longer than the target takes in one argument is made there by commands, while
+nothing else is under way (`targets.rebuilt_values`).
+
 What is sent stays in the window until the target has answered all of it. When an answer says "not
 now", or the link goes, nothing more is sent; after the answers still under way, and a pause, the
 window is sent again from the first batch that was refused, so that records keep their order.
@@ -15,22 +18,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, cast
+from itertools import islice
+from typing import IO, Any, cast
 
 from engine import logs
 from engine._native import ModuleGuard, RecordBatch, ReplyCounter, RestoreEncoder
-from engine.errors import EngineError, LinkError, ServerError
+from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.backoff import Patience
 from engine.model.endpoint import Endpoint
 from engine.model.modules import COMMANDS, HEAD_BYTES, ModuleTypes, commands_known
+from engine.model.online_checkpoint import OwnKeys
+from engine.model.report import printable_key
 from engine.model.server import ServerInfo, same_process
 from engine.model.settings import TransferSettings
 from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.crashing_values import CrashSuspects
 from engine.targets.import_mode import import_source
-from engine.targets.known_forms import too_long_words, transcoder_for
+from engine.targets.known_forms import transcoder_for
+from engine.targets.rebuilt_values import (
+    GONE,
+    Made,
+    Unmakeable,
+    build,
+    check_makeable,
+    ending,
+    make,
+    read_in_place,
+    write_all,
+)
 from engine.targets.role_check import refuse_replica
 from engine.targets.server_read_size import WIDEN_READS
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
@@ -101,6 +120,12 @@ class RestoreWriter:
         self._head = b""
         # A value in pieces, until all of it is here and can be rewritten.
         self._held: RecordBatch | None = None
+        # A value in pieces that is made by commands, and what is here of it.
+        self._collected: tuple[RecordBatch, IO[bytes]] | None = None
+        self.own = OwnKeys("")
+        """How the engine's own keys are named there."""
+        self.rebuilt = 0
+        """Values that were made by commands."""
         self._telemetry = False
         self.retries = 0
         self.reconnects = 0
@@ -203,6 +228,9 @@ class RestoreWriter:
         if self._held is not None:
             await self._hold(self._held, item)
             return
+        if self._collected is not None:
+            await self._collect(*self._collected, item)
+            return
         if self._awaited is not None:
             self._head += item
             batch = self._awaited
@@ -212,12 +240,20 @@ class RestoreWriter:
             if self._encoder.guard is not None:
                 self._encoder.guard.withhold(batch, item[:HEAD_BYTES])
             transcoder = self._encoder.transcoder
-            if len(batch) and transcoder is not None and transcoder.wants(item[0]):
-                if batch.value_size(0) <= transcoder.most:
-                    self._held = batch
-                    await self._hold(batch, item)
+            wanted = bool(len(batch)) and transcoder is not None and transcoder.wants(item[0])
+            if wanted and transcoder is not None and batch.value_size(0) <= transcoder.most:
+                self._held = batch
+                await self._hold(batch, item)
+                return
+            if len(batch) and (wanted or batch.value_size(0) > self.bulk_limit):
+                try:
+                    check_makeable(item[0], batch.value_size(0), self.bulk_limit)
+                except Unmakeable as exc:
+                    batch.leave_out(0, str(exc))
+                else:
+                    self._collected = batch, self._new_file()
+                    await self._collect(*self._collected, item)
                     return
-                batch.leave_out(0, too_long_words(transcoder.most))
             await self._send_parts(batch)
             if not len(batch):
                 self._skips_pieces = True
@@ -231,10 +267,31 @@ class RestoreWriter:
             return
         self._held = None
         if transcoder.whole(batch):
-            batch.leave_out(0, too_long_words(transcoder.most))
-        await self._send_parts(batch)
+            await self._rebuild(batch, transcoder.taken())
+        else:
+            await self._send_parts(batch)
+
+    async def _collect(self, batch: RecordBatch, file: IO[bytes], piece: bytes) -> None:
+        """The next bytes of a value that is made by commands."""
+        await asyncio.to_thread(write_all, file, piece)
+        if file.tell() < batch.value_size(0):
+            return
+        self._collected = None
+        try:
+            with read_in_place(file, batch.value_size(0)) as value:
+                await self._rebuild(batch, value)
+        finally:
+            file.close()
+
+    def _new_file(self) -> IO[bytes]:
+        # A BinaryIO in all but the type that the stubs give it.
+        opened = tempfile.TemporaryFile(dir=self._settings.spool_directory, buffering=0)  # noqa: SIM115
+        return cast(IO[bytes], opened)
 
     def _drop_held(self) -> None:
+        collected, self._collected = self._collected, None
+        if collected is not None:
+            collected[1].close()
         if self._held is not None:
             self._held = None
             if self._encoder.transcoder is not None:
@@ -245,13 +302,127 @@ class RestoreWriter:
         transcoder = self._encoder.transcoder
         while transcoder is not None:
             done, too_long = transcoder.transcode(item)
-            for index in reversed(too_long):
-                item.leave_out(index, too_long_words(transcoder.most))
-            done -= len(too_long)
+            too_long = too_long or self._longer(item, done)
+            if too_long:
+                # What comes before it goes first, and it alone.
+                if too_long[0]:
+                    await self._send_parts(item.take(too_long[0]))
+                one = item.take(1) if len(item) > 1 else item
+                await self._rebuild(one, one.value(0))
+                if one is item:
+                    return
+                continue
             if done >= len(item):
                 break
             await self._send_parts(item.take(done))
         await self._send_parts(item)
+
+    def _longer(self, item: RecordBatch, count: int) -> list[int]:
+        """The first of so many values that is longer than the target takes, as it is now."""
+        if item.nbytes <= self.bulk_limit:
+            return []
+        longer = (n for n in range(count) if item.value_size(n) > self.bulk_limit)
+        return [*islice(longer, 1)]
+
+    # --- Values that no RESTORE carries ---
+
+    async def _rebuild(self, batch: RecordBatch, value: bytes | mmap.mmap) -> None:
+        """Make the value of the only record of `batch` by commands, behind all that was sent."""
+        key = batch.key(0)
+        try:
+            made = await self.commands_of(key, value)
+        except Unmakeable as exc:
+            batch.leave_out(0, str(exc))
+            await self._send_parts(batch)
+            return
+        try:
+            stored = False
+            while not stored:
+                await self.drain()
+                if batch.db != self._db:
+                    await self._select(batch.db)
+                    continue
+                assert self._connection is not None
+                connection = self._connection
+                connection.release()
+                try:
+                    result = await self._put_together(connection, batch, made)
+                except (LinkError, ServerError) as exc:
+                    self._put_off(exc)
+                    continue
+                except AuthError as refusal:
+                    result = Acknowledged(batch, 0, 0, ((0, refusal.message),))
+                stored = True
+                self._take_over(connection)
+        finally:
+            made.close()
+        self._patience.progress()
+        if result.carried:
+            self.count_rebuilt(batch.db, key)
+        self.on_acknowledged(result)
+
+    def count_rebuilt(self, db: int, key: bytes) -> None:
+        """A value was made by commands."""
+        self.rebuilt += 1
+        if self.rebuilt == 1:
+            self.on_event(
+                "a value that is longer than the target takes in one argument is made there by "
+                f"commands: '{printable_key(key)[:80]}' (database {db}); so are others"
+            )
+
+    async def commands_of(self, key: bytes, value: bytes | mmap.mmap) -> Made:
+        """What makes a value at `own.aside(key)`. Raises `Unmakeable`."""
+        return await asyncio.to_thread(
+            make,
+            value,
+            self.own.aside(key),
+            limit=self.bulk_limit,
+            most=self._settings.spool_bytes,
+            field_ttls=self.info.capabilities.field_ttls,
+            folder=self._settings.spool_directory,
+        )
+
+    async def _put_together(
+        self, connection: Connection, batch: RecordBatch, made: Made
+    ) -> Acknowledged:
+        """Raises `LinkError`, and `ServerError` where it may be tried again."""
+        key, name, at = batch.key(0), self.own.aside(batch.key(0)), batch.expire_at(0)
+        replaces = self._settings.if_exists == "replace"
+        if not replaces and await connection.call("EXISTS", key):
+            return self._existing(batch)
+        if why := await build(connection, made, name, self._settings.io_timeout):
+            return Acknowledged(batch, 0, 0, ((0, why),))
+        last, rename = ending(name, key, -1 if at is None else at)
+        if not replaces:
+            rename = ("RENAMENX", *rename[1:])
+        *_, renamed = await connection.together(last, rename)
+        if isinstance(renamed, ServerError) and GONE in renamed.message:
+            # Its time is over, or it was evicted in this moment.
+            if at is None or at > await self._clock(connection):
+                raise ServerError(renamed.message, code="TRYAGAIN", fault="target")
+            if replaces:
+                await connection.call("DEL", key)
+            return Acknowledged(batch, 1, 0, ())
+        if isinstance(renamed, EngineError):
+            if isinstance(renamed, ServerError) and renamed.code in TRY_AGAIN:
+                raise renamed
+            await connection.try_call("DEL", name)
+            return Acknowledged(batch, 0, 0, ((0, renamed.message),))
+        if not replaces and not renamed:
+            await connection.call("DEL", name)
+            return self._existing(batch)
+        return Acknowledged(batch, 1, 0, ())
+
+    def _existing(self, batch: RecordBatch) -> Acknowledged:
+        if self._settings.if_exists == "skip":
+            return Acknowledged(batch, 0, 1, ())
+        return Acknowledged(batch, 0, 0, ((0, "BUSYKEY Target key name already exists."),))
+
+    @staticmethod
+    async def _clock(connection: Connection) -> int:
+        """The target's clock, in ms."""
+        seconds, micros = await connection.call("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def _send_parts(self, item: RecordBatch) -> None:
         """Send a batch; of its values those alone at which the target's process may have ended."""

@@ -60,6 +60,7 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.report import key_of
 from engine.model.retry import Attempts
+from engine.model.slots import ALL_SLOTS
 from engine.sources.aof_files import AofFiles
 from engine.sources.aof_findings import AofSurvey, is_known, size_in
 from engine.sources.aof_source import AofSnapshot
@@ -70,6 +71,7 @@ from engine.targets.import_mode import (
     in_import_mode,
     leave_import_mode,
 )
+from engine.targets.rebuilt_values import remove_asides
 from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.aof_replay import Replay
 from engine.transfer.async_helpers import cancelled
@@ -549,6 +551,7 @@ class AppendOnly:
         if survey.snapshot:
             writer = self._writer
             writer.name = claim.client_name
+            writer.own = OwnKeys(self._checkpoint.mark.token)
             writer.on_dialled = self._confirm
             await context.insist(writer.open, "target")
             self._identity = writer.info.identity
@@ -557,6 +560,8 @@ class AppendOnly:
             )
             source.bulk_limit = writer.bulk_limit
             await source.open(None)
+            async with self._ends.admin("target") as end:
+                await remove_asides(end, writer.own, ALL_SLOTS)
             self._copy = Copy(
                 source,
                 writer,
@@ -876,6 +881,7 @@ class AppendOnly:
             "retries": self._context.failed_dials
             + self._writer.retries
             + (applier.retries if applier else 0),
+            "rebuilt_keys": self._writer.rebuilt,
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
         }
         if commands is not None and survey is not None:

@@ -16,6 +16,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from engine._native import (
@@ -44,6 +45,7 @@ from engine.sources.aof_findings import AofSurvey
 from engine.sources.aof_source import AofCommands
 from engine.targets.applier import Applier, PositionMoved
 from engine.targets.crashing_values import REASON
+from engine.targets.known_forms import too_long_words
 from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_ttls import EXTEND_MS
@@ -54,6 +56,9 @@ from engine.transfer.unfaithful_commands import UnfaithfulCommands
 
 # Commands that leave nothing of a key that could not be carried.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
+# So much of each word of a RESTORE beside its key and value; and the bytes behind a value.
+_WORD_BYTES = 64
+_FOOTER_BYTES = 10
 # So many keys are named in a line.
 _NAMED_IN_A_LINE = 3
 # So many hashes that may lack fields have a line of the report, and an event, each.
@@ -70,6 +75,16 @@ def lacking_fields(hashes: Collection[DbKey]) -> Iterator[str]:
     further = len(hashes) - _DOUBTED_MOST
     if further > 0:
         yield f"{further:,} further {'hash' if further == 1 else 'hashes'} {_LACKING}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The command that is sent for a RESTORE, and what the value loses (bits of `model.losses`).
+    `why`: there is none."""
+
+    command: bytes
+    lost: int
+    why: str = ""
 
 
 class Counts:
@@ -258,7 +273,7 @@ class Replay:
         special = (
             batch.nbytes > self._writer.bulk_limit
             or batch.holds(CMD_SWAPS)
-            or batch.doubtful(CMD_PAYLOAD)
+            or batch.holds(CMD_PAYLOAD)
             or (self._graphs is not None and batch.naming(TELEMETRY))
         )
         return batch, not special
@@ -326,6 +341,19 @@ class Replay:
                     names.add(db, key)
 
     async def _transact(self, batch: CommandBatch, sent: Sent | None) -> None:
+        done = 0
+        for index, form in ({} if sent is not None else self._other_forms(batch)).items():
+            # It is stored where its command stands.
+            if index > done:
+                before, batch = batch.split(batch.offset(index - done - 1))
+                await self._transact_whole(before, None)
+            one, batch = batch.split(batch.offset(0))
+            await self._transact_piece(one, None, form)
+            done = index + 1
+        if not done or batch.end_offset > batch.start_offset:
+            await self._transact_whole(batch, sent)
+
+    async def _transact_whole(self, batch: CommandBatch, sent: Sent | None) -> None:
         suspect = sent is None and self._crashing.suspect(batch, ())
         if suspect or not await self._transact_piece(batch, sent):
             await self._transact_in_pieces(batch)
@@ -336,21 +364,30 @@ class Replay:
             if not await self._transact_piece(piece, None):
                 await self._transact_in_pieces(piece)
 
-    async def _transact_piece(self, batch: CommandBatch, sent: Sent | None) -> bool:
-        """Apply it; False: the target's process ends at it, and it is to be parted."""
+    async def _transact_piece(
+        self, batch: CommandBatch, sent: Sent | None, form: _Form | None = None
+    ) -> bool:
+        """Apply it; False: the target's process ends at it, and it is to be parted.
+
+        `form`: it is one command, for which another one is sent."""
         skip = (
             set() if sent is not None else self._unfit(batch) | await self._notes_of_graphs(batch)
         )
+        if form is not None and form.why and not skip:
+            skip.add(0)
+            self._leave(batch, 0, form.why)
         while True:
             if sent is None:
                 skip |= self._left_out(batch, skip) | self._left_out_crashing(batch, skip)
-            notes = self._noted()
+            notes, instead = self._noted(), list[tuple[int, bytes]]()
+            if form is not None and not skip:
+                instead = [(batch.db(0), form.command)]
             try:
                 result = await self._applier.apply(
                     batch,
                     sent.position if sent is not None else self._value(batch),
-                    skip=skip,
-                    extras=notes,
+                    skip={0} if instead else skip,
+                    extras=[*instead, *notes],
                     sent=sent,
                 )
             except PositionMoved:
@@ -367,13 +404,15 @@ class Replay:
                 break
             # Nothing was applied: again, without what the target would not even queue.
             for index, message in sorted(result.refused):
-                _of_batch(index, message)
-                skip.add(index)
-                self._leave(batch, index, _refusal(batch, index, message))
+                place = _of_batch(index, message, instead)
+                skip.add(place)
+                self._leave(batch, place, _refusal(batch, place, message))
         del self._notes[: len(notes)]
         for index, message in result.failed:
-            _of_batch(index, message)
-            self._leave(batch, index, message)
+            self._leave(batch, _of_batch(index, message, instead), message)
+        if instead and form is not None and form.lost and not result.failed:
+            for db, key in batch.changes(0) or ():
+                self._context.stats.lose(db, key, form.lost)
         self.counts.unseen += result.unseen
         self._pass(batch)
         return True
@@ -411,6 +450,29 @@ class Replay:
             (batch.end_offset, batch.db_after, batch.in_multi_after),
             (batch.start_offset, batch.db_before, batch.in_multi_before),
         )
+
+    # --- What goes in another form ---
+
+    def _other_forms(self, batch: CommandBatch) -> dict[int, _Form]:
+        """RESTOREs of values in a form that the target does not know, or with a footer that it
+        refuses, by their places."""
+        found: dict[int, _Form] = {}
+        encoder = self._writer.encoder
+        for index in batch.indices(CMD_PAYLOAD):
+            words = batch.command(index, _WORD_BYTES)
+            if len(words) < 4 or len(payload := batch.argument(index, 3)) <= _FOOTER_BYTES:
+                continue
+            known: bytes | None = payload
+            lost = 0
+            if encoder.transcoder is not None:
+                known, lost = encoder.transcoder.payload(payload)
+            if known is None:
+                assert encoder.transcoder is not None
+                found[index] = _Form(b"", 0, too_long_words(encoder.transcoder.most))
+            elif (known := encoder.stamped(known)) is not payload:
+                words[1], words[3] = batch.argument(index, 1), known
+                found[index] = _Form(encode_command(*words), lost)
+        return found
 
     # --- What is left out ---
 
@@ -504,11 +566,14 @@ def _refusal(batch: CommandBatch, index: int, message: str) -> str:
     return message
 
 
-def _of_batch(index: int, message: str) -> None:
-    """Raises `TransferFailed` where it is no command of the batch that was refused, but an extra,
-    which is the engine's."""
+def _of_batch(index: int, message: str, instead: Sequence[tuple[int, bytes]]) -> int:
+    """Which command of the batch was refused; `instead`: what was sent for its only one. Raises
+    `TransferFailed` where it is another extra, which is the engine's."""
+    if index == -1 and instead:
+        return 0
     if index < 0:
         raise TransferFailed(
             f"the target refuses the engine's own command: {message}",
             remedy="Correct that on the target, then start the migration anew.",
         )
+    return index

@@ -60,6 +60,7 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
 from engine.targets.base import ReadAgain
 from engine.targets.crashing_values import REASON
+from engine.targets.rebuilt_values import GONE
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_keys import ExtendedKeys, taken_along
@@ -942,6 +943,10 @@ class Follower:
         if message.partition(" ")[0] in OF_SLOT:
             # It is on its way to another node, or there: once more by and by.
             self._resync.postpone((db, key))
+        elif GONE in message:
+            # A value that was made there by commands: its time was over, or it was evicted, or this
+            # runs for the second time.
+            self._resync.read_once_more((db, key))
         else:
             self._refused(db, key, message, value_type)
         return db, key

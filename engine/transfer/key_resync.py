@@ -28,13 +28,17 @@ more. Until then no command that names it is applied (`left_out_of`), for it wou
 SADD of one member makes a set of one where the source has a thousand. The list is bounded; what
 does not fit is not watched, and stays refused until the next full sync, so that the target is not
 opened.
+
+A value that is longer than the target takes in one argument is made there by commands, under a name
+of the engine's own, before the transaction that gives it its key's name (`rebuild`). One at a time:
+others of a reading stay dirty. Where that name is gone by then its key is read once more.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,6 +159,10 @@ class KeyResync:
         self.hurried = False
         """The source's writers are paused anyway: a reading may be larger, for each costs them a
         round trip."""
+        self.rebuild: Callable[[int, bytes, int, bytes], Awaitable[list[bytes] | str]] | None = None
+        """Makes a value on the target by commands: of the database, key, expire time (-1: none) and
+        payload; gives the commands, encoded, that store it, or why none can. Raises as `read`."""
+        self._rebuilding = False
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
         self.on_loss: Callable[[int, bytes, int], None] = lambda db, key, lost: None
@@ -243,6 +251,12 @@ class KeyResync:
             self._unnoted.append(_name(key, _VALUE))
         else:
             self._refused[key] = None
+
+    def read_once_more(self, key: DbKey) -> None:
+        """What was to be stored of this key is gone: it stays dirty, and nothing is read for a
+        moment."""
+        self._postponed_until = time.monotonic() + _POSTPONED_SECONDS
+        self.mark_dirty([key])
 
     def postpone(self, key: DbKey) -> None:
         """The target's node does not have this key's slot now: it stays dirty, and nothing is read
@@ -576,6 +590,7 @@ class KeyResync:
                 self.repaired += sum(not self._is_refused(key) for key in set(reading.keys))
 
     async def _take(self, where: dict[DbKey, None], most: int, *, values: bool) -> None:
+        self._rebuilding = False
         keys = (
             sorted(where)[:most]
             if len(where) <= most
@@ -727,9 +742,23 @@ class KeyResync:
                 continue
             left_out = self._suspects.left_out.get((db, key), "")
             if isinstance(payload, bytes):
+                size = len(payload)
                 payload, lost, why = self._rewritten(payload)
+                if (
+                    self.rebuild is not None
+                    and not left_out
+                    and (why or len(payload) > self.bulk_limit)
+                ):
+                    if self._rebuilding:
+                        continue
+                    made = await self.rebuild(db, key, expire_at, payload)
+                    if not isinstance(made, str):
+                        self._rebuilding = True
+                        stores += [(db, key, raw, None) for raw in made]
+                        continue
+                    why = made
                 if why := left_out or why or self._unfit(payload, rules):
-                    unfit.append((db, key, why, len(payload)))
+                    unfit.append((db, key, why, size))
                     continue
                 if lost:
                     self.on_loss(db, key, lost)

@@ -56,8 +56,10 @@ from engine.targets.applier import Applier, PositionMoved
 from engine.targets.applier_link import is_far
 from engine.targets.base import ReadAgain
 from engine.targets.cluster_applier import ClusterApplier
+from engine.targets.rebuilt_values import remove_asides
 from engine.targets.restore_writer import RestoreWriter
 from engine.targets.slot_keys import has_keys
+from engine.transfer.aside_values import AsideValues
 from engine.transfer.async_helpers import all_cancelled, cancelled, together
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.modules import ask_module_types
@@ -162,6 +164,7 @@ class Lane:
         self._ownership = TargetOwnership(ends, checkpoint)
         position = PositionMonitor(context, lambda: self._follower, lambda: self._own.position)
         self._target_watch = TargetMonitor(target, context, self._to_be_written, position.look)
+        self._asides = AsideValues(ends, self._writer, lambda: self._own, self._ownership)
         self._sentinels = SentinelMonitor(ends, context, self._moved)
         self._replicas = ReplicaMonitor(ends, context, self._moved)
         self._clusters = clusters
@@ -617,6 +620,7 @@ class Lane:
             self.take_up()
         self._roles.take_up()
         self._writer.name = self._ownership.claim.client_name
+        self._writer.own = self._own
         # How far the target is is not known yet: all is asked in one go.
         applier = self._new_applier(importing=False, far=True)
         try:
@@ -652,6 +656,7 @@ class Lane:
         if self._mark.begun:
             # What was evicted since the checkpoint was written; before anything can be completed.
             await context.insist(self._target_watch.look, "target")
+            await context.insist(self._remove_asides, "target")
         await self._upkeep.take_away()
         if begins:
             self._applier = applier
@@ -663,6 +668,11 @@ class Lane:
             inherit(applier.found, self._ownership.claim, self._ends, self._checkpoint)
             if not self._mark.taken_over and not self._ends.route.shared_target:
                 left.recognise(self._checkpoint, context)
+
+    async def _remove_asides(self) -> None:
+        """Values that an engine before us has not finished."""
+        async with self._ends.admin("target") as end:
+            await remove_asides(end, self._own, self._ends.route.slots)
 
     async def _has_keys(self) -> bool:
         """Whether the target has keys of its own where this lane's go. What other lanes bring to
@@ -810,6 +820,7 @@ class Lane:
             if self._ends.route.by_slot:
                 slots = self._ends.route.slots
                 follower.empty = lambda offset, db: applier.empty(slots, offset, db)
+            self._resync.rebuild = self._asides.make
             self._resync.on_left = context.stats.leave
             self._resync.on_loss = context.stats.lose
             follower.on_search = self._losses.search_refused
@@ -1038,6 +1049,9 @@ class Lane:
         if (lost := tuple(self._context.lost.items())) != self._mark.lost:
             await self._checkpoint.save(lost=lost)
         await self._look_at_limit()
+        if self._resync is not None and self._resync.clean:
+            with contextlib.suppress(EngineError):
+                await self._asides.tidy_up()
         await self._ttl_guard.keep_up()
         await self._upkeep.take_away()
         await self._checkpoint.save_now_and_then()

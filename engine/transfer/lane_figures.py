@@ -102,6 +102,7 @@ class LaneFigures:
             + self._writer.retries
             + self.restarts
             + (applier.retries if applier else 0),
+            "rebuilt_keys": self._writer.rebuilt,
             "reconnects": self._writer.reconnects + (applier.reconnects if applier else 0),
             "spool_bytes": self._source.spooled,
             "target_heard_seconds": self._target_watch.heard_seconds,

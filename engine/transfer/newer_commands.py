@@ -12,6 +12,7 @@ from engine._native import (
     CMD_LACKS_CONDITIONS,
     CMD_LACKS_EXACT_LIMIT,
     CMD_LACKS_FIELD_TTLS,
+    CMD_LACKS_FUNCTION_VERSIONS,
     CMD_LACKS_HGETDEL,
     CMD_LACKS_HSETEX,
     CMD_LACKS_MSETEX,
@@ -33,4 +34,6 @@ def lacks(target: ServerInfo) -> int:
         (able.set_conditions, CMD_LACKS_CONDITIONS),
         (able.msetex, CMD_LACKS_MSETEX),
     )
-    return CMD_LACKS_EXACT_LIMIT | sum(flag for knows, flag in known if not knows)
+    # (Which version a payload is of is known once it comes.)
+    always = CMD_LACKS_EXACT_LIMIT | CMD_LACKS_FUNCTION_VERSIONS
+    return always | sum(flag for knows, flag in known if not knows)

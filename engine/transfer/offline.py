@@ -21,8 +21,10 @@ from engine.model.online_checkpoint import LEFT_KEY, POSITION_DB, POSITION_KEY, 
 from engine.model.position import ScanPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.server import same_process
+from engine.model.slots import ALL_SLOTS
 from engine.sources.base import Source
 from engine.sources.scan import ScanSource
+from engine.targets.rebuilt_values import remove_asides
 from engine.targets.restore_writer import RestoreWriter
 from engine.transfer import timeseries_rules
 from engine.transfer.async_helpers import cancelled
@@ -97,6 +99,7 @@ class Offline:
             self._file = RdbFileSource(source.rdb_path, context.settings)
         self._source: Source = self._file or ScanSource(source, context.settings)
         self._target = RestoreWriter(target, context.settings)
+        self._target.own = OwnKeys(self._token)
         self._target.on_event = context.event_of("target")
         self._target.on_trouble = context.trouble_of("the target")
         # What it finds is found again by the next engine: the base is in the checkpoint.
@@ -393,6 +396,7 @@ class Offline:
             "retries": self._context.failed_dials
             + self._target.retries
             + (self._copy.restarts if self._copy else 0),
+            "rebuilt_keys": self._target.rebuilt,
             "reconnects": self._target.reconnects,
         }
 
@@ -408,6 +412,7 @@ class Offline:
             assert isinstance(before.position, ScanPosition)
             position = before.position
         await context.insist(self._target.open, "target")
+        await context.insist(self._remove_asides, "target")
         await context.insist(self._settle_target, "target")
         await self._settle_file()
         self._source.bulk_limit = self._target.bulk_limit
@@ -432,6 +437,11 @@ class Offline:
             await context.insist(self._target_watch.look, "target")
         context.total_keys = self._source.total_keys
         return position
+
+    async def _remove_asides(self) -> None:
+        """Values that an engine before us has not finished."""
+        async with self._ends.admin("target") as end:
+            await remove_asides(end, self._target.own, ALL_SLOTS)
 
     async def _settle_file(self) -> None:
         """The file is the one of which a part is on the target already, or there is nothing of it.

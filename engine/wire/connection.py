@@ -247,6 +247,32 @@ class Connection(asyncio.BufferedProtocol):
                 raise reply
         return replies
 
+    async def exchange(self, commands: bytes, count: int, *, timeout: float = 30.0) -> list[Any]:
+        """Send `count` encoded commands in one go and return their replies in order, error replies
+        as values (`ServerError`, `AuthError`). Raises `LinkError`. Control mode only."""
+        if self.lost is not None:
+            raise self.lost
+        assert self._transport is not None
+        assert self._bulk is None
+        waiters: list[asyncio.Future[Any]] = [self._loop.create_future() for _ in range(count)]
+        self._calls.extend(waiters)
+        self._transport.write(commands)
+        try:
+            async with asyncio.timeout(timeout):
+                replies = [await waiter for waiter in waiters]
+        except TimeoutError:
+            self.fail(LinkError(f"{self.name} gave no answer for {timeout:g} s", fault=self.fault))
+            assert self.lost is not None
+            raise self.lost from None
+        finally:
+            for waiter in waiters:
+                if waiter.done() and not waiter.cancelled():
+                    waiter.exception()
+        return [
+            self.reply_error(str(reply)) if isinstance(reply, ReplyError) else reply
+            for reply in replies
+        ]
+
     def encode(self, *command: bytes | str | int) -> bytes:
         """A command's bytes, under the name that it has at this server."""
         return encode_command(*command_renames.sent(command, self._names))

@@ -873,3 +873,54 @@ def test_what_leads_elsewhere_is_named(server_factory: ServerFactory, tmp_path: 
     told = " ".join(done.report.doubts)
     assert "'drawn' (database 0)" in told
     assert "'s' (database 0)" in told
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("redis-8.6", "redis-6.2"), ("redis-8.0", "valkey-9.1")]
+)
+def test_restores_of_forms_that_the_target_does_not_know(
+    server_factory: ServerFactory, tmp_path: Path, source: str, target: str
+) -> None:
+    """Among other commands of their keys, in a transaction too, and with a footer that is newer."""
+    server, there = server_factory(known(source)), server_factory(known(target))
+    client = server.client()
+    client.rpush("list", *range(200))
+    client.sadd("set", "a", "b")
+    client.execute_command("XADD", "stream", "1-1", "f", "v")
+    client.xgroup_create("stream", "g", "0")
+    client.set("string", "x" * 100)
+    dumped = {key: client.dump(key) for key in (b"list", b"set", b"stream", b"string")}
+    later = b"%d" % ((time.time() + 3600) * 1000)
+    client.flushall()
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(
+        command(b"SELECT", b"2")
+        + command(b"RPUSH", b"list", b"before")
+        + command(b"RESTORE", b"list", b"0", dumped[b"list"], b"REPLACE")
+        + command(b"RPUSH", b"list", b"behind")
+        + command(b"RENAME", b"list", b"renamed")
+        + command(b"MULTI")
+        + command(b"SET", b"one", b"1")
+        + command(b"RESTORE", b"set", later, dumped[b"set"], b"ABSTTL")
+        + command(b"SADD", b"set", b"c")
+        + command(b"EXEC")
+        + command(b"RESTORE", b"stream", b"0", dumped[b"stream"], b"IDLETIME", b"7")
+        + command(b"XADD", b"stream", b"2-1", b"f", b"v")
+        + command(b"RESTORE", b"k" * 200, later, dumped[b"string"], b"ABSTTL")
+        + command(b"RESTORE", b"damaged", b"0", dumped[b"string"][:-1] + b"?")
+        + command(b"SET", b"last", b"1")
+    )
+    done = copied(f"aof:{path}", there)
+    ((lost),) = done.report.not_carried
+    assert lost.key == "damaged"
+    here = there.client(2)
+    assert here.lrange("renamed", 0, -1) == [*(b"%d" % n for n in range(200)), b"behind"]
+    assert here.smembers("set") == {b"a", b"b", b"c"}
+    assert here.xlen("stream") == 2
+    assert [each["name"] for each in here.xinfo_groups("stream")] == [b"g"]
+    assert here.get("k" * 200) == b"x" * 100
+    assert 0 < here.pttl("set") <= HOUR_MS
+    assert here.mget("one", "last") == [b"1", b"1"]
+    assert here.dbsize() == 6
+    lossy = there.binary.version < (7, 0, 0)
+    assert any("stream" in each.kind for each in done.report.losses) is lossy

@@ -216,6 +216,50 @@ def test_a_flush_that_waits(server_factory: ServerFactory, command: str) -> None
     assert target.client().keys() == [b"key"]
 
 
+LIBRARY = "#!lua name={0}\nredis.register_function('{0}', function() return '{0}' end)"
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("valkey-9.1", "redis-8.0"),
+        ("redis-8.0", "valkey-9.1"),
+        ("redis-8.6", "redis-7.0"),
+        ("valkey-9.1", "redis-7.0"),
+    ],
+)
+def test_libraries_that_another_version_has_dumped(
+    server_factory: ServerFactory, source: str, target: str
+) -> None:
+    """In the stream, where they come as FUNCTION RESTORE."""
+    one, two = server_factory(known(source)), server_factory(known(target))
+    client = one.client()
+
+    def load(name: str) -> bytes:
+        client.execute_command("FUNCTION", "FLUSH")
+        client.execute_command("FUNCTION", "LOAD", LIBRARY.format(name))
+        payload: bytes = client.execute_command("FUNCTION", "DUMP")
+        return payload
+
+    first, second = load("first"), load("second")
+    client.execute_command("FUNCTION", "FLUSH")
+    with migrating(one, two) as run:
+        run.following()
+        client.execute_command("FUNCTION", "RESTORE", first)
+        client.execute_command("FUNCTION", "RESTORE", second, "FLUSH")
+        client.execute_command("FUNCTION", "RESTORE", first, "APPEND")
+        pipe = client.pipeline(transaction=True)
+        pipe.execute_command("FUNCTION", "DELETE", "first")
+        pipe.execute_command("FUNCTION", "RESTORE", first, "replace")
+        pipe.execute()
+        end(run)
+    assert run.report.status == "done", run.events
+    assert run.report.left_out == ()
+    for name in ("first", "second"):
+        assert two.client().execute_command("FCALL", name, 0) == name.encode()
+    assert_settled(one, two, 2)
+
+
 def test_on_the_nodes_of_an_older_cluster(scenario: NewScenario) -> None:
     """A command is in one slot, and so is all that it is made into."""
     s = scenario("redis-8.6", "redis-6.2", target_shards=2)

@@ -67,10 +67,6 @@ def test_everything_is_carried_under_traffic(
     if target.binary.version < (7, 0, 0) <= source.binary.version:
         # It knows no functions, which keeps the cut-over from coming.
         without += ("function|load", "function|restore")
-    flavours = source.binary.flavour, target.binary.flavour
-    if flavours == ("valkey", "redis") and source.binary.version >= (9, 0, 0):
-        # It refuses a library's payload of RDB version 80, which is named (`docs/limits.md`).
-        without += ("function|restore",)
     options: dict[str, Any] = {"without": without, "rate": RATE}
     Traffic(source, "before", **{**options, "rate": None}, limit=2000).start().join()
     traffic = Traffic(source, "meanwhile", **options)

@@ -201,7 +201,7 @@ def test_a_value_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
     )
 
     async def main() -> list[Item]:
-        source = RdbFileSource(path, TransferSettings(stream_above=2_000))
+        source = RdbFileSource(path, TransferSettings(stream_above=2_000, spool_bytes=700_000))
         source.bulk_limit = 700_000
         await source.open(None)
         found = [item async for item in source.items()]

@@ -111,14 +111,14 @@ def test_a_set_that_is_made_of_one(server_factory: ServerFactory) -> None:
     source, target = server_factory(names["redis7.0"]), server_factory(names["redis6.2"])
     target.client().config_set("proto-max-bulk-len", 1 << 20)
     client = source.client()
-    # Too long for the target, by what it says of itself.
+    # Too long for the target, by what it says of itself: one member is.
     members = [os.urandom(1000) for _ in range(1500)]
-    client.sadd("long", *members)
+    client.sadd("long", *members, long := os.urandom(1_100_000))
 
     with migrating(source, target, timeout=60) as run:
         refused_first(run)
         client.sinterstore("made", "long", "long")
-        client.srem("made", *members[10:])
+        client.srem("made", long, *members[10:])
         client.delete("long")
         run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
         run.cut_over()
@@ -174,7 +174,7 @@ def test_commands_of_several_keys_leave_no_fragment_either(
     target.client().config_set("proto-max-bulk-len", 1 << 20)
     client = source.client()
     client.sadd("long", *(b"%d " % n + os.urandom(1000) for n in range(1500)))
-    client.sadd("long", "m")
+    client.sadd("long", "m", one := os.urandom(1_100_000))
     client.sadd("other", "a", "b")
 
     with migrating(source, target, timeout=60) as run:
@@ -183,6 +183,7 @@ def test_commands_of_several_keys_leave_no_fragment_either(
         client.smove("long", "other", "m")
         client.smove("other", "third", "m")
         client.sunionstore("fourth", "third", "long", "other")
+        client.srem("fourth", one)
         client.spop("fourth", 1490)
         applied(run, source)
         there = target.client()

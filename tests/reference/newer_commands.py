@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine import _native as core
+from tests.reference.crc import crc64
 
 Args = list[bytes]
 
@@ -220,6 +221,36 @@ def of_spublish(_: Args, __: int) -> list[Args] | None:
     return []
 
 
+def of_function(args: Args, _: int) -> list[Args] | None:
+    if len(args) < 3 or args[1].upper() != b"RESTORE" or len(args[2]) < 10:
+        return None
+    body, version = args[2][:-10], int.from_bytes(args[2][-10:-8], "little")
+    if version <= 10 or crc64(args[2][:-8]) != int.from_bytes(args[2][-8:], "little"):
+        return None
+    if not only_libraries(body):
+        return None
+    stamped = body + b"\x0a\0"
+    crc = crc64(stamped).to_bytes(8, "little")
+    return [[b"FUNCTION", args[1], stamped + crc, *args[3:]]]
+
+
+def only_libraries(body: bytes) -> bool:
+    """Libraries of functions, each behind its opcode, as strings that are not compressed."""
+    while body:
+        if body[0] != 245 or len(body) < 2:
+            return False
+        if body[1] < 0x40:
+            end = 2 + body[1]
+        elif body[1] < 0x80 and len(body) > 2:
+            end = 3 + ((body[1] & 0x3F) << 8 | body[2])
+        else:
+            return False
+        if end > len(body):
+            return False
+        body = body[end:]
+    return True
+
+
 TRIM = core.CMD_LACKS_6_2 | core.CMD_LACKS_REFERENCES | core.CMD_LACKS_EXACT_LIMIT
 MAKERS = {
     b"SET": (core.CMD_LACKS_6_2 | core.CMD_LACKS_CONDITIONS, of_set),
@@ -239,4 +270,5 @@ MAKERS = {
     b"FLUSHDB": (core.CMD_LACKS_6_2, of_flush),
     b"SCRIPT": (core.CMD_LACKS_6_2, of_script),
     b"SPUBLISH": (core.CMD_LACKS_7_0, of_spublish),
+    b"FUNCTION": (core.CMD_LACKS_FUNCTION_VERSIONS, of_function),
 }

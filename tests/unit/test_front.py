@@ -556,6 +556,7 @@ async def test_start_returns_at_once(services: ServiceContext) -> None:
             "EvictedKeys": None,
             "Retries": 0,
             "Reconnects": 0,
+            "RebuiltKeys": 0,
             "ProvenKeys": None,
             "KeysToProve": None,
         },
@@ -637,6 +638,7 @@ async def test_what_a_followed_source_says(services: ServiceContext) -> None:
         "EvictedKeys": None,
         "Retries": 0,
         "Reconnects": 0,
+        "RebuiltKeys": 0,
         "ProvenKeys": None,
         "KeysToProve": None,
     }

@@ -419,7 +419,7 @@ MEMBERS = {
         ),
         (
             st.integers(0, 1 << 60),
-            "spool_bytes partial_syncs full_syncs repaired_keys held_keys",
+            "spool_bytes partial_syncs full_syncs repaired_keys rebuilt_keys held_keys",
         ),
         (
             st.none() | st.integers(0, 1 << 60),

@@ -15,6 +15,7 @@ from engine._native import CommandBatch, SlotFilter, StreamReader, key_slot
 from engine.model.server import ServerInfo, parse_version
 from engine.transfer.newer_commands import lacks
 from tests.reference import newer_commands as reference
+from tests.reference.crc import crc64
 from tests.reference.stream import HAVE_KEYS, command
 from tests.support.feeding import contents, push
 
@@ -35,6 +36,18 @@ numbers = st.one_of(
 values = st.one_of(st.binary(max_size=3), st.sampled_from([b"k", b"1-1", b"*", b"v" * 300]))
 names = st.sampled_from([*reference.MAKERS, b"INCR", b"PEXPIREAT", b"HSET"])
 free = st.tuples(names, st.lists(st.one_of(words, numbers, values), min_size=1, max_size=9))
+
+
+@st.composite
+def libraries(draw: st.DrawFn) -> bytes:
+    """A payload of FUNCTION DUMP, of some version, or nearly one."""
+    code = draw(st.sampled_from([b"", b"#!lua name=a\n", b"#!lua name=b\n" + b"-" * 300]))
+    length = bytes([len(code)]) if len(code) < 64 else (0x4000 | len(code)).to_bytes(2, "big")
+    body = draw(st.integers(0, 2)) * (bytes([draw(st.sampled_from([245, 245, 0]))]) + length + code)
+    body += draw(st.sampled_from([b"", b"", b"\xf5", b"\xf5\x07abc"]))
+    body += draw(st.sampled_from([9, 10, 11, 13, 80])).to_bytes(2, "little")
+    crc = crc64(body) ^ draw(st.sampled_from([0, 0, 0, 1]))
+    return body + crc.to_bytes(8, "little")
 
 
 @st.composite
@@ -65,9 +78,12 @@ def near(draw: st.DrawFn) -> tuple[bytes, list[bytes]]:
         b"XGROUP": [key, b"g", b"c", *some("MKSTREAM", "ENTRIESREAD 3")],
         b"XSETID": [b"1-1", *some("ENTRIESADDED 7", "MAXDELETEDID 1-1")],
         b"SCRIPT": some("SYNC", "ASYNC"),
+        b"FUNCTION": [draw(libraries()), *some("APPEND", "REPLACE")],
     }.get(name, [])
     if name == b"MSETEX":
         key = count[0]
+    elif name == b"FUNCTION":
+        key = draw(st.sampled_from([b"RESTORE", b"restore", b"LOAD"]))
     elif name in (b"XGROUP", b"FLUSHALL", b"FLUSHDB", b"SCRIPT"):
         key = draw(words)
     return name, [key, *rest]
@@ -169,7 +185,8 @@ def test_what_it_is_made_into_changes_no_other_key(args: list[bytes], lacking: i
 def test_what_a_server_lacks(flavour: str, version: str, expected: set[str]) -> None:
     info = ServerInfo(flavour, parse_version(version))  # type: ignore[arg-type]
     flags = sum(getattr(core, f"CMD_LACKS_{name}") for name in expected)
-    assert lacks(info) == flags | core.CMD_LACKS_EXACT_LIMIT
+    always = core.CMD_LACKS_EXACT_LIMIT | core.CMD_LACKS_FUNCTION_VERSIONS
+    assert lacks(info) == flags | always
 
 
 def test_near_ttls_are_extended_before() -> None:

@@ -189,7 +189,9 @@ async def check_bulk_limit(source: Admin, target: Admin) -> Check:
     if theirs < ours:
         return warned(
             name,
-            f"the target takes values up to {size(theirs)}, the source up to {size(ours)}",
+            f"the target takes arguments up to {size(theirs)}, the source up to {size(ours)}: "
+            "longer lists, sets, sorted sets and hashes are made there by commands, and other "
+            "values are not migrated",
             f"CONFIG SET proto-max-bulk-len {ours} on the target.",
         )
     return passed(name, f"the target takes values up to {size(theirs)}")

@@ -1,0 +1,245 @@
+"""Values that no RESTORE carries, made on the target by commands.
+
+A value that is longer than one argument of the target may be, as it is or in the form that the
+target knows, is put together under a name of the engine's own in the same slot. Invariant: under
+its own name nobody sees it in part, or without its expire time, and nothing of it under another
+name stays:
+
+    DEL name; the commands, each answered; its size is the value's; expire times of fields
+    PEXPIREAT | PERSIST name, RENAME name key
+
+The first element goes by itself, and until the last line the name expires within an hour: so an
+engine that is killed leaves nothing for long, and the next one removes it before that. The size is
+asked for because a target without memory may evict the name in between, and would then have the
+rest alone.
+
+The commands lie in a temporary file, for a value may be longer than memory: what the core makes of
+it (`ext/value_commands.pxi`) is written there first, so that nothing is sent of one that is not
+sound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, cast
+
+from engine._native import ProtocolError, ValueCommands, encode_command, value_kind
+from engine.errors import AuthError, ServerError
+from engine.model.online_checkpoint import OwnKeys
+from engine.model.slots import SlotSet
+from engine.targets.target_refusals import TRY_AGAIN
+from engine.wire.connection import Connection
+from engine.wire.control_connection import Admin
+
+ASIDE_MS = 3_600_000
+"""How long a value lasts that is not whole yet."""
+GONE = "no such key"
+"""What RENAME says where that is gone."""
+_KINDS = {"string": "STRLEN", "list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN"}
+# A string's payload has so many bytes more than itself, at the most.
+_STRING_HEAD = 32
+# Portions of commands that are under way at once.
+_UNDER_WAY = 8
+_NAMES_AT_ONCE = 1000
+_TRIES = 2
+
+
+class Unmakeable(Exception):
+    """A value that no commands make: why, in words."""
+
+
+def too_long_words(size: int, limit: int) -> str:
+    """Why a value that is one string, or has such an element, is not carried."""
+    return (
+        f"the value, {size:,} bytes in one piece, is longer than the target takes: it "
+        f"takes no more than {limit:,} (proto-max-bulk-len)"
+    )
+
+
+def check_makeable(number: int, size: int, limit: int) -> None:
+    """Raises `Unmakeable` where the type of a value (RDB_TYPE_*), and its length as dumped, tell
+    already that no commands make it of arguments of up to `limit` bytes."""
+    kind = value_kind(number, "redis")
+    if kind == "string" and size > limit + _STRING_HEAD:
+        raise Unmakeable(too_long_words(size, limit))
+    if kind not in _KINDS:
+        raise Unmakeable(
+            f"the value is longer than the {limit:,} bytes that the target takes "
+            "(proto-max-bulk-len), as it is or in a form that the target knows, and no commands "
+            f"make a {kind or 'value of its type'}"
+        )
+
+
+@dataclass(slots=True)
+class Made:
+    """The commands of one value: `file` has them, `portions` says how many bytes, and commands, go
+    together; `late` those that give fields their expire times, behind the others."""
+
+    kind: str
+    size: int
+    file: IO[bytes]
+    portions: list[tuple[int, int]] = field(default_factory=list)
+    late: list[tuple[int, int]] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.file.close()
+
+
+def make(
+    value: bytes | mmap.mmap,
+    name: bytes,
+    *,
+    limit: int,
+    most: int,
+    field_ttls: bool,
+    folder: str | None,
+) -> Made:
+    """The commands that make a DUMP payload under `name` at a target that takes arguments of up to
+    `limit` bytes, in a file of up to `most` in `folder`. It works for seconds: on a thread.
+
+    Raises `Unmakeable`, `MemoryError`.
+    """
+    check_makeable(value[0], len(value), limit)
+    try:
+        commands = ValueCommands(value)
+    except ProtocolError as exc:
+        raise Unmakeable(
+            f"the value is longer than the target takes, and not sound: {exc}"
+        ) from exc
+    if commands.longest > limit:
+        raise Unmakeable(too_long_words(commands.longest, limit))
+    if commands.timed and not field_ttls:
+        raise Unmakeable("the target does not know expire times of fields")
+    size = commands.longest if commands.kind == "string" else commands.count
+    file = cast(IO[bytes], tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
+    made = Made(commands.kind, size, file)
+    written = 0
+
+    def take(portions: list[tuple[int, int]]) -> Callable[[bytes, int], None]:
+        def taken(data: bytes, count: int) -> None:
+            nonlocal written
+            written += len(data)
+            if written > most:
+                raise Unmakeable(
+                    f"the value's commands have more than {most:,} bytes (--spool-bytes)"
+                )
+            write_all(made.file, data)
+            portions.append((len(data), count))
+
+        return taken
+
+    try:
+        commands.give(name, take(made.portions))
+        if commands.timed:
+            commands.give(name, take(made.late), ttls=True)
+    except OSError as exc:
+        made.close()
+        raise Unmakeable(f"its commands could not be kept on disk: {exc.strerror or exc}") from exc
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """All of it: a raw file may take a part. Raises `OSError`."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+@contextlib.contextmanager
+def read_in_place(file: IO[bytes], size: int) -> Iterator[mmap.mmap]:
+    """The bytes of a file as memory that need not be all there at once."""
+    view = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    try:
+        yield view
+    finally:
+        # (What still looks into it keeps it.)
+        with contextlib.suppress(BufferError):
+            view.close()
+
+
+async def build(connection: Connection, made: Made, name: bytes, timeout: float) -> str:
+    """Put the value together under `name`, in the database that is chosen; why the target does not
+    take it, or an empty text.
+
+    Raises `LinkError`, and `ServerError` for what passes by itself.
+    """
+    try:
+        for last in range(_TRIES - 1, -1, -1):
+            made.file.seek(0)
+            await connection.call("DEL", name)
+            await _send(connection, made, name, made.portions, timeout)
+            found = await connection.call(_KINDS[made.kind], name)
+            if found == made.size:
+                break
+            if not last:
+                await connection.call("DEL", name)
+                return f"of its {made.size:,} elements the target has {found:,}"
+        await _send(connection, made, name, made.late, timeout)
+    except (ServerError, AuthError) as refusal:
+        if isinstance(refusal, ServerError) and refusal.code in TRY_AGAIN:
+            raise
+        await connection.try_call("DEL", name)
+        return refusal.message
+    return ""
+
+
+async def _send(
+    connection: Connection,
+    made: Made,
+    name: bytes,
+    portions: list[tuple[int, int]],
+    timeout: float,
+) -> None:
+    under_way: deque[asyncio.Task[list[Any]]] = deque()
+    keep = connection.encode("PEXPIRE", name, ASIDE_MS)
+    try:
+        for size, count in portions:
+            data = await asyncio.to_thread(made.file.read, size)
+            sent = connection.exchange(data + keep, count + 1, timeout=timeout)
+            under_way.append(asyncio.ensure_future(sent))
+            if len(under_way) == _UNDER_WAY:
+                _check(await under_way.popleft())
+        while under_way:
+            _check(await under_way.popleft())
+    finally:
+        # Their replies are taken by those that wait for them.
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+def _check(replies: list[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+
+
+def ending(name: bytes, key: bytes, expire_at: int) -> list[tuple[bytes | str | int, ...]]:
+    """What gives a whole value its key's name; `expire_at` in ms since the epoch, -1: never."""
+    last = ("PERSIST", name) if expire_at < 0 else ("PEXPIREAT", name, max(expire_at, 1))
+    return [last, ("RENAME", name, key)]
+
+
+def stores(name: bytes, key: bytes, expire_at: int) -> list[bytes]:
+    """The same, encoded."""
+    return [encode_command(*each) for each in ending(name, key, expire_at)]
+
+
+async def remove_asides(end: Admin, own: OwnKeys, slots: SlotSet) -> None:
+    """Remove what an engine that was killed has not finished of a lane's keys. Raises `LinkError`,
+    `ServerError`, `AuthError`."""
+    names = own.asides(slots)
+    for entry in (await end.info()).keyspace:
+        await end.select(entry.db)
+        for at in range(0, len(names), _NAMES_AT_ONCE):
+            await end.pipeline([("DEL", name) for name in names[at : at + _NAMES_AT_ONCE]])

@@ -1,0 +1,88 @@
+"""Long values that are read again while the source is followed: put together on the target under a
+name of the engine's own, before the transaction that gives them their keys' names.
+
+That goes over a connection of its own, which has the name of those that end when another engine
+claims the target, and whose position there was looked at behind that: so an engine that was
+replaced writes nothing beside the one that has replaced it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from engine.errors import AuthError, LinkError
+from engine.model.online_checkpoint import OwnKeys
+from engine.model.position import TargetPosition
+from engine.targets.rebuilt_values import Unmakeable, build, stores
+from engine.targets.restore_writer import RestoreWriter
+from engine.transfer.control_connections import Endpoints
+from engine.transfer.target_ownership import TargetOwnership
+from engine.wire.connection import answered
+
+
+class AsideValues:
+    """What is put together there for one lane. `own`: the names of the engine's keys."""
+
+    def __init__(
+        self,
+        ends: Endpoints,
+        writer: RestoreWriter,
+        own: Callable[[], OwnKeys],
+        ownership: TargetOwnership,
+    ) -> None:
+        self._ends = ends
+        self._writer = writer
+        self._own = own
+        self._ownership = ownership
+        # Where something may lie that no reading is going to store: (database, name).
+        self._made: dict[tuple[int, bytes], None] = {}
+        self._making = False
+
+    async def make(self, db: int, key: bytes, expire_at: int, payload: bytes) -> list[bytes] | str:
+        """As `KeyResync.rebuild`."""
+        try:
+            made = await self._writer.commands_of(key, payload)
+        except Unmakeable as exc:
+            return str(exc)
+        own, name = self._own(), self._own().aside(key)
+        self._making = True
+        self._made[db, name] = None
+        try:
+            asked = (
+                ("CLIENT", "SETNAME", self._ownership.claim.client_name),
+                ("GET", own.position),
+            )
+            async with self._ends.dialled_with(*asked) as (connection, (_, found)):
+                self._check(own, answered(found))
+                if db:
+                    await connection.call("SELECT", db)
+                timeout = self._ends.settings.io_timeout
+                if why := await build(connection, made, name, timeout):
+                    return why
+        except AuthError as refusal:
+            return refusal.message
+        finally:
+            self._making = False
+            made.close()
+        self._writer.count_rebuilt(db, key)
+        return stores(name, key, expire_at)
+
+    def _check(self, own: OwnKeys, found: object) -> None:
+        """Raises `LinkError` unless this engine has the target: what reads its position there knows
+        what to do."""
+        if isinstance(found, bytes):
+            position = TargetPosition.decode(found)
+            if (position.transfer, position.engine) == (own.token, self._ownership.engine):
+                return
+        raise LinkError("the target has another position than this engine's", fault="target")
+
+    async def tidy_up(self) -> None:
+        """Remove what no reading is going to store: none is under way. Raises `LinkError`,
+        `ServerError`, `AuthError`."""
+        if self._making or not self._made:
+            return
+        made, self._made = self._made, {}
+        async with self._ends.admin("target") as end:
+            for db, name in made:
+                await end.select(db)
+                await end.call("DEL", name)

@@ -1,0 +1,211 @@
+"""Values that are longer than the target takes in one argument: made there by commands, out of
+sight until they are whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from benches.support.clusters import Cluster
+from benches.support.engines import Migration
+from benches.support.proxy import Proxy
+from benches.support.servers import Server
+from benches.support.waiting import wait_for
+from engine._native import key_slot
+from engine.model.online_checkpoint import OwnKeys
+from tests.support.comparison import assert_settled
+from tests.support.library import copied, migrating
+from tests.support.own_keys import OWN_PREFIX, assert_tidy
+from tests.support.servers import ServerFactory, known
+
+MIB = 1 << 20
+HOUR_MS = 3_600_000
+LIMIT = ("--proto-max-bulk-len", str(MIB))
+NAMES = ("list", "set", "{tagged}zset", "}hash{", "{}timed")
+
+
+def fill(client: redis.Redis, *, field_ttls: bool) -> None:
+    """A long value of each kind, with a TTL each second one; and what is not long."""
+    rng = random.Random(5)
+    members = [rng.randbytes(rng.randrange(1, 1500)) for _ in range(2500)]
+    client.rpush("list", *members, *range(500), os.urandom(MIB))
+    client.sadd("set", *members)
+    scores = [rng.random() * 10 ** rng.randrange(-300, 300) for _ in members]
+    client.zadd("{tagged}zset", dict(zip(members, scores, strict=True)))
+    client.zadd("{tagged}zset", {"most": float("inf"), "least": float("-inf"), "even": 3.0})
+    client.hset("}hash{", mapping={b"%d" % n: each for n, each in enumerate(members)})
+    client.hset("{}timed", mapping={b"%d" % n: each for n, each in enumerate(members)})
+    later = int(time.time() * 1000) + HOUR_MS
+    for n in range(0, len(members), 50) if field_ttls else ():
+        client.execute_command("HPEXPIREAT", "{}timed", later + n // 200, "FIELDS", 1, n)
+    client.pexpireat("set", later)
+    client.pexpireat("{}timed", later + 1)
+    client.mset({f"short:{n}": n for n in range(500)})
+
+
+@pytest.fixture
+def ends(server_factory: ServerFactory) -> tuple[Server, Server]:
+    """The target takes no more than 1 MiB at once."""
+    source = server_factory(known("redis-8.0"), "--appendonly", "yes")
+    fill(source.client(), field_ttls=True)
+    return source, server_factory(known("valkey-9"), *LIMIT)
+
+
+@pytest.mark.parametrize("way", ["scan", "replica", "file", "append-only file"])
+def test_by_each_way(ends: tuple[Server, Server], way: str) -> None:
+    source, target = ends
+    if way == "scan":
+        run = copied(source, target)
+    elif way == "append-only file":
+        source.client().bgrewriteaof()
+        wait_for(lambda: _rewritten(source.client()), "the base")
+        run = copied(f"aof:{source.folder / 'appendonlydir'}", target)
+    elif way == "file":
+        source.client().save()
+        run = copied(f"rdb:{Path(source.folder, 'dump.rdb')}", target, source_type="auto")
+    else:
+        with migrating(source, target) as run:
+            run.following()
+            source.client().rpush("list", "behind it")
+            run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.not_carried == ()
+    assert run.report.rebuilt_keys >= len(NAMES)
+    assert sum("is made there by commands" in event for event in run.events) == 1
+    assert_settled(source, target, 2)
+    assert_tidy(target)
+
+
+def _rewritten(client: redis.Redis) -> bool:
+    found = client.info("persistence")
+    return not (found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
+
+
+def test_that_become_long_while_they_are_followed(server_factory: ServerFactory) -> None:
+    """By commands that the target does not take, so that they are read again."""
+    source = server_factory(known("redis-8.0"))
+    target = server_factory(known("redis-8.0"), *LIMIT)
+    client = source.client(0)
+    client.set("short", "x")
+
+    with migrating(source, target) as run:
+        run.following()
+        other = source.client(3)
+        for each in (client, other):
+            fill(each, field_ttls=True)
+            # The commands themselves arrive; these are read again from the source.
+            each.copy("list", "list:copied")
+            each.sort("list", by="nosort", store="list:sorted")
+        client.set("one", os.urandom(2 * MIB))
+        run.wait_for(lambda: run.progress.not_carried == 1, "one string that cannot be")
+        client.delete("one")
+        client.eval("redis.call('restore', KEYS[1], 0, ARGV[1])", 1, "made", client.dump("set"))
+        client.sadd("made", "late")
+        client.rename("made", "renamed")
+        client.hdel("}hash{", 1, 2, 3)
+        run.wait_for(lambda: run.progress.not_carried == 0, "nothing refused")
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.rebuilt_keys >= 1
+    assert_settled(source, target, 5)
+    assert_tidy(target)
+
+
+def seen(target: Server) -> Iterator[bytes]:
+    """What clients see there of long values: half of one would be another length."""
+    for name in NAMES:
+        if target.client().exists(name):
+            yield name.encode()
+
+
+def aside(target: Server) -> list[bytes]:
+    """What lies there that is not whole."""
+    return list(target.client().scan_iter(OWN_PREFIX + b"rebuild:*", count=1000))
+
+
+def test_a_worker_that_is_killed_in_the_middle(
+    migration: Migration, ends: tuple[Server, Server]
+) -> None:
+    """What it leaves has an end of its own, and the next worker removes it."""
+    source, target = ends
+    with Proxy(target.host, target.port) as slow:
+        slow.throttle(400_000)
+        migration.register(slow)
+        migration.start(source, "--source-type", "replica", "--skip-checks", "value-limit")
+        migration.until(lambda: aside(target), "one that is not whole")
+        migration.kill()
+        (name,) = aside(target)
+        assert 0 < target.client().pttl(name) <= HOUR_MS
+        whole = list(seen(target))
+        assert len(whole) < len(NAMES)
+        slow.throttle(None)
+        source.client().delete(*(each for each in NAMES if each.encode() not in whole))
+        migration.resume(verb=False)
+        migration.wait_for(lambda found: found["CanComplete"])
+        assert not aside(target)
+        migration.complete()
+    assert_settled(source, target, 5)
+    assert_tidy(target)
+
+
+def test_the_target_is_restarted_and_the_link_goes_in_the_middle(
+    server_factory: ServerFactory,
+) -> None:
+    source = server_factory(known("redis-8.0"))
+    fill(source.client(), field_ttls=True)
+    target = server_factory(known("redis-8.0"), *LIMIT, "--appendonly", "yes")
+    with Proxy(target.host, target.port) as slow:
+        slow.throttle(1_500_000)
+        with migrating(source, slow, timeout=90) as run:
+            run.wait_for(lambda: aside(target), "one that is not whole")
+            slow.cut_now()
+            run.wait_for(lambda: run.progress.rebuilt_keys >= 1, "a whole one")
+            run.wait_for(lambda: aside(target), "another one")
+            target.kill()
+            target.restart()
+            slow.throttle(None)
+            run.following()
+            run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.reconnects >= 1
+    assert_settled(source, target, 5)
+    assert_tidy(target)
+
+
+def test_into_a_cluster(server_factory: ServerFactory) -> None:
+    """The name is in the slot of the key, whatever braces the key has."""
+    source = server_factory(known("redis-8.0"))
+    client = source.client()
+    fill(client, field_ttls=True)
+    own = OwnKeys("token", "lane", "tag")
+    for name in (*NAMES, "", "{", "}{", "{a}", "{}{a}"):
+        assert key_slot(own.aside(name.encode())) == key_slot(name.encode())
+    with Cluster.start(known("redis-8.0"), primaries=2, make=server_factory) as target:
+        for node in target.nodes:
+            node.client().config_set("proto-max-bulk-len", MIB)
+        with migrating(source, target, timeout=90) as run:
+            run.following()
+            client.rename("set", "renamed")
+            client.sunionstore("made", "renamed", "none")
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert run.report.rebuilt_keys >= len(NAMES)
+        assert_settled(source, target, 5)
+        assert_tidy(target)
+
+
+def test_what_the_target_has_stays_if_it_is_to(ends: tuple[Server, Server]) -> None:
+    source, target = ends
+    target.client().rpush("list", "own")
+    run = copied(source, target, if_exists="skip")
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert target.client().lrange("list", 0, -1) == [b"own"]
+    assert run.report.skipped == 1
+    assert run.report.rebuilt_keys == len(NAMES) - 1
+    assert not aside(target)
