@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from benches.support.engines import Migration, end_workers
+from benches.support.engines import STARTED_BY, Migration, end_workers
 from benches.support.servers import (
     Binary,
     Server,
@@ -43,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # The one profile: nothing fails because the machine was busy with something else.
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")
+    os.environ[STARTED_BY] = str(os.getpid())
     # A shell starts background jobs with SIGINT ignored, and so would be what the tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

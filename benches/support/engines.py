@@ -41,6 +41,8 @@ T = TypeVar("T")
 SECONDS = 90.0
 POLL_SECONDS = 0.05
 COUNTERS = ("PartialSyncs", "FullSyncs", "RepairedKeys")
+STARTED_BY = "ENGINE_STARTED_BY"
+"""The variable of the environment by which what tests start is known: the pid of their process."""
 
 
 @dataclass(frozen=True)
@@ -327,16 +329,16 @@ def _may_run_a_loop() -> bool:
 
 
 def end_workers(test: str) -> None:
-    """SIGKILL the engine's processes that this test (its node id) has started, and that are still
-    there: by what they have inherited."""
-    mark = f"PYTEST_CURRENT_TEST={test} (".encode()
+    """SIGKILL the engine's processes that this test (its node id) has started in this process, and
+    that are still there: by what they have inherited. Those of the same test in another run beside
+    this one are left alone."""
+    marks = f"PYTEST_CURRENT_TEST={test} (", f"{STARTED_BY}={os.environ[STARTED_BY]}\0"
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (
-                b"engine.fleet." in (folder / "cmdline").read_bytes()
-                and (folder / "cwd").readlink() == Path.cwd()
-                and mark in (folder / "environ").read_bytes()
-            ):
+            if b"engine.fleet." not in (folder / "cmdline").read_bytes():
+                continue
+            inherited = (folder / "environ").read_bytes()
+            if all(mark.encode() in inherited for mark in marks):
                 os.kill(int(folder.name), signal.SIGKILL)
 
 
