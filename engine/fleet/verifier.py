@@ -104,7 +104,11 @@ def _told(report: ProofReport) -> dict[str, Any]:
     told = report.to_dict()
     for name in ("settings", "not_compared", "source", "target"):
         del told[name]
-    differences = told["differences"][:_NAMED_MOST]
+    # What is in the keys is for those alone who may read the report.
+    differences = [
+        {name: each[name] for name in ("db", "key", "kinds")}
+        for each in told["differences"][:_NAMED_MOST]
+    ]
     named = {"status": "done", "reason": report.sentence, "differences": differences}
     return told | named
 

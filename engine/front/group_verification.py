@@ -122,13 +122,7 @@ def shape(found: VerificationRecord) -> dict[str, Any]:
         "Reason": reason,
         "Digests": result.get("digests"),
         "Differences": [
-            {
-                "Db": each["db"],
-                "Key": each["key"],
-                "Kinds": list(each["kinds"]),
-                "Source": each["source"],
-                "Target": each["target"],
-            }
+            {"Db": each["db"], "Key": each["key"], "Kinds": list(each["kinds"])}
             for each in result.get("differences", ())
         ],
         "LeftOut": list(result.get("left_out", ())),

@@ -29,7 +29,7 @@ from engine.fleet import process_identity as fleet_process
 from engine.fleet.launcher import open_registry
 from engine.fleet.process_identity import ProcessId
 from engine.front.http.metrics import Metrics
-from engine.groups import disconnections, lease, records, schema
+from engine.groups import disconnections, lease, records, schema, verifications
 from engine.groups.claimed import ClaimedTransfer, ClaimLost
 from engine.groups.lease import Lease, Worker
 from engine.groups.records import TransferRecord
@@ -903,3 +903,42 @@ def test_disconnecting_that_is_stopped_where_no_process_does_it(
 
 def texts(registry: Registry) -> list[str]:
     return [each.message for each in registry.list_events("g")]
+
+
+def test_a_verification_in_the_state(registry: Registry) -> None:
+    """One at a time, by one process; another one replaces what a process has left."""
+    registry.register("g", TARGET)
+    store, asked = registry.store, {"mode": "full", "match": None, "rate": 0, "resume": False}
+
+    def seen() -> records.VerificationRecord:
+        found = registry.get("g")[0].verification
+        assert found is not None
+        assert registry.list()[0][0][0].verification == found
+        return found
+
+    assert registry.get("g")[0].verification is None
+    assert not verifications.stop(store, "g")
+    with pytest.raises(ReplicationGroupNotFoundFault):
+        verifications.begin(store, "no", SOURCE.url, asked)
+    verifications.begin(store, "g", SOURCE.url, asked)
+    assert (seen().goes_on, seen().asked, seen().source_url) == (True, asked, SOURCE.url)
+    with pytest.raises(InvalidReplicationGroupStateFault, match="is under way"):
+        verifications.begin(store, "g", SOURCE.url, asked)
+    gone = verifications.claim(store, "g", ProcessId.of(1 << 30).worker)
+    assert gone is not None
+    assert not seen().goes_on
+    verifications.begin(store, "g", SOURCE.url, asked)
+    assert not gone.write({"keys": 1})
+    mine = verifications.claim(store, "g", HERE)
+    assert mine is not None
+    assert verifications.claim(store, "g", HERE) is None
+    assert mine.write({"keys": 7})
+    assert seen().progress == {"keys": 7}
+    assert verifications.stop(store, "g")
+    assert not mine.write({"keys": 8})
+    gone.end({"status": "done"}, "of the one before")
+    mine.end({"status": "stopped"}, "verification stopped")
+    assert (seen().goes_on, seen().result) == (False, {"status": "stopped"})
+    assert texts(registry)[-3:] == ["verification started"] * 2 + ["verification stopped"]
+    registry.delete("g")
+    assert not mine.write({"keys": 9})

@@ -65,7 +65,6 @@ function when(found) {
   return found.EndTime ? `(${format.time(found.EndTime)})` : "";
 }
 
-function rowWords({ Db: db, Key: key, Kinds: kinds, Source: source, Target: target }) {
-  const name = db === 0 ? key : `${key} (db ${db})`;
-  return `${name}: ${kinds.join(", ")}${source || target ? ` (${source} → ${target})` : ""}`;
+function rowWords({ Db: db, Key: key, Kinds: kinds }) {
+  return `${db === 0 ? key : `${key} (db ${db})`}: ${kinds.join(", ")}`;
 }
