@@ -11,8 +11,10 @@ import redis
 from benches.support.clusters import Cluster
 from benches.support.sentinels import sentinels
 from benches.support.servers import Server
+from engine.proof import second_looks
 from tests.integration.test_verify_verb import fill, verify
 from tests.support.library import migrating
+from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory, known
 
 KEYS = 700
@@ -100,3 +102,22 @@ def test_while_a_migration_follows(server_factory: ServerFactory) -> None:
         assert [each.key for each in verify(here, there).differences] == ["wrong"]
         there.client().delete("wrong")
         run.cut_over()
+
+
+def test_while_a_migration_of_clusters_follows(scenario: NewScenario) -> None:
+    """Each lane is awaited: what is on its way is no difference, and what is wrong there is one."""
+    s = scenario("redis-7.0", "valkey-9.1", source_shards=2, target_shards=2)
+    here, there = s.whole("source"), s.whole("target")
+    assert isinstance(here, Cluster)
+    assert isinstance(there, Cluster)
+    fill(of(here), KEYS, 0)
+    with s.clients(clients=2) as clients, s.running() as run:
+        run.following()
+        clients.goes_on()
+        of(there).set("wrong", "x")
+        found = verify(here, there)
+        assert [each.key for each in found.differences] == ["wrong"]
+        assert set(found.reasons) <= {second_looks.RESTLESS}
+        of(there).delete("wrong")
+        run.cut_over()
+    assert run.report.status == "done"
