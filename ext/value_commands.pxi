@@ -36,6 +36,8 @@ cdef enum:
     # Commands are handed on together, of about so many bytes.
     PORTION_BYTES = 256 << 10
     SCORE_TEXT_MOST = 32
+    # Bytes of one string or packed collection of a value, once it is inflated.
+    INFLATED_MOST = 1 << 30
 
 cdef struct Commanding:
     bint only_look             # nothing is made
@@ -173,7 +175,7 @@ cdef class ValueCommands:
         PyObject_GetBuffer(value, &self.view, PyBUF_SIMPLE)
         self.held = True
         self.reader.sink = &self.sink
-        self.reader.most = SIZE_MAX // 2
+        self.reader.most = INFLATED_MOST
         self.sink.tape_most = 0
         self.sink.commanding = &self.commanding
         self.commanding.owner = <void *>self

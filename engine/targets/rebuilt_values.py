@@ -47,6 +47,7 @@ _STRING_HEAD = 32
 # Portions of commands that are under way at once.
 _UNDER_WAY = 8
 _NAMES_AT_ONCE = 1000
+_NO_MEMORY = "the engine has no memory for the value's longest element"
 _TRIES = 2
 
 
@@ -104,7 +105,7 @@ def make(
     """The commands that make a DUMP payload under `name` at a target that takes arguments of up to
     `limit` bytes, in a file of up to `most` in `folder`. It works for seconds: on a thread.
 
-    Raises `Unmakeable`, `MemoryError`.
+    Raises `Unmakeable`.
     """
     check_makeable(value[0], len(value), limit)
     try:
@@ -113,6 +114,8 @@ def make(
         raise Unmakeable(
             f"the value is longer than the target takes, and not sound: {exc}"
         ) from exc
+    except MemoryError as exc:
+        raise Unmakeable(_NO_MEMORY) from exc
     if commands.longest > limit:
         raise Unmakeable(too_long_words(commands.longest, limit))
     if commands.timed and not field_ttls:
@@ -142,6 +145,9 @@ def make(
     except OSError as exc:
         made.close()
         raise Unmakeable(f"its commands could not be kept on disk: {exc.strerror or exc}") from exc
+    except MemoryError as exc:
+        made.close()
+        raise Unmakeable(_NO_MEMORY) from exc
     except BaseException:
         made.close()
         raise

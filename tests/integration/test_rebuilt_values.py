@@ -178,6 +178,50 @@ def test_the_target_is_restarted_and_the_link_goes_in_the_middle(
     assert_tidy(target)
 
 
+def test_a_target_that_is_out_of_memory_for_a_while(ends: tuple[Server, Server]) -> None:
+    """In the snapshot, and while it is followed: what was begun is begun again."""
+    source, target = ends
+    client, limits = source.client(), target.client()
+    limits.config_set("maxmemory", 4 * MIB)
+    with migrating(source, target, timeout=90) as run:
+        run.wait_for(lambda: run.progress.retries >= 3, "refusals")
+        limits.config_set("maxmemory", 0)
+        run.in_sync()
+        limits.config_set("maxmemory", limits.info("memory")["used_memory"] + MIB)
+        client.eval("redis.call('restore', KEYS[1], 0, ARGV[1])", 1, "late", client.dump("set"))
+        run.wait_for(lambda: run.progress.held_keys, "a key to be read again")
+        limits.config_set("maxmemory", 0)
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.not_carried == ()
+    assert_settled(source, target, 5)
+    assert_tidy(target)
+
+
+@pytest.mark.parametrize("way", ["scan", "replica"])
+def test_what_no_commands_make_is_named(server_factory: ServerFactory, way: str) -> None:
+    source = server_factory(known("redis-8.0"))
+    target = server_factory(known("redis-8.0"), *LIMIT)
+    client = source.client()
+    for n in range(300):
+        client.xadd("stream", {"f": os.urandom(5000)}, id=f"{n + 1}-1")
+    client.hset("hash", mapping={"short": "v", "long": os.urandom(MIB + 1)})
+    client.set("string", os.urandom(2 * MIB))
+    if way == "scan":
+        run = copied(source, target)
+    else:
+        with migrating(source, target) as run:
+            run.following()
+            run.wait_for(lambda: run.progress.not_carried == 3, "all three named")
+            run.complete(force=True)
+    reasons = {each.key: each.reason for each in run.report.not_carried}
+    assert reasons.keys() == {"stream", "hash", "string"}
+    assert all("proto-max-bulk-len" in each for each in reasons.values())
+    assert "1,048,577 bytes in one piece" in reasons["hash"]
+    assert not target.client().exists("stream", "hash", "string")
+    assert not aside(target)
+
+
 def test_into_a_cluster(server_factory: ServerFactory) -> None:
     """The name is in the slot of the key, whatever braces the key has."""
     source = server_factory(known("redis-8.0"))
