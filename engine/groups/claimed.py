@@ -67,8 +67,7 @@ class ClaimedTransfer:
             request = self._renew(connection)
             if progress is not None:
                 self._note_progress(connection, progress, schema.LANE)
-            for lane, each in (of_lanes or {}).items():
-                self._note_progress(connection, each, lane)
+            self._note_lanes(connection, of_lanes)
             return request
 
     def read_request(self) -> Request:
@@ -154,8 +153,7 @@ class ClaimedTransfer:
                 changed_at=time.time(),
             )
             self._note_progress(connection, progress, schema.LANE)
-            for lane, each in (of_lanes or {}).items():
-                self._note_progress(connection, each, lane)
+            self._note_lanes(connection, of_lanes)
             if status is not TransferStatus.STOPPED:
                 leaves = check(Operation.FINISH, group.id, group.status)
                 connection.execute(
@@ -176,6 +174,13 @@ class ClaimedTransfer:
     def _note_progress(self, connection: Connection, progress: Progress, lane: str) -> None:
         values = {"lane": self._lane(lane), "progress": progress.to_dict()}
         self._progress.execute(connection, values)
+
+    def _note_lanes(self, connection: Connection, of_lanes: Mapping[str, Progress] | None) -> None:
+        """A lane may be over since its progress was told: the lanes were planned anew."""
+        names = {each.name for each in self.record.lanes}
+        for lane, each in (of_lanes or {}).items():
+            if lane in names:
+                self._note_progress(connection, each, lane)
 
     def _change(self, connection: Connection, **values: Any) -> None:
         self._renew(connection)

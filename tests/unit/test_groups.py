@@ -48,11 +48,13 @@ from engine.groups.store import STATE_VARIABLE, Store
 from engine.model.checkpoint import Checkpoint
 from engine.model.clients_after_cut_over import SourceClients, alone
 from engine.model.endpoint import Endpoint
+from engine.model.lane_plan import PlannedEnd, PlannedLane
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import NotCarried, Report, Step
 from engine.model.settings import TransferSettings
+from engine.model.slots import SlotSet
 
 SOURCE = Endpoint("source.example.com", 6380, username="u", password="never stored")
 TARGET = Endpoint("target.example.com", password="never stored")
@@ -324,6 +326,24 @@ def test_a_refused_cut_over_takes_no_other_request_off(
     claimed.refuse("two keys differ")
     assert claimed.read_request() is wanted
     assert transfer_of(registry).refusal == "two keys differ"
+
+
+def test_a_lane_that_is_over_when_its_progress_is_written(
+    registry: Registry, migrating: TransferRecord
+) -> None:
+    """What was told of it before the lanes were planned anew is left out, and nothing else."""
+    claimed = registry.claim_transfer("g", HERE)
+    ends = PlannedEnd(), PlannedEnd("10.1.0.1", 6379, ("a",), SlotSet.parse("0-16383"))
+    one, other = (
+        PlannedLane(name, SlotSet.parse(slots), *ends, 1)
+        for name, slots in (("one", "0-99"), ("other", "100-16383"))
+    )
+    claimed.plan([one, other])
+    told = {"one": Progress(keys=1), "other": Progress(keys=2)}
+    claimed.beat(Progress(keys=3), told)
+    claimed.plan([other])
+    claimed.beat(Progress(keys=3), {**told, "other": Progress(keys=5)})
+    assert {each.name: each.progress.keys for each in transfer_of(registry).parts} == {"other": 5}
 
 
 def test_a_whole_run(registry: Registry, migrating: TransferRecord) -> None:
