@@ -136,6 +136,11 @@ class RestoreWriter:
         self.round_trip = 0.0
         """Seconds to the target and back, as at the last dialling."""
 
+    @property
+    def has_lost_slots(self) -> bool:
+        """Whether it waits because another node has the slot of a key."""
+        return self._refusal == "MOVED"
+
     def beside(self, lanes: int) -> None:
         """So many lanes share the process, this one among them."""
         self._window.share(lanes)

@@ -955,8 +955,10 @@ class Lane:
     @property
     def stranded(self) -> bool:
         """Whether its cluster has the shard at one of its ends no more, or the slot of its own keys
-        at another one: no snapshot of it comes to its end."""
-        return any(each.has_lost(self._context) for each in self._clusters.values())
+        at another one, or a slot of what is copied: no snapshot of it comes to its end."""
+        if any(each.has_lost(self._context) for each in self._clusters.values()):
+            return True
+        return self._writer.has_lost_slots
 
     @property
     def stuck(self) -> str:

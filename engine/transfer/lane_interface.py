@@ -224,7 +224,7 @@ class MigratingLane(Protocol):
     @property
     def stranded(self) -> bool:
         """Whether its cluster has the shard at one of its ends no more, or the slot of its own keys
-        at another one: no snapshot of it comes to its end."""
+        at another one, or a slot of what is copied: no snapshot of it comes to its end."""
         ...
 
     def beside(self, lanes: int) -> None:

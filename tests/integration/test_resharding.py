@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from benches.support.clusters import Cluster, node_id, slot_of
+from benches.support.servers import Server
 from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys
 from engine.model.progress import Phase
 from engine.model.slots import slot_tag
@@ -143,6 +144,18 @@ def test_a_shard_is_emptied_and_another_one_added(end: str, scenario: NewScenari
         assert_carried(there, here, clients)
 
 
+def slowly_copied(server: Server, tag: bytes) -> None:
+    """Keys of one slot, and a snapshot that takes its time: until rdb-key-save-delay is 0."""
+    server.client().mset({b"{%b}:%d" % (tag, n): bytes(10_000) for n in range(500)})
+    for name, value in {
+        "rdb-key-save-delay": 50_000,
+        "rdbcompression": "no",
+        "repl-diskless-sync": "yes",
+        "repl-diskless-sync-delay": 0,
+    }.items():
+        server.client().config_set(name, value)
+
+
 @pytest.mark.parametrize("end", ["source", "target"])
 def test_a_shard_is_emptied_while_it_is_copied(end: str, scenario: NewScenario) -> None:
     """Its snapshot never comes to an end: that is not waited for."""
@@ -154,14 +167,7 @@ def test_a_shard_is_emptied_while_it_is_copied(end: str, scenario: NewScenario) 
     first = there.owner(0)
     (tag,) = there.tags_of(first, 1) if end == "source" else (slot_tag(0).encode(),)
     s.load(keys=300)
-    first.client().mset({b"{%b}:%d" % (tag, n): bytes(10_000) for n in range(500)})
-    for name, value in {
-        "rdb-key-save-delay": 50_000,
-        "rdbcompression": "no",
-        "repl-diskless-sync": "yes",
-        "repl-diskless-sync-delay": 0,
-    }.items():
-        first.client().config_set(name, value)
+    slowly_copied(first, tag)
     with s.clients(clients=2) as clients:
         # Once in several processes.
         several = int(end == "source")
@@ -178,6 +184,24 @@ def test_a_shard_is_emptied_while_it_is_copied(end: str, scenario: NewScenario) 
             run.wait_for(copies, "its snapshot")
             changed.empty_shard(fresh)
             first.client().config_set("rdb-key-save-delay", 0)
+            replanned(run)
+            clients.goes_on()
+            run.cut_over(again="")
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_carried(there, here, clients)
+
+
+def test_a_slot_leaves_the_target_while_its_keys_are_copied(scenario: NewScenario) -> None:
+    """The lane that is refused them does not wait for the slot to come back."""
+    s = scenario("redis-7.0", "redis-7.0", source_shards=2, target_shards=2)
+    there, here = clusters(s)
+    s.load(keys=300)
+    slowly_copied(there.nodes[0], slot_tag(0).encode())
+    with s.clients(clients=2) as clients:
+        with s.running(timeout=120.0, retry_for=60.0) as run:
+            run.wait_for(lambda: here.nodes[0].client().dbsize() > 10, "its snapshot")
+            moved(here, range(2), 1)
+            there.nodes[0].client().config_set("rdb-key-save-delay", 0)
             replanned(run)
             clients.goes_on()
             run.cut_over(again="")
