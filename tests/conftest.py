@@ -117,7 +117,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in kept if _takes_any_server(item)]
     if (most := config.getoption("--few")) is not None:
         kept = _first_of_each_file(kept, most)
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    those = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in those])
     items[:] = kept
 
 

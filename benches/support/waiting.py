@@ -18,6 +18,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SECONDS = 60.0
+# What is long in coming, and what it takes long to ask for, is asked for more seldom: a 20th of the
+# time that it has taken so far, or twice what the question took, is between two of them.
+_SELDOM_SECONDS = 0.025
+_OFTEN_SECONDS = 0.005
 
 
 def wait_for(
@@ -25,25 +29,28 @@ def wait_for(
     what: str,
     seconds: float = SECONDS,
     *,
-    every: float = 0.02,
+    every: float | None = None,
     told: Callable[[], object] | None = None,
 ) -> T:
     """Wait until `condition` is true, and return what it returned.
 
     Args:
-        condition: asked again every `every` seconds. What it raises ends the waiting.
+        condition: asked again and again. What it raises ends the waiting.
         what: what is awaited, for the failure.
         seconds: the bound.
+        every: from one question to the next, in seconds; else often at first, and later on seldom.
         told: how things stand, for the failure; without it what `condition` returned last.
 
     Raises:
         AssertionError: it was not true within `seconds`.
     """
-    deadline = time.monotonic() + seconds
+    began = asked = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + seconds:
             raise AssertionError(_failure(what, seconds, found, told))
-        time.sleep(every)
+        time.sleep(_pause(every, now - began, now - asked))
+        asked = time.monotonic()
     return found
 
 
@@ -52,16 +59,25 @@ async def soon(
     what: str,
     seconds: float = SECONDS,
     *,
-    every: float = 0.002,
+    every: float | None = None,
     told: Callable[[], object] | None = None,
 ) -> T:
     """`wait_for` on an event loop, which goes on meanwhile."""
-    deadline = time.monotonic() + seconds
+    began = asked = time.monotonic()
     while not (found := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > began + seconds:
             raise AssertionError(_failure(what, seconds, found, told))
-        await asyncio.sleep(every)
+        await asyncio.sleep(_pause(every, now - began, now - asked))
+        asked = time.monotonic()
     return found
+
+
+def _pause(every: float | None, waited: float, took: float) -> float:
+    """Seconds until it is asked again: it was awaited for so long, and asking took so long."""
+    if every is not None:
+        return every
+    return min(max(_OFTEN_SECONDS, waited / 20, 2 * took), _SELDOM_SECONDS)
 
 
 def _failure(what: str, seconds: float, found: object, told: Callable[[], object] | None) -> str:

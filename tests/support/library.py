@@ -45,8 +45,6 @@ T = TypeVar("T")
 TIMEOUT = 120.0
 """A migration that takes longer hangs: it fails the test. In seconds."""
 
-POLL_SECONDS = 0.005
-
 # What `Transfer` takes beside its settings.
 _OF_TRANSFER = (
     "gate",
@@ -129,7 +127,7 @@ class Run:
 
     def wait_for(self, condition: Callable[[], T], what: str, seconds: float = SECONDS) -> T:
         """Wait until `condition`; what the migration told is in the failure."""
-        return wait_for(condition, what, seconds, every=POLL_SECONDS, told=self._story)
+        return wait_for(condition, what, seconds, told=self._story)
 
     def reaches(self, phase: Phase, seconds: float = SECONDS) -> None:
         """Wait until the migration is in this phase. Another end raises `AssertionError`."""
