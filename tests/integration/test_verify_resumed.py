@@ -96,7 +96,8 @@ def test_kills_at_any_moment(pair: tuple[Server, Server], tmp_path: Path) -> Non
     report.write_text("an older one")
     slow = ("--rate", "200kb", "--seed", "7")
     killed(here, there, report, "--report", str(report), *slow, keys=dice.randint(1, 2_000))
-    killed(here, there, report, "--resume", str(report), *slow, keys=dice.randint(2_000, 4_000))
+    more = compared(tmp_path / "report.state") + dice.randint(1, 1_500)
+    killed(here, there, report, "--resume", str(report), *slow, keys=more)
     assert report.read_text() == "an older one"
     with pytest.raises(UsageError, match="a comparison that was cut off"):
         verify(here, there, report)
@@ -106,7 +107,7 @@ def test_kills_at_any_moment(pair: tuple[Server, Server], tmp_path: Path) -> Non
     assert found.digests == once.digests
     assert sum(each.compared for each in found.runs) == found.compared
     assert len(found.runs) == 3
-    assert found.runs[0].compared + found.runs[1].compared >= 2_000
+    assert all(each.compared > 0 for each in found.runs)
     assert "and not again since then" in found.sentence
     told = [json.loads(line) for line in report.read_text().splitlines()]
     lines = [each["difference"]["key"] for each in told if "difference" in each]
