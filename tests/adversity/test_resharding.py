@@ -142,7 +142,7 @@ def test_slots_move_all_the_time(server_factory: ServerFactory, names: tuple[str
                         traffic.stop()
                         run.cut_over(again="slots")
             assert run.report.status == "done", (trouble.done, run.report.errors, run.events)
-            assert_settled(source, target, 5)
+            assert_settled(source, target, 5, failed_over=True)
             clients.move_to(target)
             clients.goes_on()
             clients.stop()

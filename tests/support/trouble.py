@@ -125,7 +125,10 @@ class _Watched(Deployment):
                     each["num-other-sentinels"] == 2 and each["num-slaves"] for each in told
                 ):
                     return False
-                (primary,) = {self._named(each).port for each in self._group}
+                named = {self._named(each).port for each in self._group}
+                if len(named) > 1:
+                    return False
+                (primary,) = named
                 replica = next(each for each in self._servers if each.port != primary)
                 role = self._clients[replica.port].info("replication")
                 return (
