@@ -117,7 +117,7 @@ def test_every_acknowledged_write_is_on_the_target(ends: tuple[Server, Server]) 
     assert counters.acknowledged
     assert counters.check(target) == []
     assert run.report.fence_seconds is not None
-    assert 0 < run.report.fence_seconds < 8  # 0.1 on a quiet machine
+    assert 0 < run.report.fence_seconds < 2
     assert_tidy(target)
 
 
@@ -152,7 +152,7 @@ def test_a_cut_over_that_takes_too_long_is_undone(ends: tuple[Server, Server]) -
             run.cut_over()
         assert run.report.status == "done", (run.report.errors, run.events)
     assert len(gates) == 2
-    assert clicks.longest < 8
+    assert clicks.longest < 2.0 + 1.3
     assert_tidy(target)
 
 

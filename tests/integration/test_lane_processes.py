@@ -46,7 +46,7 @@ def test_several_processes_cut_over_as_one(scenario: NewScenario) -> None:
         assert run.report.status == "done", (run.report.errors, run.events)
         assert_carried(there, here, clients)
     assert run.report.fence_seconds is not None
-    assert run.report.fence_seconds < 5.0  # a tenth of that on a quiet machine
+    assert run.report.fence_seconds < 1.0
     assert run.report.last_shard
     for process in processes.started:
         with pytest.raises(ProcessLookupError):

@@ -555,7 +555,7 @@ async def test_relative_ttls_hang_on_the_time_of_receipt(
         await asyncio.sleep(3.0)
         await replay.follow_all(source, server)
     for here, there in zip(ends, ends_of(target, "a", "b", "c"), strict=True):
-        assert abs(here - there) < 1000, (ends, here, there)
+        assert abs(here - there) < 300, (ends, here, there)
 
 
 def ends_of(server: Server, *keys: str) -> list[int]:
