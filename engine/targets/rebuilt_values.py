@@ -6,7 +6,7 @@ its own name nobody sees it in part, or without its expire time, and nothing of 
 name stays:
 
     DEL name; the commands, each answered; its size is the value's; expire times of fields
-    PEXPIREAT | PERSIST name, RENAME name key
+    PEXPIREAT | PERSIST name, and where the target has taken that: RENAME name key
 
 The first element goes by itself, and until the last line the name expires within an hour: so an
 engine that is killed leaves nothing for long, and the next one removes it before that. The size is
@@ -49,6 +49,7 @@ _UNDER_WAY = 8
 _NAMES_AT_ONCE = 1000
 _NO_MEMORY = "the engine has no memory for the value's longest element"
 _TRIES = 2
+_RENAME = b"*3\r\n$6\r\nRENAME\r\n"
 
 
 class Unmakeable(Exception):
@@ -239,6 +240,12 @@ def ending(name: bytes, key: bytes, expire_at: int) -> list[tuple[bytes | str | 
 def stores(name: bytes, key: bytes, expire_at: int) -> list[bytes]:
     """The same, encoded."""
     return [encode_command(*each) for each in ending(name, key, expire_at)]
+
+
+def is_last(command: bytes) -> bool:
+    """Whether this encoded command, of those that store a reading, gives a whole value its key's
+    name."""
+    return command.startswith(_RENAME)
 
 
 async def remove_asides(end: Admin, own: OwnKeys, slots: SlotSet) -> None:

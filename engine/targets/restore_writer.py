@@ -400,7 +400,11 @@ class RestoreWriter:
         last, rename = ending(name, key, -1 if at is None else at)
         if not replaces:
             rename = ("RENAMENX", *rename[1:])
-        *_, renamed = await connection.together(last, rename)
+        # By itself: without it the key's name would get the hour that is left of a value aside.
+        for each in (last, rename):
+            (renamed,) = await connection.together(each)
+            if isinstance(renamed, EngineError):
+                break
         if isinstance(renamed, ServerError) and GONE in renamed.message:
             # Its time is over, or it was evicted in this moment.
             if at is None or at > await self._clock(connection):

@@ -60,7 +60,7 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
 from engine.targets.base import ReadAgain
 from engine.targets.crashing_values import REASON
-from engine.targets.rebuilt_values import GONE
+from engine.targets.rebuilt_values import GONE, is_last
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.extended_keys import ExtendedKeys, taken_along
@@ -813,13 +813,15 @@ class Follower:
             if not result.refused:
                 break
             # Nothing was applied: again, without what the target would not even queue.
+            left_out = set()
             for index, message in sorted(result.refused):
                 if index >= 0:
                     skip.add(index)
                     await self._leave(batch, index, message)
                 else:
                     refused.add(self._store_failed(stores, -1 - index, message))
-                    del stores[-1 - index]
+                    left_out.add(-1 - index)
+            stores[:] = _without(stores, left_out)
             # What comes behind them in the batch reads their keys as they are.
             await resync.spread(batch)
         resync.noted()
@@ -1000,6 +1002,18 @@ class Follower:
     async def _transact_nothing(self) -> None:
         at = self.position
         await self._transact(CommandBatch.empty(at.offset, at.db, at.in_multi))
+
+
+def _without(stores: list[Store], left_out: set[int]) -> list[Store]:
+    """The stores but for those at these places; of a value made by commands all or none, for it
+    would get its key's name with the expire time that it has aside."""
+    rebuilt = {store[:2] for store in stores if is_last(store[2])}
+    parted = rebuilt & {stores[place][:2] for place in left_out}
+    return [
+        store
+        for place, store in enumerate(stores)
+        if place not in left_out and store[:2] not in parted
+    ]
 
 
 def _changed(batch: CommandBatch, flags: int) -> list[DbKey]:

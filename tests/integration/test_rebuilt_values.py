@@ -253,3 +253,24 @@ def test_what_the_target_has_stays_if_it_is_to(ends: tuple[Server, Server]) -> N
     assert run.report.skipped == 1
     assert run.report.rebuilt_keys == len(NAMES) - 1
     assert not aside(target)
+
+
+@pytest.mark.parametrize("denied", ["persist", "pexpireat", "pexpire", "rename"])
+def test_what_the_user_may_not_run_leaves_the_key_out(
+    server_factory: ServerFactory, denied: str
+) -> None:
+    """Its name is not given to a value that still has the expire time of one that is not whole."""
+    source = server_factory(known("redis-8.0"))
+    target = server_factory(known("redis-8.0"), *LIMIT)
+    client = source.client()
+    client.rpush("list", *(os.urandom(9000) for _ in range(150)))
+    client.copy("list", "timed")
+    client.pexpire("timed", HOUR_MS)
+    target.client().execute_command("ACL", "SETUSER", "default", f"-{denied}")
+    run = copied(source, target)
+    left = {"persist": {"list"}, "pexpireat": {"timed"}}.get(denied, {"list", "timed"})
+    assert {each.key for each in run.report.not_carried} == left
+    assert all(denied in each.reason.lower() for each in run.report.not_carried)
+    names = {key.encode() for key in {"list", "timed"} - left}
+    assert set(target.client().scan_iter()) == names
+    assert all((target.client().pttl(key) > 0) == (key == b"timed") for key in names)
