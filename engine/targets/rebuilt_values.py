@@ -44,8 +44,8 @@ GONE = "no such key"
 _KINDS = {"string": "STRLEN", "list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN"}
 # A string's payload has so many bytes more than itself, at the most.
 _STRING_HEAD = 32
-# Portions of commands that are under way at once.
-_UNDER_WAY = 8
+# Bytes of commands that are under way at once, if it is not one portion that is longer.
+_UNDER_WAY_BYTES = 2 << 20
 _NAMES_AT_ONCE = 1000
 _NO_MEMORY = "the engine has no memory for the value's longest element"
 _TRIES = 2
@@ -207,22 +207,31 @@ async def _send(
     portions: list[tuple[int, int]],
     timeout: float,
 ) -> None:
-    under_way: deque[asyncio.Task[list[Any]]] = deque()
+    under_way: deque[tuple[asyncio.Task[list[Any]], int]] = deque()
+    nbytes = 0
     keep = connection.encode("PEXPIRE", name, ASIDE_MS)
     try:
         for size, count in portions:
+            while under_way and nbytes + size > _UNDER_WAY_BYTES:
+                oldest, its = under_way.popleft()
+                nbytes -= its
+                _check(await oldest)
             data = await asyncio.to_thread(made.file.read, size)
+            await connection.writable(timeout)
             sent = connection.exchange(data + keep, count + 1, timeout=timeout)
-            under_way.append(asyncio.ensure_future(sent))
-            if len(under_way) == _UNDER_WAY:
-                _check(await under_way.popleft())
+            under_way.append((asyncio.ensure_future(sent), size))
+            nbytes += size
         while under_way:
-            _check(await under_way.popleft())
-    finally:
-        # Their replies are taken by those that wait for them.
-        for task in under_way:
+            _check(await under_way.popleft()[0])
+    except (ServerError, AuthError):
+        # The connection goes on behind it: what else is owed is waited for.
+        await asyncio.gather(*(task for task, _ in under_way), return_exceptions=True)
+        raise
+    except BaseException:
+        for task, _ in under_way:
             task.cancel()
-        await asyncio.gather(*under_way, return_exceptions=True)
+        await asyncio.gather(*(task for task, _ in under_way), return_exceptions=True)
+        raise
 
 
 def _check(replies: list[Any]) -> None:

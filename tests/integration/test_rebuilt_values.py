@@ -20,7 +20,7 @@ from benches.support.waiting import wait_for
 from engine._native import key_slot
 from engine.model.online_checkpoint import OwnKeys
 from tests.support.comparison import assert_settled
-from tests.support.library import copied, migrating
+from tests.support.library import copied, copying, migrating
 from tests.support.own_keys import OWN_PREFIX, assert_tidy
 from tests.support.servers import ServerFactory, known
 
@@ -274,3 +274,21 @@ def test_what_the_user_may_not_run_leaves_the_key_out(
     names = {key.encode() for key in {"list", "timed"} - left}
     assert set(target.client().scan_iter()) == names
     assert all((target.client().pttl(key) > 0) == (key == b"timed") for key in names)
+
+
+def test_a_refusal_while_more_is_under_way(server_factory: ServerFactory) -> None:
+    """The connection goes on behind it, once what else is owed was answered."""
+    source = server_factory(known("redis-8.0"))
+    target = server_factory(known("redis-8.0"), *LIMIT)
+    source.client().rpush("list", *(os.urandom(9000) for _ in range(300)))
+    limits = target.client()
+    limits.config_set("maxmemory", 1)
+    with Proxy(target.host, target.port) as slow:
+        slow.throttle(1_500_000)
+        with copying(source, slow, timeout=20) as run:
+            run.wait_for(lambda: run.progress.retries >= 2, "refusals")
+            limits.config_set("maxmemory", 0)
+            slow.throttle(None)
+            run.join()
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_settled(source, target, 1)
