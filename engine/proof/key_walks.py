@@ -36,7 +36,8 @@ T = TypeVar("T")
 class KeyWalks:
     """Walks over `ends`; what seems to differ goes to `again`.
 
-    `tracks` have how far each is. `extended`: the target's expire times may be later by so many ms.
+    `tracks` have how far each is, `run_ids` which processes of servers were asked (of those that
+    tell). `extended`: the target's expire times may be later by so many ms.
     `on_page` is told of each page, and where it is `enough` the walks end.
     """
 
@@ -61,6 +62,7 @@ class KeyWalks:
         self._extended = extended
         self._on_page = on_page
         self._enough = enough
+        self.run_ids: set[str] = set()
         self._match = None
         if settings.match is not None:
             self._match = settings.match.encode("utf-8", "surrogateescape")
@@ -224,9 +226,7 @@ class KeyWalks:
         if there is not None:
             make = partial(make, parts=there.parts, count=len(there.shards))
         server = AskedServer(shard.endpoint, make, here.fault, self._settings.timeout)
-        await stack.enter_async_context(server)
-        await server.select(db)
-        return server
+        return await self._entered(stack, server, db)
 
     async def _others(self, stack: AsyncExitStack, there: Deployment, db: int) -> list[AskedServer]:
         found = []
@@ -234,9 +234,15 @@ class KeyWalks:
             server = AskedServer(
                 each.endpoint, partial(LookReader, self._key), there.fault, self._settings.timeout
             )
-            found.append(await stack.enter_async_context(server))
-            await server.select(db)
+            found.append(await self._entered(stack, server, db))
         return found
+
+    async def _entered(self, stack: AsyncExitStack, server: AskedServer, db: int) -> AskedServer:
+        await stack.enter_async_context(server)
+        if server.info is not None and server.info.run_id:
+            self.run_ids.add(server.info.run_id)
+        await server.select(db)
+        return server
 
     # --- What is asked, and what becomes of the answers ---
 

@@ -65,6 +65,9 @@ OnProgress = Callable[[ProofProgress], None]
 EXTENDED_MS = 100 * 365 * 86_400_000
 """By so much a migration that is under way may have extended an expire time on the target."""
 _LIBRARY = "library or index"
+_TRIES = 3
+"""So often all is walked over while servers are restarted."""
+_REPLACED = "a server was restarted or replaced meanwhile: what it has now may not be compared"
 
 
 async def prove(
@@ -213,7 +216,6 @@ class _Proof:
             self._extended = EXTENDED_MS if owned else 0
             again = await self._second_looks(stack, ends, admins, asked)
             self._tell("comparing", total=self._total(asked))
-            found = [await until_linked(partial(databases, end)) for side in admins for end in side]
             walks = KeyWalks(
                 ends,
                 settings,
@@ -227,9 +229,8 @@ class _Proof:
                 ),
                 lambda: self._stopped,
             )
-            await self._over(sorted(self._tracks.dbs.union(*found)), walks, admins)
-            self._tell("looking again")
-            await again.settle()
+            ids = {each.run_id for side in asked for each in side.infos} - {""}
+            ids = await self._over_all(ids, walks, ends, admins, again)
             if settings.repair and not self._stopped:
                 # Behind it nothing tells that they differed.
                 self._tracks.mark_all(again)
@@ -244,12 +245,48 @@ class _Proof:
                 each.layout for each in await until_linked(self._look)
             ]:
                 self._unsure("slots moved meanwhile: keys that moved may not have been compared")
+            now = await until_linked(partial(_run_ids, ends, settings.timeout))
+            if now != ids and not self._stopped:
+                self._unsure(_REPLACED)
             return self._report(asked, again)
 
     def save(self) -> None:
         """It is cut off: save what was compared. What is there holds where that fails."""
         with contextlib.suppress(UsageError):
             self._tracks.save_marked()
+
+    async def _over_all(
+        self,
+        ids: set[str],
+        walks: KeyWalks,
+        ends: Sequence[Deployment],
+        admins: Sequence[Sequence[Admin]],
+        again: SecondLooks,
+    ) -> set[str]:
+        """Walk over all databases, and look again at what seemed to differ: what was compared is
+        all of the same servers, which are there at the end. Where one is another process by then
+        (it may be back without what was compared), the walks that asked the one before begin anew.
+        `ids`: those that the servers had before, by which processes are told apart; gives those
+        that they have now."""
+        dbs: set[int] = set()
+        for tried in range(_TRIES):
+            if tried:
+                self._tell("comparing")
+                # Walks at their end whose servers are still the same have nothing more to do.
+                self._tracks.mark_all(again)
+            walks.run_ids.clear()
+            for end in (end for side in admins for end in side):
+                dbs |= await until_linked(partial(databases, end))
+            dbs |= self._tracks.dbs
+            await self._over(sorted(dbs), walks, admins)
+            self._tell("looking again")
+            await again.settle()
+            before = ids
+            ids = await until_linked(partial(_run_ids, ends, self._settings.timeout))
+            if self._stopped or (before == ids and walks.run_ids <= ids):
+                return ids
+        self._unsure(_REPLACED)
+        return ids
 
     async def _over(
         self, dbs: Sequence[int], walks: KeyWalks, admins: Sequence[Sequence[Admin]]
@@ -582,6 +619,17 @@ class _Proof:
             **changes,
         )
         self._on_progress(self._progress)
+
+
+async def _run_ids(ends: Sequence[Deployment], timeout: float) -> set[str]:
+    """Of the processes that serve the ends now, dialled anew: those that tell one. Raises
+    `EngineError`."""
+    found = set()
+    for deployment in ends:
+        for each in deployment.shards:
+            async with admin(each.endpoint, timeout=timeout, fault=deployment.fault) as end:
+                found.add((await end.info()).run_id)
+    return found - {""}
 
 
 def _ignore(_: ProofProgress) -> None:

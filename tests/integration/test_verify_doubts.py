@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from benches.support.clusters import Cluster, node_id, slot_of
+from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import UsageError
 from engine.model.position import StreamPosition, TargetPosition
 from engine.proof import follower, repair, run, second_looks
+from engine.proof.key_walks import KeyWalks
 from tests.integration.test_verify_verb import verify
 from tests.support.servers import ServerFactory, known, url_of
 
@@ -78,6 +80,52 @@ def test_a_database_that_one_end_has_not(server_factory: ServerFactory, quick: N
     repaired = verify(here, there, repair=True)
     assert (repaired.outcome, repaired.repaired) == ("different", 1)
     assert "not repaired: database 20, which the target has not" in repaired.left_out
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_a_target_that_is_restarted_between_two_databases(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, quick: None, lacks: bool
+) -> None:
+    """What was compared with the process before says nothing of the one that is there now."""
+    here, there = server_factory(), server_factory()
+    values = {f"key:{n}": n for n in range(100)}
+
+    def fill(server: Server, *dbs: int) -> None:
+        for db in dbs:
+            server.client(db).mset(values)
+
+    fill(here, 0, 1)
+    fill(there, 0, 1)
+    over, left = KeyWalks.over, [1]
+
+    async def restarts(walks: KeyWalks, db: int) -> None:
+        await over(walks, db)
+        if left and db == 0:
+            left.pop()
+            there.restart()
+            fill(there, *([1] if lacks else [0, 1]))
+
+    monkeypatch.setattr(KeyWalks, "over", restarts)
+    found = verify(here, there)
+    assert (found.outcome, found.different) == (("different", 100) if lacks else ("equal", 0))
+    assert found.compared == 200
+    assert found.digests[0] == verify(here, there, seed=found.settings["seed"]).digests[0]
+
+
+def test_a_target_that_is_restarted_all_the_while(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """Where what was compared is of no process that is there, the end says so."""
+    here, there = server_factory(), server_factory()
+    over = KeyWalks.over
+
+    async def restarts(walks: KeyWalks, db: int) -> None:
+        await over(walks, db)
+        there.restart()
+
+    monkeypatch.setattr(KeyWalks, "over", restarts)
+    found = verify(here, there)
+    assert (found.outcome, list(found.reasons)) == ("unknown", [run._REPLACED])
 
 
 def test_links_that_servers_close_when_they_are_idle(server_factory: ServerFactory) -> None:
