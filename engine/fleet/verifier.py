@@ -64,15 +64,14 @@ class _Verifier:
         saved = report.with_name(report.name + ".state")
         # (One that had saved nothing has compared nothing.)
         resume = bool(asked.pop("resume")) and saved.exists()
-        if not resume:
-            # One that was cut off is over: another one was asked for.
-            saved.unlink(missing_ok=True)
         return await prove(
             credentials.apply(Endpoint.parse(claimed.source_url)),
             credentials.apply(claimed.group.primary),
             ProofSettings(**asked),
             report=str(report),
             resume=resume,
+            # One that was cut off is over: another one was asked for.
+            fresh=not resume,
             on_progress=self._on_progress,
         )
 

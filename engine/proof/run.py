@@ -37,7 +37,7 @@ from engine.model.proof import (
     ProofSettings,
 )
 from engine.model.report import printable_key
-from engine.proof import long_values, repair
+from engine.proof import long_values, repair, saved_proof
 from engine.proof.asked_server import AskedServer
 from engine.proof.deployment import (
     Asked,
@@ -77,11 +77,12 @@ async def prove(
     *,
     report: str | None = None,
     resume: bool = False,
+    fresh: bool = False,
     on_progress: OnProgress | None = None,
 ) -> ProofReport:
     """Compare two deployments; nothing is written to either, but for `settings.repair`. `report`:
     the path of a file of JSON lines, with a page beside it; with `resume` the comparison of that
-    report, which was cut off, goes on.
+    report, which was cut off, goes on, and with `fresh` it is forgotten.
 
     Raises `LinkError`, `AuthError`, `ServerError` where an end cannot be asked, and `UsageError`
     for a file that cannot be written, a comparison to resume that is not there or was one of other
@@ -99,6 +100,9 @@ async def prove(
     try:
         if not resume:
             settings = _seeded(settings)
+        if fresh:
+            # (No other process writes this report: it is ours from here on.)
+            saved_proof.remove(file.state)
         saved = SavedProof(file.state, _head(source, target, settings), resume=resume)
         settings = replace(settings, seed=saved.seed)
         proof = _Proof(source, target, settings, file, saved, on_progress or _ignore)

@@ -61,7 +61,7 @@ class SavedProof:
         if there and not resume:
             raise UsageError(
                 f"{path} holds a comparison that was cut off",
-                remedy="Go on with it by --resume in place of --report, or remove that file.",
+                remedy="Go on with it by --resume in place of --report, or name another report.",
             )
         if resume:
             if not there:
@@ -149,7 +149,7 @@ class SavedProof:
     def remove(self) -> None:
         """The comparison is at its end."""
         self.close()
-        self._path.unlink(missing_ok=True)
+        remove(self._path)
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -209,7 +209,7 @@ class SavedProof:
     def _made(self) -> None:
         # It is there with its tables, or not at all.
         new = self._path.with_name(self._path.name + ".new")
-        new.unlink(missing_ok=True)
+        remove(new)
         # Names of keys are for nobody else.
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
@@ -218,5 +218,18 @@ class SavedProof:
                 made.execute(statement)
             made.execute("INSERT INTO head VALUES (?, ?)", (_VERSION, json.dumps(self._head)))
             made.execute("COMMIT")
+        # (A journal without its file is one of a process that was killed, whose file was removed:
+        # it would be played back into this one.)
+        _journal(self._path).unlink(missing_ok=True)
         os.replace(new, self._path)
         self._db = sqlite3.connect(self._path, isolation_level=None)
+
+
+def remove(path: Path) -> None:
+    """Remove the file of a comparison, and what SQLite has beside it. Raises `OSError`."""
+    path.unlink(missing_ok=True)
+    _journal(path).unlink(missing_ok=True)
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(path.name + "-journal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
@@ -20,7 +21,8 @@ from engine import Engine
 from engine.errors import UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.proof import ProofReport, ProofSettings
-from engine.proof import saved_proof, second_looks, track
+from engine.proof import run, saved_proof, second_looks, track
+from engine.proof.report_file import ReportFile
 from tests.integration.test_verify_verb import KINDS, fill, verify
 from tests.support.servers import End, ServerFactory, url_of
 
@@ -169,8 +171,6 @@ def test_a_repair_that_is_killed(
     pair: tuple[Server, Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it has repaired is told of by the one that goes on."""
-    from engine.proof import run
-
     here, there = pair
     wrong = spoil(there.client(), random.Random(5), 20)
     report = tmp_path / "report"
@@ -209,8 +209,6 @@ def test_a_link_that_is_lost_late(
 
 def test_two_that_write_one_report(server_factory: ServerFactory, tmp_path: Path) -> None:
     here, there = server_factory(), server_factory()
-    from engine.proof.report_file import ReportFile
-
     report = tmp_path / "report"
     first = ReportFile(str(report))
     with pytest.raises(UsageError, match="another process writes the report"):
@@ -218,3 +216,49 @@ def test_two_that_write_one_report(server_factory: ServerFactory, tmp_path: Path
     first.close()
     assert verify(here, there, report).outcome == "equal"
     assert saved_proof.SavedProof(first.state, {}, resume=False).runs == []
+
+
+def test_a_journal_that_was_left(pair: tuple[Server, Server], tmp_path: Path) -> None:
+    """Killed in a save, and its file removed by hand: what it had marked is not in the next one."""
+    here, there = pair
+    report = tmp_path / "report"
+    state, journal = report.with_name("report.state"), report.with_name("report.state-journal")
+    killed(here, there, report, "--report", str(report), "--rate", "200kb", keys=1_000)
+    with contextlib.closing(sqlite3.connect(state, isolation_level=None)) as saved:
+        # In the journal is what was there before.
+        saved.execute("PRAGMA cache_size = 1")
+        saved.execute("BEGIN")
+        saved.execute("UPDATE mark SET servers = 'other'")
+        saved.execute("UPDATE head SET version = 7")
+        for n in range(20_000):
+            saved.execute("INSERT INTO doubt VALUES ('0 compared 0', ?, 1)", (f"key:{n}" * 9,))
+        left = journal.read_bytes()
+        saved.execute("ROLLBACK")
+    state.unlink()
+    journal.write_bytes(left)
+    assert left.strip(b"\0")
+    new = saved_proof.SavedProof(state, {"seed": 1}, resume=False)
+    new.save({})
+    assert not new.marks()
+    new.close()
+    assert not journal.exists()
+
+
+def test_one_that_begins_anew(pair: tuple[Server, Server], tmp_path: Path) -> None:
+    """It forgets the one before, which is not its to forget while another process has it."""
+    here, there = pair
+    report = tmp_path / "report"
+    killed(here, there, report, "--report", str(report), "--rate", "200kb", keys=1)
+    state = report.with_name("report.state")
+
+    def anew() -> ProofReport:
+        ends = (Endpoint.parse(url_of(each)) for each in pair)
+        return asyncio.run(run.prove(*ends, ProofSettings(), report=str(report), fresh=True))
+
+    other = ReportFile(str(report))
+    with pytest.raises(UsageError, match="another process writes the report"):
+        anew()
+    assert state.exists()
+    other.close()
+    assert [each.compared for each in anew().runs] == [KEYS + 500]
+    assert not state.exists()
