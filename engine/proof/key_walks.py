@@ -105,9 +105,9 @@ class KeyWalks:
                     part: int, names: KeyNames, first: int, looks: Sequence[Looks]
                 ) -> None:
                     server.allowed(looks[0])
-                    absent = set(looks[0].absent)
                     for index in range(len(looks[0])):
-                        if index not in absent:
+                        # (A key that it may not be asked for is there: it was named.)
+                        if looks[0].there(index):
                             on_key(names.name(first + index))
 
                 await walk(

@@ -77,6 +77,11 @@ def test_a_database_that_one_end_has_not(server_factory: ServerFactory, quick: N
         (3, "more"),
     }
     assert verify(there, here).kinds == {"extra": 2, "missing": 1}
+    # Keys that its user may not ask for are there as well.
+    here.client().execute_command("ACL", "SETUSER", "reader", "on", ">secret", "~both", "+@all")
+    denied = f"redis://reader:secret@{here.host}:{here.port}"
+    found = verify(denied, there)
+    assert (found.kinds, found.unknown) == ({"missing": 2}, 1)
     repaired = verify(here, there, repair=True)
     assert (repaired.outcome, repaired.repaired) == ("different", 1)
     assert "not repaired: database 20, which the target has not" in repaired.left_out
