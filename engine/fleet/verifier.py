@@ -23,17 +23,23 @@ from engine.fleet.launcher import open_registry
 from engine.fleet.process_identity import ProcessId
 from engine.groups import verifications
 from engine.groups.registry import Registry
+from engine.groups.store import TransientStateError
 from engine.logs import output as log_output
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.proof import ProofProgress, ProofReport, ProofSettings
+from engine.model.retry import Deadline, retry_blocking
 from engine.proof.run import prove
 from engine.wire.event_loop import run
 
 _log = logs.logger(__name__)
 _TELL_SECONDS = 1.0
-# So many differences are in the state; the report has all.
-_NAMED_MOST = 20
+# For so long a state that does not answer is tried again. What is compared meanwhile is written to
+# nothing, and one that was replaced is told so by the state itself.
+_PATIENCE_SECONDS = 600.0
+# So many differences, reasons and things that were left out are in the state, each text cut there;
+# the report has all.
+_NAMED_MOST, _TEXT_MOST = 20, 300
 
 
 class _Verifier:
@@ -43,19 +49,39 @@ class _Verifier:
         self._registry = registry
         self._claimed = claimed
         self._progress = ProofProgress()
+        self._anew = False
 
     async def run(self) -> None:
-        """Do it to its end."""
+        """Do it to its end. Raises `StateError`."""
         proof = asyncio.create_task(self._prove())
-        wanted = True
+        try:
+            await self._tell_of(proof)
+        finally:
+            proof.cancel()
+            await asyncio.wait([proof])
+        result, event = self._came_to(proof)
+        if self._anew:
+            event += " (of the one that it was to go on with nothing was saved: it began anew)"
+        await asyncio.to_thread(
+            retry_blocking,
+            lambda: self._claimed.end(result, event),
+            Deadline(_PATIENCE_SECONDS, _TELL_SECONDS),
+            TransientStateError,
+        )
+        _log.info("The verification has ended: %s", event)
+
+    async def _tell_of(self, proof: asyncio.Task[ProofReport]) -> None:
+        """Keep in the state how far it is, until it is at its end or is to end."""
+        wanted, patience = True, Deadline(_PATIENCE_SECONDS, _TELL_SECONDS)
         while wanted and not proof.done():
             await asyncio.wait([proof], timeout=_TELL_SECONDS)
-            wanted = await asyncio.to_thread(self._claimed.write, self._told())
-        proof.cancel()
-        await asyncio.wait([proof])
-        result, event = self._came_to(proof)
-        await asyncio.to_thread(self._claimed.end, result, event)
-        _log.info("The verification has ended: %s", event)
+            try:
+                wanted = await asyncio.to_thread(self._claimed.write, self._told())
+                patience = Deadline(_PATIENCE_SECONDS, _TELL_SECONDS)
+            except TransientStateError as error:
+                if not patience.left:
+                    raise
+                _log.warning("How far it is could not be written: %s", error.message)
 
     async def _prove(self) -> ProofReport:
         claimed, credentials = self._claimed, Credentials.load()
@@ -63,7 +89,9 @@ class _Verifier:
         report = report_path(self._registry, claimed.group.id)
         saved = report.with_name(report.name + ".state")
         # (One that had saved nothing has compared nothing.)
-        resume = bool(asked.pop("resume")) and saved.exists()
+        wanted = bool(asked.pop("resume"))
+        resume = wanted and saved.exists()
+        self._anew = wanted and not resume
         return await prove(
             credentials.apply(Endpoint.parse(claimed.source_url)),
             credentials.apply(claimed.group.primary),
@@ -105,11 +133,22 @@ def _told(report: ProofReport) -> dict[str, Any]:
         del told[name]
     # What is in the keys is for those alone who may read the report.
     differences = [
-        {name: each[name] for name in ("db", "key", "kinds")}
+        {"db": each["db"], "key": _cut(each["key"]), "kinds": each["kinds"]}
         for each in told["differences"][:_NAMED_MOST]
     ]
     named = {"status": "done", "reason": report.sentence, "differences": differences}
-    return told | named
+    reasons: dict[str, int] = {}
+    for number, (why, count) in enumerate(sorted(report.reasons.items(), key=lambda e: -e[1])):
+        name = _cut(why) if number < _NAMED_MOST else "for other reasons"
+        reasons[name] = reasons.get(name, 0) + count
+    left_out = [_cut(each) for each in report.left_out[:_NAMED_MOST]]
+    if (more := len(report.left_out) - len(left_out)) > 0:
+        left_out.append(f"{more:,} more, which the report has")
+    return told | named | {"reasons": reasons, "left_out": left_out}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT_MOST else text[:_TEXT_MOST] + "…"
 
 
 async def work(group_id: str) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,14 @@ import pytest
 from benches.support.api import Serving, fetch
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
+from engine.fleet import verifier
 from engine.fleet.launcher import open_registry
-from engine.groups import schema
+from engine.fleet.process_identity import ProcessId
+from engine.groups import schema, store, verifications
+from engine.model.endpoint import Endpoint
+from engine.model.proof import ProofReport
 from tests.integration.test_verify_resumed import compared
-from tests.support.servers import ServerFactory, known
+from tests.support.servers import ServerFactory, known, url_of
 
 KEYS = 30_000
 
@@ -151,3 +158,47 @@ def test_a_verification_that_is_stopped_and_one_that_is_killed(
     assert "and not again since then" in found["Reason"]
     ask(api, Match="none*", **source(here))
     assert ended(api)["Outcome"] == "equal"
+
+
+def test_a_state_that_is_locked(
+    server_factory: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its progress nor its end need it at once."""
+    monkeypatch.setattr(store, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(verifier, "_TELL_SECONDS", 0.05)
+    here, there = server_factory(), server_factory()
+    registry = open_registry(str(tmp_path / "state.db"))
+    registry.register("g", Endpoint.parse(url_of(there)))
+    asked = {"mode": "full", "match": None, "rate": 0, "resume": True}
+    # (There is none to go on with.)
+    verifications.begin(registry.store, "g", url_of(here), asked)
+    claimed = verifications.claim(registry.store, "g", ProcessId.here().worker)
+    assert claimed is not None
+    report = verifier.report_path(registry, "g")
+
+    async def verified() -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as other:
+            other.execute("BEGIN IMMEDIATE")
+            work = asyncio.create_task(verifier._Verifier(registry, claimed).run())
+            await asyncio.to_thread(wait_for, report.exists, "the report")
+            await asyncio.wait([work], timeout=0.5)
+            assert not work.done()
+        await work
+
+    asyncio.run(verified())
+    found = registry.get("g")[0].verification
+    assert found is not None
+    assert found.result is not None
+    assert found.result["outcome"] == "equal"
+    assert "nothing was saved: it began anew" in registry.list_events("g")[-1].message
+    registry.store.close()
+
+
+def test_what_is_kept_of_a_result_is_bounded() -> None:
+    """However many errors a server has words for."""
+    reasons = {f"ERR {n} {'x' * 1_000}": n for n in range(1_000)}
+    made = ProofReport("unknown", {}, (), (), 0.0, 1.0, reasons=reasons, left_out=tuple(reasons))
+    told = verifier._told(made)
+    assert len(json.dumps(told)) < 20_000
+    assert len(told["reasons"]) == len(told["left_out"]) == 21
+    assert sum(told["reasons"].values()) == sum(reasons.values())
