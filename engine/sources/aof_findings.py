@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from engine._native import ProtocolError, StreamReader
 from engine.errors import ProtocolFault, SpoolFull
 from engine.model.server import ServerInfo
+from engine.model.spool_directory import spool_directory
 from engine.sources.aof_files import AofFiles, Part
 from engine.sources.on_thread import go_on, on_thread
-from engine.sources.spool import nameless_file, spool_directory
+from engine.sources.spool import nameless_file
 from engine.wire.search_indexes import InSnapshot
 
 # A batch is a transaction on the target: between two of them the target waits for the next one.

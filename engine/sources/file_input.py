@@ -29,8 +29,9 @@ from engine._native import crc64
 from engine.errors import EngineError
 from engine.model.endpoint import STDIN_PATH
 from engine.model.settings import GIB, TransferSettings
+from engine.model.spool_directory import spool_directory
 from engine.sources.decompress import Damaged, Unpacked
-from engine.sources.spool import nameless_file, spool_directory
+from engine.sources.spool import nameless_file
 from engine.sources.unchanged_file import PORTION_BYTES, FileChecksums
 
 # What waits for a pipe looks so often whether it is to stop (ms), and says after so long (s)

@@ -29,6 +29,7 @@ from concurrent.futures import ThreadPoolExecutor
 from engine import logs
 from engine.errors import SpoolFull, UsageError
 from engine.model.settings import GIB, MIB
+from engine.model.spool_directory import spool_directory
 
 _log = logs.logger(__name__)
 _LOG_SECONDS = 10.0
@@ -44,16 +45,6 @@ _REMEDY = (
     "The target is slower than the source writes: raise --spool-bytes, or name a larger disk with "
     "--spool-directory. The source was not touched."
 )
-
-
-def spool_directory(chosen: str | None) -> str:
-    """Where the files go: `chosen`, else $TMPDIR, else /var/tmp, for /tmp is often memory."""
-    if chosen is not None:
-        return chosen
-    named = os.environ.get("TMPDIR")
-    if named:
-        return named
-    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir()
 
 
 class _Chunk:

@@ -49,11 +49,17 @@ _UNDER_WAY_BYTES = 2 << 20
 _NAMES_AT_ONCE = 1000
 _NO_MEMORY = "the engine has no memory for the value's longest element"
 _TRIES = 2
+# What HPEXPIREAT says of a field that it has removed.
+_FIELD_EXPIRED = 2
 _RENAME = b"*3\r\n$6\r\nRENAME\r\n"
 
 
 class Unmakeable(Exception):
     """A value that no commands make: why, in words."""
+
+
+class Expired(Exception):
+    """A hash of which the target has let every field expire meanwhile: nothing is left of it."""
 
 
 def too_long_words(size: int, limit: int) -> str:
@@ -101,7 +107,7 @@ def make(
     limit: int,
     most: int,
     field_ttls: bool,
-    folder: str | None,
+    folder: str,
 ) -> Made:
     """The commands that make a DUMP payload under `name` at a target that takes arguments of up to
     `limit` bytes, in a file of up to `most` in `folder`. It works for seconds: on a thread.
@@ -122,7 +128,7 @@ def make(
     if commands.timed and not field_ttls:
         raise Unmakeable("the target does not know expire times of fields")
     size = commands.longest if commands.kind == "string" else commands.count
-    file = cast(IO[bytes], tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
+    file = nameless_file(folder)
     made = Made(commands.kind, size, file)
     written = 0
 
@@ -145,7 +151,7 @@ def make(
             commands.give(name, take(made.late), ttls=True)
     except OSError as exc:
         made.close()
-        raise Unmakeable(f"its commands could not be kept on disk: {exc.strerror or exc}") from exc
+        raise unkept(exc) from exc
     except MemoryError as exc:
         made.close()
         raise Unmakeable(_NO_MEMORY) from exc
@@ -153,6 +159,23 @@ def make(
         made.close()
         raise
     return made
+
+
+def unkept(exc: OSError) -> Unmakeable:
+    """What to raise where the disk does not take it."""
+    return Unmakeable(
+        "the value is longer than the target takes, and it, or the commands that make it, could "
+        f"not be kept on disk (--spool-directory): {exc.strerror or exc}"
+    )
+
+
+def nameless_file(folder: str) -> IO[bytes]:
+    """A file that goes when it is closed. Raises `Unmakeable`."""
+    try:
+        # A BinaryIO in all but the type that the stubs give it.
+        return cast(IO[bytes], tempfile.TemporaryFile(dir=folder, buffering=0))
+    except OSError as exc:
+        raise unkept(exc) from exc
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
@@ -164,8 +187,11 @@ def write_all(file: IO[bytes], data: bytes) -> None:
 
 @contextlib.contextmanager
 def read_in_place(file: IO[bytes], size: int) -> Iterator[mmap.mmap]:
-    """The bytes of a file as memory that need not be all there at once."""
-    view = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    """The bytes of a file as memory that need not be all there at once. Raises `Unmakeable`."""
+    try:
+        view = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except OSError as exc:
+        raise unkept(exc) from exc
     try:
         yield view
     finally:
@@ -178,7 +204,7 @@ async def build(connection: Connection, made: Made, name: bytes, timeout: float)
     """Put the value together under `name`, in the database that is chosen; why the target does not
     take it, or an empty text.
 
-    Raises `LinkError`, and `ServerError` for what passes by itself.
+    Raises `LinkError`, `ServerError` for what passes by itself, and `Expired`.
     """
     try:
         for last in range(_TRIES - 1, -1, -1):
@@ -191,12 +217,16 @@ async def build(connection: Connection, made: Made, name: bytes, timeout: float)
             if not last:
                 await connection.call("DEL", name)
                 return f"of its {made.size:,} elements the target has {found:,}"
-        await _send(connection, made, name, made.late, timeout)
+        if await _send(connection, made, name, made.late, timeout) == made.size:
+            raise Expired
     except (ServerError, AuthError) as refusal:
         if isinstance(refusal, ServerError) and refusal.code in TRY_AGAIN:
             raise
         await connection.try_call("DEL", name)
         return refusal.message
+    except OSError as exc:
+        await connection.try_call("DEL", name)
+        return str(unkept(exc))
     return ""
 
 
@@ -206,24 +236,26 @@ async def _send(
     name: bytes,
     portions: list[tuple[int, int]],
     timeout: float,
-) -> None:
+) -> int:
+    """How many fields the target has removed, as their time is over."""
     under_way: deque[tuple[asyncio.Task[list[Any]], int]] = deque()
-    nbytes = 0
+    nbytes = expired = 0
     keep = connection.encode("PEXPIRE", name, ASIDE_MS)
     try:
         for size, count in portions:
             while under_way and nbytes + size > _UNDER_WAY_BYTES:
                 oldest, its = under_way.popleft()
                 nbytes -= its
-                _check(await oldest)
+                expired += _check(await oldest)
             data = await asyncio.to_thread(made.file.read, size)
             await connection.writable(timeout)
             sent = connection.exchange(data + keep, count + 1, timeout=timeout)
             under_way.append((asyncio.ensure_future(sent), size))
             nbytes += size
         while under_way:
-            _check(await under_way.popleft()[0])
-    except (ServerError, AuthError):
+            expired += _check(await under_way.popleft()[0])
+        return expired
+    except (ServerError, AuthError, OSError):
         # The connection goes on behind it: what else is owed is waited for.
         await asyncio.gather(*(task for task, _ in under_way), return_exceptions=True)
         raise
@@ -234,10 +266,14 @@ async def _send(
         raise
 
 
-def _check(replies: list[Any]) -> None:
+def _check(replies: list[Any]) -> int:
+    expired = 0
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
+        if isinstance(reply, list):
+            expired += reply.count(_FIELD_EXPIRED)
+    return expired
 
 
 def ending(name: bytes, key: bytes, expire_at: int) -> list[tuple[bytes | str | int, ...]]:

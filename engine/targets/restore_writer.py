@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mmap
-import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from itertools import islice
 from typing import IO, Any, cast
@@ -34,6 +33,7 @@ from engine.model.online_checkpoint import OwnKeys
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo, same_process
 from engine.model.settings import TransferSettings
+from engine.model.spool_directory import spool_directory
 from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.crashing_values import CrashSuspects
@@ -41,13 +41,16 @@ from engine.targets.import_mode import import_source
 from engine.targets.known_forms import transcoder_for
 from engine.targets.rebuilt_values import (
     GONE,
+    Expired,
     Made,
     Unmakeable,
     build,
     check_makeable,
     ending,
     make,
+    nameless_file,
     read_in_place,
+    unkept,
     write_all,
 )
 from engine.targets.role_check import refuse_replica
@@ -67,6 +70,18 @@ _REST_SECONDS = 0.004
 _LEAST_REST_SECONDS = 0.0005
 # proto-max-bulk-len of every server unless it is set.
 DEFAULT_BULK_LIMIT = 512 << 20
+
+
+# So often a value may be gone, once it was made by commands, before it is named as not carried.
+_GONE_TRIES = 6
+_GONE_WORDS = (
+    "the value is longer than the target takes, and each time when commands had made it there it "
+    "was gone before it had its name: the target evicts keys (maxmemory-policy)"
+)
+
+
+class _Gone(ServerError):
+    """A value that commands have made is not there any more."""
 
 
 class RestoreWriter:
@@ -253,10 +268,10 @@ class RestoreWriter:
             if len(batch) and (wanted or batch.value_size(0) > self.bulk_limit):
                 try:
                     check_makeable(item[0], batch.value_size(0), self.bulk_limit)
+                    self._collected = batch, nameless_file(self._folder)
                 except Unmakeable as exc:
                     batch.leave_out(0, str(exc))
                 else:
-                    self._collected = batch, self._new_file()
                     await self._collect(*self._collected, item)
                     return
             await self._send_parts(batch)
@@ -278,20 +293,29 @@ class RestoreWriter:
 
     async def _collect(self, batch: RecordBatch, file: IO[bytes], piece: bytes) -> None:
         """The next bytes of a value that is made by commands."""
-        await asyncio.to_thread(write_all, file, piece)
+        try:
+            await asyncio.to_thread(write_all, file, piece)
+        except OSError as exc:
+            self._drop_held()
+            batch.leave_out(0, str(unkept(exc)))
+            await self._send_parts(batch)
+            self._skips_pieces = True
+            return
         if file.tell() < batch.value_size(0):
             return
         self._collected = None
         try:
             with read_in_place(file, batch.value_size(0)) as value:
                 await self._rebuild(batch, value)
+        except Unmakeable as exc:
+            batch.leave_out(0, str(exc))
+            await self._send_parts(batch)
         finally:
             file.close()
 
-    def _new_file(self) -> IO[bytes]:
-        # A BinaryIO in all but the type that the stubs give it.
-        opened = tempfile.TemporaryFile(dir=self._settings.spool_directory, buffering=0)  # noqa: SIM115
-        return cast(IO[bytes], opened)
+    @property
+    def _folder(self) -> str:
+        return spool_directory(self._settings.spool_directory)
 
     def _drop_held(self) -> None:
         collected, self._collected = self._collected, None
@@ -340,10 +364,16 @@ class RestoreWriter:
             batch.leave_out(0, str(exc))
             await self._send_parts(batch)
             return
+        gone = 0
         try:
             stored = False
             while not stored:
                 await self.drain()
+                if why := self.suspects.left_out.get((batch.db, key)):
+                    # The target's process has ended at it.
+                    batch.leave_out(0, why)
+                    await self._send_parts(batch)
+                    return
                 if batch.db != self._db:
                     await self._select(batch.db)
                     continue
@@ -353,8 +383,13 @@ class RestoreWriter:
                 try:
                     result = await self._put_together(connection, batch, made)
                 except (LinkError, ServerError) as exc:
-                    self._put_off(exc)
-                    continue
+                    if isinstance(exc, LinkError):
+                        self.suspects.lost([batch])
+                    gone += isinstance(exc, _Gone)
+                    if gone < _GONE_TRIES:
+                        self._put_off(exc)
+                        continue
+                    result = Acknowledged(batch, 0, 0, ((0, _GONE_WORDS),))
                 except AuthError as refusal:
                     result = Acknowledged(batch, 0, 0, ((0, refusal.message),))
                 stored = True
@@ -362,6 +397,8 @@ class RestoreWriter:
         finally:
             made.close()
         self._patience.progress()
+        if not self.suspects.idle:
+            self.suspects.answered(batch)
         if result.carried:
             self.count_rebuilt(batch.db, key)
         self.on_acknowledged(result)
@@ -384,7 +421,7 @@ class RestoreWriter:
             limit=self.bulk_limit,
             most=self._settings.spool_bytes,
             field_ttls=self.info.capabilities.field_ttls,
-            folder=self._settings.spool_directory,
+            folder=self._folder,
         )
 
     async def _put_together(
@@ -395,7 +432,11 @@ class RestoreWriter:
         replaces = self._settings.if_exists == "replace"
         if not replaces and await connection.call("EXISTS", key):
             return self._existing(batch)
-        if why := await build(connection, made, name, self._settings.io_timeout):
+        try:
+            why = await build(connection, made, name, self._settings.io_timeout)
+        except Expired:
+            return await self._expired(connection, batch)
+        if why:
             return Acknowledged(batch, 0, 0, ((0, why),))
         last, rename = ending(name, key, -1 if at is None else at)
         if not replaces:
@@ -408,10 +449,8 @@ class RestoreWriter:
         if isinstance(renamed, ServerError) and GONE in renamed.message:
             # Its time is over, or it was evicted in this moment.
             if at is None or at > await self._clock(connection):
-                raise ServerError(renamed.message, code="TRYAGAIN", fault="target")
-            if replaces:
-                await connection.call("DEL", key)
-            return Acknowledged(batch, 1, 0, ())
+                raise _Gone(renamed.message, code="TRYAGAIN", fault="target")
+            return await self._expired(connection, batch)
         if isinstance(renamed, EngineError):
             if isinstance(renamed, ServerError) and renamed.code in TRY_AGAIN:
                 raise renamed
@@ -420,6 +459,12 @@ class RestoreWriter:
         if not replaces and not renamed:
             await connection.call("DEL", name)
             return self._existing(batch)
+        return Acknowledged(batch, 1, 0, ())
+
+    async def _expired(self, connection: Connection, batch: RecordBatch) -> Acknowledged:
+        """The value's time is over at the target: it has none of it."""
+        if self._settings.if_exists == "replace":
+            await connection.call("DEL", batch.key(0))
         return Acknowledged(batch, 1, 0, ())
 
     def _existing(self, batch: RecordBatch) -> Acknowledged:

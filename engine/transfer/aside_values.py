@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine._native import encode_command
 from engine.errors import AuthError, LinkError
 from engine.model.online_checkpoint import OwnKeys
 from engine.model.position import TargetPosition
-from engine.targets.rebuilt_values import Unmakeable, build, stores
+from engine.targets.rebuilt_values import Expired, Unmakeable, build, stores
 from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.target_ownership import TargetOwnership
@@ -57,7 +58,11 @@ class AsideValues:
                 if db:
                     await connection.call("SELECT", db)
                 timeout = self._ends.settings.io_timeout
-                if why := await build(connection, made, name, timeout):
+                try:
+                    why = await build(connection, made, name, timeout)
+                except Expired:
+                    return [encode_command("DEL", key)]
+                if why:
                     return why
         except AuthError as refusal:
             return refusal.message
@@ -81,8 +86,14 @@ class AsideValues:
         `ServerError`, `AuthError`."""
         if self._making or not self._made:
             return
-        made, self._made = self._made, {}
         async with self._ends.admin("target") as end:
-            for db, name in made:
-                await end.select(db)
-                await end.call("DEL", name)
+            for each in tuple(self._made):
+                db, name = each
+                # What is made meanwhile is noted anew.
+                del self._made[each]
+                try:
+                    await end.select(db)
+                    await end.call("DEL", name)
+                except BaseException:
+                    self._made[each] = None
+                    raise

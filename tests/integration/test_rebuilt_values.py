@@ -3,11 +3,13 @@ sight until they are whole."""
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -19,6 +21,8 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine._native import key_slot
 from engine.model.online_checkpoint import OwnKeys
+from engine.targets import rebuilt_values
+from engine.targets.crashing_values import REASON
 from tests.support.comparison import assert_settled
 from tests.support.library import copied, copying, migrating
 from tests.support.own_keys import OWN_PREFIX, assert_tidy
@@ -162,7 +166,7 @@ def test_the_target_is_restarted_and_the_link_goes_in_the_middle(
     target = server_factory(known("redis-8.0"), *LIMIT, "--appendonly", "yes")
     with Proxy(target.host, target.port) as slow:
         slow.throttle(1_500_000)
-        with migrating(source, slow, timeout=90) as run:
+        with migrating(source, slow, timeout=300) as run:
             run.wait_for(lambda: aside(target), "one that is not whole")
             slow.cut_now()
             run.wait_for(lambda: run.progress.rebuilt_keys >= 1, "a whole one")
@@ -292,3 +296,64 @@ def test_a_refusal_while_more_is_under_way(server_factory: ServerFactory) -> Non
             run.join()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 1)
+
+
+def test_a_hash_whose_fields_expire_while_it_is_made(server_factory: ServerFactory) -> None:
+    """Nothing is left of it, as where the target had loaded it."""
+    source = server_factory(known("redis-8.0"))
+    target = server_factory(known("redis-8.0"), *LIMIT)
+    client = source.client()
+    # The engine's word for it is the target's: whose clock is ahead, or which came late.
+    client.hset("hash", mapping={n: os.urandom(9000) for n in range(300)})
+    client.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+    client.execute_command("HPEXPIRE", "hash", 1500, "FIELDS", 300, *range(300))
+    target.client().hset("hash", "old", "x")
+    with Proxy(target.host, target.port) as slow:
+        slow.throttle(1_000_000)
+        run = copied(source, slow, timeout=30)
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert run.report.not_carried == ()
+    assert not target.client().dbsize()
+
+
+@pytest.mark.parametrize("way", ["scan", "file"])
+def test_no_room_for_it_on_disk(
+    ends: tuple[Server, Server], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys are named, and all others carried."""
+    source, target = ends
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(rebuilt_values, "tempfile", SimpleNamespace(TemporaryFile=full))
+    if way == "scan":
+        run = copied(source, target)
+    else:
+        source.client().save()
+        run = copied(f"rdb:{Path(source.folder, 'dump.rdb')}", target, source_type="auto")
+    assert {each.key for each in run.report.not_carried} == set(NAMES), run.report.errors
+    assert all("No space left" in each.reason for each in run.report.not_carried)
+    assert target.client().dbsize() == 500
+
+
+def test_the_target_ends_at_it_each_time(server_factory: ServerFactory) -> None:
+    """It is left out, as one that a RESTORE carries."""
+    source = server_factory(known("redis-8.0"))
+    source.client().rpush("list", *(os.urandom(9000) for _ in range(400)))
+    source.client().set("short", "x")
+    target = server_factory(known("redis-8.0"), *LIMIT)
+    with Proxy(target.host, target.port) as slow:
+        slow.throttle(1_500_000)
+        with migrating(source, slow, timeout=25) as run:
+            for _ in range(2):
+                run.wait_for(lambda: aside(target), "one that is not whole")
+                target.kill()
+                target.restart()
+            slow.throttle(None)
+            run.wait_for(lambda: run.progress.not_carried == 1, "it named")
+            run.complete(force=True)
+    assert [each.key for each in run.report.not_carried] == ["list"]
+    assert run.report.not_carried[0].reason == REASON
+    assert target.client().exists("short")
+    assert not target.client().exists("list")

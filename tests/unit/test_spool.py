@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from engine._native import ReceiveTimes
 from engine.errors import SpoolFull, UsageError
-from engine.sources.spool import CHUNK_BYTES, SEGMENT_BYTES, Spool, spool_directory
+from engine.model.spool_directory import spool_directory
+from engine.sources.spool import CHUNK_BYTES, SEGMENT_BYTES, Spool
 
 MIB = 1 << 20
 
