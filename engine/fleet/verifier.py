@@ -13,7 +13,6 @@ import asyncio
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from engine import logs
@@ -86,7 +85,7 @@ class _Verifier:
     async def _prove(self) -> ProofReport:
         claimed, credentials = self._claimed, Credentials.load()
         asked = dict(claimed.asked)
-        report = report_path(self._registry, claimed.group.id)
+        report = verifications.report_path(self._registry.store, claimed.group.id)
         saved = report.with_name(report.name + ".state")
         # (One that had saved nothing has compared nothing.)
         wanted = bool(asked.pop("resume"))
@@ -120,11 +119,6 @@ class _Verifier:
             _log.error("The verification has a bug", exc_info=error)
         reason = error.message if isinstance(error, EngineError) else type(error).__name__
         return {"status": "failed", "reason": reason}, f"verification failed: {reason}"
-
-
-def report_path(registry: Registry, group_id: str) -> Path:
-    """The file with the report of a group's newest verification."""
-    return registry.store.folder / f"verification-{group_id}.jsonl"
 
 
 def _told(report: ProofReport) -> dict[str, Any]:

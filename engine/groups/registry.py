@@ -221,7 +221,8 @@ class Registry:
         return group
 
     def delete(self, group_id: str) -> GroupRecord:
-        """Forget a group and its transfers (its events stay); returns what it was.
+        """Forget a group and its transfers, with the files of its verification (its events stay);
+        returns what it was.
 
         Raises `ReplicationGroupNotFoundFault`, `InvalidReplicationGroupStateFault`.
         """
@@ -230,6 +231,7 @@ class Registry:
             check(Operation.DELETE, group_id, group.status)
             connection.execute(delete(schema.groups).where(schema.groups.c.id == group_id))
             write_event(connection, group_id, "deleted")
+        verifications.forget_files(self.store, group_id)
         return group
 
     # --- Migrations ---

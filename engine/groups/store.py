@@ -158,6 +158,7 @@ class Store:
         elif any(table not in tables for table in schema.metadata.tables):
             # An earlier engine's state.
             with self.write() as connection:
+                _lock(connection)
                 schema.metadata.create_all(connection)
 
     def _upgrade(self) -> None:

@@ -6,9 +6,12 @@ verifications, so that one that was replaced notices), and is over once it has a
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -23,6 +26,9 @@ from engine.groups.store import Store
 _TABLE = schema.verifications
 # Parameters of one statement; SQLite's limit is higher.
 _IDS_AT_ONCE = 500
+# Of the files of a report and of a comparison that was cut off (`proof.report_file`,
+# `proof.saved_proof`).
+_ENDINGS = ("", ".html", ".html.part", ".part", ".state", ".state-journal", ".state.new")
 
 
 def begin(store: Store, group_id: str, source_url: str, asked: Mapping[str, Any]) -> None:
@@ -36,13 +42,15 @@ def begin(store: Store, group_id: str, source_url: str, asked: Mapping[str, Any]
                 f"cannot verify replication group {group_id}: a verification of it is under way.",
                 remedy="Wait for its end, or stop it.",
             )
+        # (Without one before, what is in files is of a group that was deleted.)
+        resumed = {"resume": False} if row is None else {}
         connection.execute(delete(_TABLE).where(_TABLE.c.group_id == group_id))
         connection.execute(
             insert(_TABLE).values(
                 group_id=group_id,
                 number=1 if row is None else row.number + 1,
                 source_url=source_url,
-                asked=dict(asked),
+                asked=dict(asked) | resumed,
                 began_at=time.time(),
                 ended_at=None,
                 stop=False,
@@ -77,6 +85,8 @@ class Claimed:
     source_url: str
     asked: Mapping[str, Any]
     number: int
+    began_at: float
+    process: Mapping[str, Any]
 
     def write(self, progress: Mapping[str, Any]) -> bool:
         """Keep how far it is; whether it is to go on."""
@@ -93,31 +103,39 @@ class Claimed:
                 write_event(connection, self.group.id, event)
 
     def _write(self, connection: Connection, values: Mapping[str, Any]) -> Row[Any] | None:
-        return connection.execute(
-            update(_TABLE)
-            .where(_TABLE.c.group_id == self.group.id, _TABLE.c.number == self.number)
-            .where(_TABLE.c.ended_at.is_(None))
-            .values(**values)
-            .returning(_TABLE.c.stop)
-        ).one_or_none()
+        row = _row(connection, self.group.id, lock=True)
+        if row is None or row.ended_at is not None or self != self._of(row):
+            return None
+        # (The row is ours until the transaction ends.)
+        connection.execute(
+            update(_TABLE).where(_TABLE.c.group_id == self.group.id).values(**values)
+        )
+        return row
+
+    def _of(self, row: Row[Any]) -> Claimed:
+        """What has the row: of a group that was deleted another one of its name may have one of
+        the same number."""
+        return replace(self, number=row.number, began_at=row.began_at, process=row.process)
 
 
 def claim(store: Store, group_id: str, worker: Worker) -> Claimed | None:
     """Take over the group's verification; None: there is none that no living process has. Raises
     `StateError`."""
     with store.write() as connection:
-        row = _row(connection, group_id)
+        row = _row(connection, group_id, lock=True)
         if row is None or row.ended_at is not None:
             return None
         if attended(connection, row.process, row.heartbeat_at, 0.0):
             return None
+        process = worker.to_dict()
         connection.execute(
             update(_TABLE)
             .where(_TABLE.c.group_id == group_id)
-            .values(process=worker.to_dict(), heartbeat_at=schema.now())
+            .values(process=process, heartbeat_at=schema.now())
         )
         group = group_by_id(connection, group_id)
-        return Claimed(store, group, row.source_url, row.asked, row.number)
+        asked, number = row.asked, row.number
+        return Claimed(store, group, row.source_url, asked, number, row.began_at, process)
 
 
 def found(connection: Connection, group_ids: Sequence[str]) -> dict[str, VerificationRecord]:
@@ -144,5 +162,27 @@ def _goes_on(connection: Connection, row: Row[Any]) -> bool:
     return attended(connection, row.process, row.heartbeat_at, LAUNCH_SECONDS)
 
 
-def _row(connection: Connection, group_id: str) -> Row[Any] | None:
-    return connection.execute(select(_TABLE).where(_TABLE.c.group_id == group_id)).one_or_none()
+def _row(connection: Connection, group_id: str, *, lock: bool = False) -> Row[Any] | None:
+    """`lock`: no other transaction has it until ours ends."""
+    query = select(_TABLE).where(_TABLE.c.group_id == group_id)
+    if lock:
+        query = query.with_for_update()
+    return connection.execute(query).one_or_none()
+
+
+def report_path(store: Store, group_id: str) -> Path:
+    """The file with the report of a group's newest verification; others are beside it."""
+    return store.folder / f"verification-{group_id}.jsonl"
+
+
+def forget_files(store: Store, group_id: str) -> None:
+    """Remove what the verifications of a group that was deleted have left in files. They stay while
+    a process has them, which notices that the group is gone."""
+    report = report_path(store, group_id)
+    # (They may be on another machine, where its processes ran.)
+    with suppress(OSError), ExitStack() as stack:
+        with suppress(FileNotFoundError):
+            part = stack.enter_context(report.with_name(report.name + ".part").open("rb"))
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for ending in _ENDINGS:
+            report.with_name(report.name + ending).unlink(missing_ok=True)

@@ -171,10 +171,15 @@ def test_a_state_that_is_locked(
     registry.register("g", Endpoint.parse(url_of(there)))
     asked = {"mode": "full", "match": None, "rate": 0, "resume": True}
     # (There is none to go on with.)
+    for _ in range(2):
+        verifications.begin(registry.store, "g", url_of(here), asked)
+        gone = verifications.claim(registry.store, "g", ProcessId.of(1 << 30).worker)
+        assert gone is not None
+    gone.end({"status": "stopped"}, "")
     verifications.begin(registry.store, "g", url_of(here), asked)
     claimed = verifications.claim(registry.store, "g", ProcessId.here().worker)
     assert claimed is not None
-    report = verifier.report_path(registry, "g")
+    report = verifications.report_path(registry.store, "g")
 
     async def verified() -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as other:

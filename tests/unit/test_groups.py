@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import itertools
 import os
 import stat
@@ -962,3 +963,38 @@ def test_a_verification_in_the_state(registry: Registry) -> None:
     assert texts(registry)[-3:] == ["verification started"] * 2 + ["verification stopped"]
     registry.delete("g")
     assert not mine.write({"keys": 9})
+
+
+def test_a_verification_of_a_group_that_was_deleted(registry: Registry) -> None:
+    """Another group of its name has nothing of it: neither its process nor its files."""
+    registry.register("g", TARGET)
+    store, asked = registry.store, {"mode": "full", "match": None, "rate": 0, "resume": True}
+    verifications.begin(store, "g", SOURCE.url, asked)
+    before = verifications.claim(store, "g", HERE)
+    assert before is not None
+    assert before.write({"keys": 1})
+    report = verifications.report_path(store, "g")
+    files = [
+        report,
+        *(report.with_name(report.name + each) for each in (".html", ".part", ".state")),
+    ]
+    for each in files:
+        each.write_text("of the one before")
+    with files[2].open() as part:
+        fcntl.flock(part, fcntl.LOCK_EX)
+        verifications.forget_files(store, "g")
+    assert all(each.exists() for each in files)
+    registry.delete("g")
+    assert not [each for each in files if each.exists()]
+    registry.register("g", TARGET)
+    verifications.begin(store, "g", SOURCE.url, asked)
+    assert not before.write({"keys": 2})
+    now = verifications.claim(store, "g", HERE)
+    assert now is not None
+    assert (now.number, now.asked["resume"]) == (before.number, False)
+    assert not before.write({"keys": 3})
+    before.end({"status": "done"}, "of the one before")
+    assert now.write({"keys": 4})
+    # One whose row another process has taken over.
+    stranger = dataclasses.replace(now, process=ProcessId.of(1 << 30).worker.to_dict())
+    assert not stranger.write({"keys": 5})
