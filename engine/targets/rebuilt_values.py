@@ -220,9 +220,10 @@ async def build(connection: Connection, made: Made, name: bytes, timeout: float)
         if await _send(connection, made, name, made.late, timeout) == made.size:
             raise Expired
     except (ServerError, AuthError) as refusal:
+        # Also if it is tried again: a target that is out of memory may need what it takes.
+        await connection.try_call("DEL", name)
         if isinstance(refusal, ServerError) and refusal.code in TRY_AGAIN:
             raise
-        await connection.try_call("DEL", name)
         return refusal.message
     except OSError as exc:
         await connection.try_call("DEL", name)

@@ -90,7 +90,7 @@ class AsideValues:
             for each in tuple(self._made):
                 db, name = each
                 # What is made meanwhile is noted anew.
-                del self._made[each]
+                self._made.pop(each, None)
                 try:
                     await end.select(db)
                     await end.call("DEL", name)

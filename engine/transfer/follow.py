@@ -948,7 +948,8 @@ class Follower:
         elif GONE in message:
             # A value that was made there by commands: its time was over, or it was evicted, or this
             # runs for the second time.
-            self._resync.read_once_more((db, key))
+            if why := self._resync.read_once_more((db, key)):
+                self._refused(db, key, why, value_type)
         else:
             self._refused(db, key, message, value_type)
         return db, key

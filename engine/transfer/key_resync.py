@@ -31,7 +31,9 @@ opened.
 
 A value that is longer than the target takes in one argument is made there by commands, under a name
 of the engine's own, before the transaction that gives it its key's name (`rebuild`). One at a time:
-others of a reading stay dirty. Where that name is gone by then its key is read once more.
+others of a reading stay dirty. Where the target does not take it just now, or that name is gone by
+then, its key stays dirty, and is read again behind a pause that grows (`_Unmade`); behind some such
+tries it counts as refused, and is read again besides every `_UNMADE_REFUSED_SECONDS`.
 """
 
 from __future__ import annotations
@@ -74,6 +76,13 @@ _NAMES_AT_ONCE = 1000
 _AGAIN_SECONDS = 1.0
 # How long it is waited for a slot that is not on the target's node before its keys are read again.
 _POSTPONED_SECONDS = 0.5
+# From one try to make a value by commands to the next: at first, at the most, and where the writers
+# are paused; how many there are until its key is refused; and when that is tried again.
+_UNMADE_SECONDS = 0.5
+_UNMADE_MOST_SECONDS = 60.0
+_UNMADE_TRIES = 10
+_UNMADE_REFUSED_SECONDS = 600.0
+_GONE_WORDS = "it was gone before it got its name: its time was over, or the target has evicted it"
 # Commands that leave nothing of a key.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
 # What a name in the set says is to be read: the value, the expire time; nothing, before it is
@@ -105,6 +114,25 @@ class Reading:
         """Every key that was read."""
         named = [(db, key) for db, key, *_ in (*self.stores, *self.unfit)]
         return list(dict.fromkeys((*named, *self.left)))
+
+
+@dataclass(slots=True)
+class _Unmade:
+    """A value that could not be made by commands `at` this moment: `why`, and how often so."""
+
+    at: float
+    why: str
+    tries: int
+
+    @property
+    def pause(self) -> float:
+        """Seconds from then on until its key is read again."""
+        return min(_UNMADE_SECONDS * 2.0 ** (self.tries - 1), _UNMADE_MOST_SECONDS)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether its key is refused."""
+        return self.tries >= _UNMADE_TRIES
 
 
 class KeyResync:
@@ -163,6 +191,11 @@ class KeyResync:
         """Makes a value on the target by commands: of the database, key, expire time (-1: none) and
         payload; gives the commands, encoded, that store it, or why none can. Raises as `read`."""
         self._rebuilding = False
+        self._unmade: dict[DbKey, _Unmade] = {}
+        # Of the values of a reading, as they came.
+        self._payload_bytes = 0
+        self.on_trouble: Callable[[str], None] = lambda text: None
+        """Told why a value cannot be made by commands for now; empty: all can."""
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
         self.on_loss: Callable[[int, bytes, int], None] = lambda db, key, lost: None
@@ -204,13 +237,65 @@ class KeyResync:
     @property
     def to_read(self) -> bool:
         """Whether a reading could be taken: one at a time is under way."""
+        if self._unmade:
+            self.mark_dirty(self._unmade_refused())
         if self._named_again and time.monotonic() >= self._again_at:
             self._again_at = time.monotonic() + _AGAIN_SECONDS
             self._values.update(self._named_again)
             self._named_again.clear()
         if self._readings or time.monotonic() < self._postponed_until:
             return False
-        return bool(self._values or self._ttl_guard)
+        return bool(self._ttl_guard) or self._values_to_read
+
+    @property
+    def _values_to_read(self) -> bool:
+        return len(self._values) > len(self._held_back())
+
+    def _held_back(self) -> set[DbKey]:
+        """The keys whose values are not read for a moment, as the target did not take them."""
+        if not self._unmade:
+            return set()
+        now = time.monotonic()
+        return {
+            key
+            for key, each in self._unmade.items()
+            if key in self._values and now < self._due(each)
+        }
+
+    def _due(self, each: _Unmade) -> float:
+        return each.at + min(each.pause, _UNMADE_SECONDS if self.hurried else each.pause)
+
+    def _unmade_refused(self) -> list[DbKey]:
+        """Those that are refused for that, and may be taken by now."""
+        before = time.monotonic() - _UNMADE_REFUSED_SECONDS
+        return [
+            key for key, each in self._unmade.items() if key in self._refused and each.at <= before
+        ]
+
+    def _not_made(self, key: DbKey, why: str) -> bool:
+        """This key's value could not be made by commands: it stays dirty. False: it was tried often
+        enough."""
+        former = self._unmade.get(key)
+        tries = 1 if former is None else min(former.tries + 1, _UNMADE_TRIES)
+        self._unmade = {each: of for each, of in self._unmade.items() if self.knows(each)}
+        now = self._unmade[key] = _Unmade(time.monotonic(), why, tries)
+        self._show_unmade()
+        return not now.given_up
+
+    def _made(self, key: DbKey) -> None:
+        if self._unmade.pop(key, None) is not None:
+            self._show_unmade()
+
+    def _show_unmade(self) -> None:
+        waits = ((key, each) for (_, key), each in self._unmade.items() if not each.given_up)
+        key, each = next(waits, (b"", None))
+        self.on_trouble(
+            ""
+            if each is None
+            else f"the value of the key '{printable_key(key)[:80]}', which is longer than the "
+            f"target takes in one argument, is not made there by commands just now: {each.why}; "
+            f"again in {each.pause:g} s"
+        )
 
     @property
     def again_in(self) -> float | None:
@@ -221,6 +306,8 @@ class KeyResync:
             due.append(self._again_at)
         if now < self._postponed_until and (self._values or self._ttl_guard):
             due.append(self._postponed_until)
+        elif self._unmade:
+            due += [self._due(self._unmade[key]) for key in self._held_back()]
         return max(min(due) - now, 0.0) if due else None
 
     def mark_dirty(self, keys: Iterable[DbKey]) -> None:
@@ -242,6 +329,9 @@ class KeyResync:
         """The target does not take this key's value: it stays as it is until a command names it."""
         if len(self._refused) + len(self._named_again) >= NAMED_KEYS_LIMIT:
             return
+        if key in self._unmade and not self._unmade[key].given_up:
+            # It is refused for another reason.
+            self._made(key)
         self._absent[key] = None
         self._unnoted.append(_name(key, _REFUSED))
         if key in self._values:
@@ -252,11 +342,14 @@ class KeyResync:
         else:
             self._refused[key] = None
 
-    def read_once_more(self, key: DbKey) -> None:
+    def read_once_more(self, key: DbKey) -> str:
         """What was to be stored of this key is gone: it stays dirty, and nothing is read for a
-        moment."""
+        moment. Or why not, where that has been tried often enough."""
+        if not self._not_made(key, _GONE_WORDS):
+            return _GONE_WORDS
         self._postponed_until = time.monotonic() + _POSTPONED_SECONDS
         self.mark_dirty([key])
+        return ""
 
     def postpone(self, key: DbKey) -> None:
         """The target's node does not have this key's slot now: it stays dirty, and nothing is read
@@ -524,6 +617,7 @@ class KeyResync:
     def _swap(self, one: int, other: int) -> None:
         swap = {one: other, other: one}
         lists = self._values, self._ttl_guard, self._refused, self._named_again, self._absent
+        self._unmade = {(swap.get(db, db), key): v for (db, key), v in self._unmade.items()}
         for where in lists:
             moved = [(swap.get(db, db), key) for db, key in where]
             where.clear()
@@ -540,7 +634,7 @@ class KeyResync:
                 self._values.setdefault(key)
             self._ttl_guard.clear()
             await self._take(self._values, _HURRIED_AT_ONCE, values=True)
-        elif self._values:
+        elif self._values_to_read:
             await self._take(self._values, self._at_once, values=True)
         elif self._ttl_guard:
             await self._take(self._ttl_guard, _TTLS_AT_ONCE, values=False)
@@ -583,6 +677,9 @@ class KeyResync:
                 for key in reading.keys:
                     if not self._is_refused(key):
                         self._absent.pop(key, None)
+            for key in reading.keys if reading.values and self._unmade else ():
+                if not self.knows(key):
+                    self._made(key)
             # A value came with its expire time.
             kinds = (_VALUE, _REFUSED, _TTL) if reading.values else (_TTL,)
             self._settled += [(key, kind) for key in reading.keys for kind in kinds]
@@ -590,12 +687,13 @@ class KeyResync:
                 self.repaired += sum(not self._is_refused(key) for key in set(reading.keys))
 
     async def _take(self, where: dict[DbKey, None], most: int, *, values: bool) -> None:
-        self._rebuilding = False
-        keys = (
-            sorted(where)[:most]
-            if len(where) <= most
-            else [key for key, _ in zip(where, range(most), strict=False)]
-        )
+        self._rebuilding, self._payload_bytes = False, 0
+        held_back = self._held_back() if values else set()
+        keys = [*itertools.islice((key for key in where if key not in held_back), most)]
+        if len(where) <= most:
+            keys.sort()
+        if not keys:
+            return
         if self._by_slot:
             readings = await self._read_slots(keys, values=values)
         else:
@@ -603,10 +701,9 @@ class KeyResync:
         for key in (key for reading in readings for key in reading.keys):
             where.pop(key, None)
         self._readings += readings
-        if values and keys:
-            nbytes = sum(len(raw) for each in readings for _, _, raw, _ in each.stores)
-            nbytes += sum(size for each in readings for *_, size in each.unfit)
-            fitting = _BYTES_AT_ONCE * len(keys) // max(nbytes, 1)
+        if values:
+            # Also those that are not stored, or by other commands than one with all of it.
+            fitting = _BYTES_AT_ONCE * len(keys) // max(self._payload_bytes, 1)
             self._at_once = min(max(fitting, 1), max(self._at_once, 2 * len(keys)), _MOST_AT_ONCE)
 
     async def _read_slots(self, keys: Sequence[DbKey], *, values: bool) -> list[Reading]:
@@ -743,6 +840,7 @@ class KeyResync:
             left_out = self._suspects.left_out.get((db, key), "")
             if isinstance(payload, bytes):
                 size = len(payload)
+                self._payload_bytes += size
                 payload, lost, why = self._rewritten(payload)
                 if (
                     self.rebuild is not None
@@ -751,7 +849,17 @@ class KeyResync:
                 ):
                     if self._rebuilding:
                         continue
-                    made = await self.rebuild(db, key, expire_at, payload)
+                    try:
+                        made = await self.rebuild(db, key, expire_at, payload)
+                    except (LinkError, ServerError) as exc:
+                        if isinstance(exc, ServerError) and exc.code in OF_SLOT:
+                            self.postpone((db, key))
+                            continue
+                        # Others would wait as long for a target that does not answer.
+                        self._rebuilding = isinstance(exc, LinkError)
+                        if self._not_made((db, key), exc.message):
+                            continue
+                        made = exc.message
                     if not isinstance(made, str):
                         self._rebuilding = True
                         stores += [(db, key, raw, None) for raw in made]

@@ -821,6 +821,8 @@ class Lane:
                 slots = self._ends.route.slots
                 follower.empty = lambda offset, db: applier.empty(slots, offset, db)
             self._resync.rebuild = self._asides.make
+            self._resync.on_trouble = context.trouble_of("a long value's target")
+            self._resync.on_trouble("")
             self._resync.on_left = context.stats.leave
             self._resync.on_loss = context.stats.lose
             follower.on_search = self._losses.search_refused

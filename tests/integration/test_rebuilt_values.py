@@ -23,6 +23,7 @@ from engine._native import key_slot
 from engine.model.online_checkpoint import OwnKeys
 from engine.targets import rebuilt_values
 from engine.targets.crashing_values import REASON
+from engine.transfer import key_resync
 from tests.support.comparison import assert_settled
 from tests.support.library import copied, copying, migrating
 from tests.support.own_keys import OWN_PREFIX, assert_tidy
@@ -198,6 +199,33 @@ def test_a_target_that_is_out_of_memory_for_a_while(ends: tuple[Server, Server])
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert run.report.not_carried == ()
+    assert_settled(source, target, 5)
+    assert_tidy(target)
+
+
+def test_a_target_that_is_out_of_memory_for_long(
+    ends: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All else arrives meanwhile; the key is named, until a command names it again."""
+    source, target = ends
+    client, limits = source.client(), target.client()
+    monkeypatch.setattr(key_resync, "_UNMADE_TRIES", 3)
+    client.sadd("long", *(os.urandom(9000) for _ in range(1500)))
+    payload = client.dump("long")
+    client.delete("long")
+    with migrating(source, target, timeout=30) as run:
+        run.in_sync()
+        limits.config_set("maxmemory", limits.info("memory")["used_memory"] + 4 * MIB)
+        client.eval("redis.call('restore', KEYS[1], 0, ARGV[1])", 1, "late", payload)
+        run.wait_for(lambda: run.progress.not_carried == 1, "it named")
+        client.set("beside", "x")
+        run.wait_for(lambda: limits.exists("beside"), "a key beside it")
+        assert not aside(target)
+        limits.config_set("maxmemory", 0)
+        client.sadd("late", "one more")
+        run.wait_for(lambda: run.progress.not_carried == 0, "it carried")
+        run.cut_over()
+    assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 5)
     assert_tidy(target)
 

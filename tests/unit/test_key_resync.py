@@ -10,10 +10,14 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from typing import cast
 
+import pytest
+
 from benches.support.servers import Binary, Server
 from engine._native import CommandBatch, RespReader, RestoreEncoder, StreamReader, encode_command
+from engine.errors import ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.server import ServerInfo
+from engine.transfer import key_resync
 from engine.transfer.key_resync import Extra, KeyResync, Reading
 from engine.wire.control_connection import Admin, admin
 from tests.support.servers import ServerFactory
@@ -423,6 +427,71 @@ async def test_a_reading_is_of_as_many_keys_as_fit(server_factory: ServerFactory
         it.mark_dirty(large)
         assert await sizes(it) == [3] * 6 + [2]
         assert others == []
+
+
+async def test_what_cannot_be_made_just_now_keeps_nothing_else(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits longer each time, and is named in the end; what it takes to read it counts."""
+    monkeypatch.setattr(key_resync, "_UNMADE_SECONDS", 0.05)
+    monkeypatch.setattr(key_resync, "_UNMADE_TRIES", 3)
+    server = server_factory()
+    long, short = (0, b"long"), [(0, b"short:%d" % n) for n in range(60)]
+    server.client().set("long", random.Random(1).randbytes(400_000))
+    server.client().mset({key: b"x" for _, key in short})
+    tried: list[float] = []
+    troubles: list[str] = []
+
+    async def rebuild(db: int, key: bytes, at: int, payload: bytes) -> list[bytes] | str:
+        tried.append(time.monotonic())
+        if len(tried) <= 3:
+            raise ServerError("OOM command not allowed", code="OOM")
+        return [encode_command("RENAME", "aside", key)]
+
+    async with of_server(server) as it:
+        it.bulk_limit = 300_000
+        it.rebuild, it.on_trouble = rebuild, troubles.append
+        it.mark_dirty([*short, long])
+        found: list[Reading] = []
+        while it.waiting:
+            if it.to_read:
+                await it.read()
+                reading = it.due(it.next_offset or 0)
+                found += reading
+                for db, key, *_ in (each for some in reading for each in some.unfit):
+                    it.refuse((db, key))
+                it.stored(reading)
+            else:
+                assert 0 < (it.again_in or 0) <= 0.2
+                await asyncio.sleep(it.again_in or 0)
+        assert sum(len(each.stores) for each in found[:-1]) == len(short)
+        assert [each[:3] for each in found[-1].unfit] == [(*long, "OOM command not allowed")]
+        assert tried[2] - tried[1] > tried[1] - tried[0] - 0.03 >= 0.02
+        assert all("'long'" in each for each in troubles[:-1])
+        assert troubles[-1] == ""
+        assert not it.to_read
+        # A command names it, or some minutes are over.
+        monkeypatch.setattr(key_resync, "_UNMADE_REFUSED_SECONDS", 0.2)
+        await asyncio.sleep(0.21)
+        assert it.to_read
+        assert [store[:2] for store in (await take(it)).stores] == [long]
+
+
+async def test_what_a_long_value_takes_to_read_makes_readings_small(
+    server_factory: ServerFactory,
+) -> None:
+    server = server_factory()
+    keys = [(0, b"%d" % n) for n in range(20)]
+    server.client().mset({key: random.Random(1).randbytes(400_000) for _, key in keys})
+
+    async def rebuild(db: int, key: bytes, at: int, payload: bytes) -> list[bytes] | str:
+        return [encode_command("RENAME", "aside", key)]
+
+    async with of_server(server) as it:
+        it.bulk_limit, it.rebuild = 300_000, rebuild
+        it.mark_dirty(keys)
+        await it.read()
+        assert it._at_once == 2
 
 
 def test_a_dirty_deadline_goes_along_with_its_key_alone() -> None:
