@@ -441,7 +441,8 @@ class _Proof:
     def _found(self, found: Found, track: Track | None = None) -> None:
         """A key differs, or it cannot be told whether it does."""
         name = found.db, found.key
-        if name in (self._different if found.kinds else self._untold):
+        known = name in (self._different if found.kinds else self._untold)
+        if known and (track is None or self._repairing):
             return
         if found.kinds and self._repairing:
             # It stays different, as was told.
@@ -449,12 +450,16 @@ class _Proof:
             return
         ends = shown(found, self._decoder) if found.kinds else ("", "")
         key = FoundKey(*name, found.kinds, *ends, found.reason, self._tracks.run)
-        self._keep(key)
+        if not known:
+            self._keep(key)
         if track is not None:
+            # Each walk that came by it: another one may begin anew.
             self._tracks.found(track, key)
 
     def _keep(self, found: FoundKey) -> None:
-        """A key was found, by this run or by an earlier one."""
+        """A key was found, by this run or by an earlier one; by several walks it counts once."""
+        if (found.db, found.key) in (self._different if found.kinds else self._untold):
+            return
         key = printable_key(found.key)
         if found.reason:
             # (What is known of it, if anything is, outweighs the rest.)

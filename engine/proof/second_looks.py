@@ -81,6 +81,9 @@ class Found:
 
 @dataclass(slots=True, eq=False)
 class _Doubt:
+    """`track` is the walk that the key counts for, `others` came by it as well: each keeps it, for
+    what one of them comes by again the others have behind them."""
+
     track: Track
     steady: int = 0
     state: bytes = b""
@@ -88,6 +91,7 @@ class _Doubt:
     last: Found | None = None
     behind: bool = False
     size: int = _UNREAD_BYTES
+    others: set[Track] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,20 +191,31 @@ class SecondLooks:
     def add(self, db: int, key: bytes, track: Track, size: int = _UNREAD_BYTES) -> None:
         """A key of this walk seems to differ; `size`: bytes of its value, at the end where it is
         longer."""
-        if (db, key) not in self._doubts:
+        doubt = self._doubts.get((db, key))
+        if doubt is None:
             self._doubts[db, key] = _Doubt(track, size=size)
             self._bytes += len(key)
+        elif doubt.track is not track:
+            doubt.others.add(track)
 
     def doubts_of(self, track: Track) -> Iterator[tuple[bytes, int]]:
         """Those of a walk, with the size of their values."""
         for (_, key), doubt in self._doubts.items():
-            if doubt.track is track:
+            if doubt.track is track or track in doubt.others:
                 yield key, doubt.size
 
     def drop(self, track: Track) -> None:
         """Forget those of a walk: it comes by them again."""
-        for name in [name for name, each in self._doubts.items() if each.track is track]:
-            del self._doubts[name]
+        for name, doubt in list(self._doubts.items()):
+            doubt.others.discard(track)
+            if doubt.track is not track:
+                continue
+            if doubt.others:
+                # What is under way counts for this walk, and is no look of the next one.
+                first, *others = doubt.others
+                self._doubts[name] = _Doubt(first, size=doubt.size, others=set(others))
+            else:
+                del self._doubts[name]
         self._bytes = sum(len(key) for _, key in self._doubts)
 
     async def settle(self) -> None:
@@ -225,7 +240,7 @@ class SecondLooks:
                 if doubt is not None and (last := doubt.last) is not None:
                     del self._doubts[name]
                     why = BEHIND if doubt.behind else RESTLESS
-                    self._on_found(replace(last, kinds=(), reason=last.reason or why), doubt.track)
+                    self._told(doubt, replace(last, kinds=(), reason=last.reason or why))
             self._bytes = sum(len(key) for _, key in self._doubts)
 
     async def _round(self, names: Iterable[DbKey]) -> None:
@@ -249,7 +264,7 @@ class SecondLooks:
         if found.reason.startswith("NOPERM"):
             # No look says another thing.
             del self._doubts[name]
-            self._on_found(found, doubt.track)
+            self._told(doubt, found)
             return
         same = doubt.last is not None and doubt.state == look.state
         if same and _moved(doubt.expire_at, found.source.expire_at):
@@ -267,7 +282,11 @@ class SecondLooks:
                 doubt.track.comparer.add(
                     look.names, look.index, looks, look.index, target=bool(target)
                 )
-            self._on_found(look.with_values, doubt.track)
+            self._told(doubt, look.with_values)
+
+    def _told(self, doubt: _Doubt, found: Found) -> None:
+        for track in (doubt.track, *doubt.others):
+            self._on_found(found, track)
 
     def _equal(self, name: DbKey, track: Track) -> None:
         """A key does not differ; counted, and in doubt no more, at one moment: a walk may be marked

@@ -20,8 +20,8 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import UsageError
 from engine.model.position import StreamPosition, TargetPosition
-from engine.proof import follower, repair, run, second_looks
-from engine.proof.key_walks import KeyWalks
+from engine.proof import follower, repair, run, saved_proof, second_looks
+from engine.proof.key_walks import COMPARED, LOOKED_FOR, KeyWalks
 from tests.integration.test_verify_verb import verify
 from tests.support.servers import ServerFactory, known, url_of
 
@@ -307,6 +307,41 @@ def test_what_is_known_of_a_key_outweighs_what_is_not() -> None:
     proof._found(second_looks.Found(0, b"key", ("TTL",), side, side, second_looks.UNDECODED))
     assert (len(proof._different), len(proof._untold)) == (1, 0)
     assert proof._reasons == {second_looks.UNDECODED: 1}
+
+
+def test_a_key_that_two_walks_come_by(tmp_path: Path) -> None:
+    """Each keeps it: where one begins anew and does not come by it again the other one has it."""
+    settings = run.ProofSettings(seed=1)
+    saved = saved_proof.SavedProof(tmp_path / "state", {"seed": 1}, resume=False)
+    proof = run._Proof(None, None, settings, None, saved, lambda _: None)  # type: ignore[arg-type]
+    servers = second_looks.Servers([], [], (), bytes(16), settings)  # type: ignore[arg-type]
+    again = second_looks.SecondLooks(servers, *(None,) * 3, proof._found, None)  # type: ignore[arg-type]
+    tracks = proof._tracks
+    one, other = (tracks.track(what, 0, 0) for what in (COMPARED, LOOKED_FOR))
+    for track in (one, other):
+        tracks.begin(track, "servers", again)
+        again.add(0, b"key", track)
+        tracks.mark(track, 1, again)
+    tracks.begin(one, "others", again)
+    assert [[key for key, _ in again.doubts_of(each)] for each in (one, other)] == [[], [b"key"]]
+    again.drop(other)
+    assert len(again) == 0
+    side = second_looks.Side(True, 10, 1)
+    found = second_looks.Found(0, b"key", ("extra",), side, side)
+    for track in (one, other):
+        proof._found(found, track)
+        assert [each.key for each in track.found] == [b"key"]
+        tracks.mark(track, 2, again)
+    tracks.save()
+    saved.close()
+    for forgotten in ((), (one,)):
+        saved = saved_proof.SavedProof(tmp_path / "state", {}, resume=True)
+        proof = run._Proof(None, None, settings, None, saved, lambda _: None)  # type: ignore[arg-type]
+        for track in (one, other):
+            now = proof._tracks.track(track.label.split()[1], 0, 0)
+            proof._tracks.begin(now, "anew" if track in forgotten else track._servers, again)
+        assert (len(proof._different), proof._kinds["extra"]) == (1, 1)
+        saved.close()
 
 
 def test_long_values_are_asked_for_one_by_one(server_factory: ServerFactory, quick: None) -> None:
