@@ -82,9 +82,10 @@ class Overview:
         the only one, or those of lanes that were planned before. `parted`: the lanes are the same,
         and go on elsewhere."""
         only, before = self._contexts[0], {each.lane: each for each in self._contexts if each.lane}
-        crashing = self.peers.crashing
+        # A lane that is new, or has other slots, says anew what it leaves out.
+        crashing = self.peers.all_crashing
         self._contexts, self.peers = [], Peers(self.settings.parallel_snapshots)
-        self.peers.crashing = crashing
+        self.peers.crashing[""] = crashing
         self._said.clear()
         self._copies = False
         found = [self.lane(each.name, each.title) for each in lanes]

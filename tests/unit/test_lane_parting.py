@@ -111,6 +111,17 @@ def test_lanes_stay_where_they_are() -> None:
     assert parting.groups([FOUR[1], FOUR[2]]) == [[0], [1]]
 
 
+async def test_what_a_lane_leaves_out_stays_so_where_its_slots_move() -> None:
+    """The lane that had them says that it leaves out nothing before the one that has them asks."""
+    overview = Overview(TransferSettings(), on_progress=print, on_event=print, one_go=False)
+    overview.lane()
+    overview.planned(FOUR[:2])
+    overview.peers.crashing[FOUR[0].name] = ((0, b"key"),)
+    overview.planned(FOUR)
+    overview.peers.crashing[FOUR[0].name] = ()
+    assert overview.peers.all_crashing == ((0, b"key"),)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_quota_of_a_group(
     version: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
