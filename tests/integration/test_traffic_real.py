@@ -19,7 +19,7 @@ from benches.support.servers import Binary, Server, all_pairs, binaries, pair_id
 from benches.support.waiting import wait_for
 from tests.support.comparison import assert_settled, settle
 from tests.support.replicas import make_replica, replicated, until_in_step
-from tests.support.servers import ServerFactory
+from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Counters, Sequence, Traffic, prepare
 from tests.support.traffic.link import Link, address_of
 
@@ -301,6 +301,27 @@ def test_consumers_that_never_had_an_entry_are_no_difference(server_factory: Ser
     target.client().xack("x", "g", "1-1")
     found = settle(source, target, 0)
     assert {"stream consumers", "stream groups"} <= {each.what for each in found.keys.different}
+
+
+def test_what_a_group_has_read_is_no_difference_behind_a_failover() -> None:
+    """Redis 8.2 counts beyond what was added, and its replica does not."""
+    binary = known("redis-8.2")
+    with Server.start(binary) as primary, Server.start(binary) as replica:
+        make_replica(replica, primary)
+        until_in_step(replica)
+        client = primary.client()
+        for n in range(1, 4):
+            client.xadd("x", {"f": 1}, id=f"{n}-1")
+        client.execute_command("XGROUP", "CREATE", "x", "g", "1-1", "ENTRIESREAD", 3)
+        client.xreadgroup("g", "alice", {"x": ">"})
+        replicated(primary, replica)
+        found = settle(replica, primary, 0)
+        assert {each.what for each in found.keys.different} == {"stream groups"}
+        assert settle(replica, primary, 0, failed_over=True).equal
+        replica.client().execute_command("REPLICAOF", "NO", "ONE")
+        replica.client().xack("x", "g", "2-1")
+        found = settle(replica, primary, 0, failed_over=True)
+        assert "stream groups" in {each.what for each in found.keys.different}
 
 
 def test_settle_waits_for_what_is_under_way(ends: tuple[Server, Server]) -> None:
