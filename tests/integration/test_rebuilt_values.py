@@ -23,7 +23,9 @@ from engine._native import key_slot
 from engine.model.online_checkpoint import OwnKeys
 from engine.targets import rebuilt_values
 from engine.targets.crashing_values import REASON
+from engine.targets.rebuilt_values import stores
 from engine.transfer import key_resync
+from engine.transfer.follow import _without
 from tests.support.comparison import assert_settled
 from tests.support.library import copied, copying, migrating
 from tests.support.own_keys import OWN_PREFIX, assert_tidy
@@ -306,6 +308,13 @@ def test_what_the_user_may_not_run_leaves_the_key_out(
     names = {key.encode() for key in {"list", "timed"} - left}
     assert set(target.client().scan_iter()) == names
     assert all((target.client().pttl(key) > 0) == (key == b"timed") for key in names)
+
+
+def test_of_what_ends_one_all_is_stored_or_nothing() -> None:
+    ends = [(0, b"long", raw, None) for raw in stores(b"aside", b"long", -1)]
+    beside = [(0, b"a", b"RESTORE", 1), (0, b"b", b"DEL", None), (0, b"b", b"RESTORE", 1)]
+    assert _without([*ends, *beside], {0}) == _without([*ends, *beside], {1}) == beside
+    assert _without([*ends, *beside], {3}) == [*ends, *beside[:1], *beside[2:]]
 
 
 def test_a_refusal_while_more_is_under_way(server_factory: ServerFactory) -> None:
