@@ -132,7 +132,7 @@ def test_a_verification_that_is_stopped_and_one_that_is_killed(
     assert fault(ask(api, **source(here))) == "InvalidReplicationGroupState"
     ask(api, Stop="true")
     found = ended(api)
-    assert (found["Status"], "Outcome" in found) == ("stopped", False)
+    assert (found["Status"], "Outcome" in found) == ("stopped", False), found
     status, _ = ask(api, Rate="700000", Resume="true", **source(here))
     assert status == 200
     wait_for(lambda: compared(tmp_path / "verification-g.jsonl.state"), "a save")
@@ -142,22 +142,36 @@ def test_a_verification_that_is_stopped_and_one_that_is_killed(
         with registry.store.read() as connection:
             return connection.execute(schema.verifications.select()).one().process
 
-    wait_for(worker, "a process")
-    number = worker()["shown"]["Pid"]
+    number = wait_for(lambda: (worker() or {}).get("shown"), "a process", told=worker)["Pid"]
     registry.store.close()
     os.kill(number, signal.SIGKILL)
     found = ended(api)
     assert (found["Status"], "Outcome" in found) == ("gone", False)
-    ask(api, Resume="true", **source(here))
+    status, answer = ask(api, Resume="true", **source(here))
+    assert status == 200, ElementTree.tostring(answer)
     found = ended(api)
-    assert (found["Status"], found["Outcome"], found["Compared"]) == (
-        "done",
-        "different",
-        str(KEYS),
-    )
+    assert found["Status"] == "done", found
+    assert (found["Outcome"], found["Compared"]) == ("different", str(KEYS))
     assert "and not again since then" in found["Reason"]
-    ask(api, Match="none*", **source(here))
+    status, answer = ask(api, Match="none*", **source(here))
+    assert status == 200, ElementTree.tostring(answer)
+    found = ended(api)
+    assert found["Outcome"] == "equal", found
+
+
+def test_it_is_a_change(api: Serving, pair: tuple[Server, Server]) -> None:
+    """A request that was listened to starts nothing a second time, and who has changed something
+    is told of it at once."""
+    form = {"Action": "VerifyReplicationGroup", "Version": "2015-02-02", "ReplicationGroupId": "g"}
+    path = f"/?{urlencode(form | {'Match': 'none*'} | source(pair[0]))}"
+    signed = api.signed(path, "migrate")
+    assert fetch(api.url + path, signed).status == 200
+    began = told(api)["StartTime"]
     assert ended(api)["Outcome"] == "equal"
+    assert "RequestExpired" in fetch(api.url + path, signed).body.decode()
+    assert told(api)["StartTime"] == began
+    status, _ = ask(api, **source(pair[0]))
+    assert (status, told(api)["Status"]) == (200, "running")
 
 
 def test_a_state_that_is_locked(

@@ -456,3 +456,12 @@ def test_no_name_goes_away() -> None:
     kept = (ROOT / "tests/unit/public_names.txt").read_text().splitlines()
     assert len(kept) > 200
     assert set(kept) - set(names()) == set()
+
+
+def test_an_action_that_changes_something_is_known_as_one() -> None:
+    """Else its answer is another's a moment later, and a request that was listened to runs again."""
+    changes = {name for name, each in actions.ACTIONS.items() if each.refused is not None}
+    # (TestMigration leaves nothing behind.)
+    assert changes | {"TestMigration"} == {
+        name for name, each in actions.ACTIONS.items() if each.role != "read"
+    }

@@ -249,6 +249,11 @@ def _refused_to_create(registry: Registry, group_id: str) -> None:
         raise ReplicationGroupAlreadyExistsFault(f"ReplicationGroup {group_id} already exists.")
 
 
+def _refused_to_verify(registry: Registry, group_id: str) -> None:
+    # (While it is being verified it may be asked to stop.)
+    registry.get(group_id)
+
+
 def _plain(verb: Verb) -> Run:
     """Hands the members of a request to the library's method, by the names that they have there."""
 
@@ -283,6 +288,8 @@ def action_of(verb: Verb) -> Action:
         refused = partial(_refused, Operation[verb.operation])
     elif verb.action == "CreateReplicationGroup":
         refused = _refused_to_create
+    elif verb.action == "VerifyReplicationGroup":
+        refused = _refused_to_verify
     return Action(
         Role(verb.role),
         _RUNS.get(verb.action) or _plain(verb),
