@@ -965,8 +965,13 @@ def test_a_verification_in_the_state(registry: Registry) -> None:
     assert not mine.write({"keys": 9})
 
 
-def test_a_verification_of_a_group_that_was_deleted(registry: Registry) -> None:
+def test_a_verification_of_a_group_that_was_deleted(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another group of its name has nothing of it: neither its process nor its files."""
+    # (There the files are of a state in PostgreSQL.)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    registry.store.folder.mkdir(exist_ok=True)
     registry.register("g", TARGET)
     store, asked = registry.store, {"mode": "full", "match": None, "rate": 0, "resume": True}
     verifications.begin(store, "g", SOURCE.url, asked)
