@@ -35,13 +35,13 @@ from engine.errors import (
     ServerError,
     UsageError,
 )
-from engine.fleet import local, run, worker_log_file
+from engine.fleet import local, worker_log_file
 from engine.fleet.disconnector_restart import DisconnectorGuard
+from engine.fleet.group_process import main_of
 from engine.fleet.launcher import open_registry
 from engine.fleet.process_identity import ProcessId
 from engine.fleet.state_thread import persist
 from engine.groups import disconnections
-from engine.logs import output as log_output
 from engine.model.calls_despite_write_block import Calls, calls_words, since, total
 from engine.model.clients_after_cut_over import moment
 from engine.model.credentials import Credentials
@@ -366,18 +366,13 @@ def _at(endpoint: Endpoint) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Disconnect the clients of the source of the group named in `arguments`."""
-    log_output.to_stderr(*log_output.from_environment())
-    if len(arguments) not in (1, 2, 3) or not all(each.isdigit() for each in arguments[1:]):
-        _log.error("usage: python -m engine.fleet.client_disconnector GROUP [FD [MIGRATION]]")
-        return 2
-    with logs.migration(arguments[0]):
-        try:
-            return run(work(arguments[0], *map(int, arguments[1:])))
-        except EngineError as error:
-            _log.error("%s: %s", type(error).__name__, error)
-        except Exception:
-            _log.exception("The process that disconnects clients has a bug")
-        return 1
+    return main_of(
+        "engine.fleet.client_disconnector",
+        "process that disconnects clients",
+        work,
+        arguments,
+        ("FD", "MIGRATION"),
+    )
 
 
 if __name__ == "__main__":

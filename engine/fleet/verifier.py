@@ -18,18 +18,17 @@ from typing import Any
 from engine import logs
 from engine.errors import EngineError
 from engine.fleet import local, worker_log_file
+from engine.fleet.group_process import main_of
 from engine.fleet.launcher import open_registry
 from engine.fleet.process_identity import ProcessId
 from engine.groups import verifications
 from engine.groups.registry import Registry
 from engine.groups.store import TransientStateError
-from engine.logs import output as log_output
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.proof import ProofProgress, ProofReport, ProofSettings
 from engine.model.retry import Deadline, retry_blocking
 from engine.proof.run import prove
-from engine.wire.event_loop import run
 
 _log = logs.logger(__name__)
 _TELL_SECONDS = 1.0
@@ -160,18 +159,7 @@ async def work(group_id: str) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Verify the group named in `arguments`."""
-    log_output.to_stderr(*log_output.from_environment())
-    if len(arguments) != 1:
-        _log.error("usage: python -m engine.fleet.verifier GROUP")
-        return 2
-    with logs.migration(arguments[0]):
-        try:
-            return run(work(arguments[0]))
-        except EngineError as error:
-            _log.error("%s: %s", type(error).__name__, error)
-        except Exception:
-            _log.exception("The process that verifies has a bug")
-        return 1
+    return main_of("engine.fleet.verifier", "process that verifies", work, arguments)
 
 
 if __name__ == "__main__":

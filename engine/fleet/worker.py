@@ -12,12 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from engine import logs
-from engine.errors import EngineError
-from engine.fleet import local, run, worker_log_file
+from engine.fleet import local, worker_log_file
 from engine.fleet.failed_transfer import fail
+from engine.fleet.group_process import main_of
 from engine.fleet.launcher import open_registry
 from engine.fleet.process_identity import ProcessId
-from engine.logs import output as log_output
 from engine.model.credentials import Credentials
 from engine.model.progress import Progress
 
@@ -26,18 +25,7 @@ _log = logs.logger("engine.fleet.worker")
 
 def main(arguments: Sequence[str]) -> int:
     """Run the transfer of the group named in `arguments`; return the exit code."""
-    log_output.to_stderr(*log_output.from_environment())
-    if len(arguments) != 1:
-        _log.error("usage: python -m engine.fleet.worker GROUP")
-        return 2
-    with logs.migration(arguments[0]):
-        try:
-            return run(work(arguments[0]))
-        except EngineError as error:
-            _log.error("%s: %s", type(error).__name__, error)
-        except Exception:
-            _log.exception("The worker has a bug")
-        return 1
+    return main_of("engine.fleet.worker", "worker", work, arguments)
 
 
 async def work(group_id: str) -> int:
