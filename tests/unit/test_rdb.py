@@ -481,7 +481,7 @@ def test_hashes_that_do_not_fit_their_template_are_named() -> None:
         assert [each.key for each in records(items)] == [b"compressed once", b"a"]
         errors = [error for batch in items for error in batch.errors]
         names = [b"damaged", b"few", b"many", b"no id", b"unknown", b"none"]
-        # A server would refuse a hash with a field twice, or end at it.
+        # No server takes a hash that has a field twice.
         names += [b"twice", b"as a number", b"compressed"]
         assert [name for name, _ in errors] == names
         assert all("field template" in why and "does not fit" in why for _, why in errors)
