@@ -459,7 +459,7 @@ def test_no_name_goes_away() -> None:
 
 
 def test_an_action_that_changes_something_is_known_as_one() -> None:
-    """Else its answer is another's a moment later, and a request that was listened to runs again."""
+    """Else its answer is another's a moment later, and a request listened to runs again."""
     changes = {name for name, each in actions.ACTIONS.items() if each.refused is not None}
     # (TestMigration leaves nothing behind.)
     assert changes | {"TestMigration"} == {
