@@ -252,6 +252,9 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rate", type=int, default=50_000, help="SETs a second over all shards")
     parser.add_argument("--seconds", type=float, default=20.0, help="of following")
+    parser.add_argument(
+        "--server", default=PREFERRED, help="which servers, as the beginning of a name and version"
+    )
     parser.add_argument("--smoke", action="store_true", help="small and short")
     options = parser.parse_args()
     if options.smoke:
@@ -261,7 +264,7 @@ def main() -> int:
     os.environ["PYTHONPYCACHEPREFIX"] = folder.name
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     found = list(binaries())
-    binary = next((each for each in found if each.name.startswith(PREFERRED)), found[0])
+    binary = next((each for each in found if each.name.startswith(options.server)), found[0])
     copied = copy(binary, options.keys, options.runs)
     followed: dict[int, list[dict[str, float]]] = {shards: [] for shards in SHARDS}
     for _ in range(options.runs):
