@@ -79,6 +79,7 @@ class Proxy:
         self._cut: tuple[Direction | None, int] | None = None
         self._corrupt: dict[Direction, int] = {}
         self._watched: tuple[bytes, Callable[[], None]] | None = None
+        self._veiled: tuple[bytes, ...] = ()
 
     @property
     def upstream(self) -> tuple[str, int]:
@@ -163,6 +164,11 @@ class Proxy:
     def corrupt(self, at_byte: int, direction: Direction) -> None:
         """Flip the lowest bit of one byte: `at_byte` 0 is the next one in that direction. Once."""
         self._call(lambda: self._corrupt.__setitem__(direction, at_byte))
+
+    def veil(self, *names: bytes) -> None:
+        """Let no client see these bytes, as a service does that hides what its servers tell: others
+        of the same length come down, where they are in one chunk."""
+        self._call(lambda: setattr(self, "_veiled", names))
 
     def watch(self, what: bytes, act: Callable[[], None]) -> None:
         """Call `act`, in a thread, each time before bytes go up in which `what` ends."""
@@ -277,6 +283,8 @@ class Proxy:
                     break
                 if direction == "down":
                     link.bytes_down += len(chunk)
+                    for name in self._veiled:
+                        chunk = chunk.replace(name, b"x" * len(name))
                 elif self._watched is not None:
                     await self._look(link, chunk, *self._watched)
                 await self._hand_on(receiver, direction, self._damaged(chunk, direction))

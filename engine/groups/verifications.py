@@ -28,7 +28,10 @@ _TABLE = schema.verifications
 _IDS_AT_ONCE = 500
 # Of the files of a report and of a comparison that was cut off (`proof.report_file`,
 # `proof.saved_proof`).
-_ENDINGS = ("", ".html", ".html.part", ".part", ".state", ".state-journal", ".state.new")
+_ENDINGS = (
+    "", ".html", ".html.part", ".part",
+    ".state", ".state-journal", ".state.new", ".state.new-journal",
+)  # fmt: skip
 
 
 def begin(store: Store, group_id: str, source_url: str, asked: Mapping[str, Any]) -> None:

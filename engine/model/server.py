@@ -43,7 +43,8 @@ class ServerInfo:
     a replica follows. `expired_keys` and `expired_fields` (of hashes) count since the process began
     or CONFIG RESETSTAT. `module_versions` are those of `modules`, in their order, 0: not told.
     `loading` is true while the data set is read from disk or from a primary.
-    `replicas_in_step`: how many of its own replicas are online; None: it does not tell.
+    `replicas_in_step`: how many of its own replicas are online; None: it does not tell. `started`:
+    the second since the epoch in which the process has, by the server's clock; None: likewise.
     """
 
     flavour: Flavour
@@ -69,12 +70,24 @@ class ServerInfo:
     primary: str = ""
     primary_link_up: bool = True
     replicas_in_step: int | None = None
+    started: int | None = None
 
     @property
     def name(self) -> str:
         """Flavour and version for people: `Valkey 8.1.8`, `Redis 7.0.15 (keydb)`."""
         fork = f" ({self.fork})" if self.fork else ""
         return f"{self.flavour.capitalize()} {'.'.join(map(str, self.version))}{fork}"
+
+    @property
+    def process(self) -> str:
+        """Names the process, as far as it tells: by its `run_id`; else by the second in which it
+        has started; else, of a primary, by the id of its replication history, for each start begins
+        another one. Empty where all of that is hidden."""
+        if self.run_id:
+            return self.run_id
+        if self.started is not None:
+            return f"started {self.started}"
+        return self.replid if self.role == "master" else ""
 
     @property
     def identity(self) -> str:
@@ -167,7 +180,7 @@ def parse_info(text: str) -> ServerInfo:
     return ServerInfo(
         flavour=flavour,
         version=parse_version(version),
-        run_id=fields.get("run_id", ""),
+        run_id=_id(fields, "run_id"),
         role=fields.get("role", ""),
         mode=_mode(fields),
         fork=next((name for name, field in _FORKS.items() if field in fields), ""),
@@ -185,11 +198,25 @@ def parse_info(text: str) -> ServerInfo:
         # Redis says subkeys, Valkey fields.
         expired_fields=_number(fields, "expired_subkeys") or _number(fields, "expired_fields"),
         loading=fields.get("loading", "0") != "0" or fields.get("async_loading", "0") != "0",
-        replid=fields.get("master_replid", ""),
+        replid=_id(fields, "master_replid"),
         primary=replica_of,
         primary_link_up=fields.get("master_link_status", "up") == "up",
         replicas_in_step=_in_step(fields),
+        started=_started(fields),
     )
+
+
+def _id(fields: dict[str, str], name: str) -> str:
+    """A service that hides an id may answer noughts for every server."""
+    told = fields.get(name, "")
+    return told if told.strip("0") else ""
+
+
+def _started(fields: dict[str, str]) -> int | None:
+    """The second in which it has started, by its clock: both times are of the same moment. None: it
+    does not tell them (before 6.2)."""
+    now, up = _number(fields, "server_time_usec") // 1_000_000, _number(fields, "uptime_in_seconds")
+    return now - up if now > 0 and up > 0 else None
 
 
 def _in_step(fields: dict[str, str]) -> int | None:

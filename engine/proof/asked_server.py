@@ -13,16 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine._native import KeyNames, KeyPage, LookReader, Looks
-from engine.errors import AuthError, EngineError, FaultOf
+from engine.errors import AuthError, EngineError, FaultOf, LinkError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.proof import Mode
 from engine.model.server import ServerInfo, parse_info
+from engine.model.transient_errors import DIAL_AGAIN, transient
 from engine.wire.connection import Connection
-from engine.wire.dial import dial
+from engine.wire.dial import dial, located
+from engine.wire.failover_addresses import leading
 
 PAGE_KEYS = 1_000
 # What a server answers comes in small portions: it is left to the kernel for a moment.
 _REST_SECONDS = 0.0005
+# What it answers while it cannot tell: the connection is made anew, and the question asked again.
+_NOT_NOW = DIAL_AGAIN & transient("read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +141,32 @@ class AskedServer:
         self._reader.expect_looks(asked.shape, last - first)
         return self._sent(names.request(commands, first, last, clock=asked.clock), Looks)
 
-    def allowed(self, looks: Looks) -> None:
-        """Raise `AuthError` where its user may not ask this of any key."""
+    async def allowed(self, looks: Looks) -> None:
+        """Raise `AuthError` where its user may not ask this of any key, and `LinkError` where it is
+        not to be asked now, or another server in its place."""
         if looks.error is not None:
             error = self.connection.reply_error(looks.error)
             if isinstance(error, AuthError) and not error.of_key:
                 raise error
+        await self.serves(looks)
+
+    async def serves(self, looks: Looks) -> None:
+        """Raise `LinkError` where it refused keys for it loads its data, or its cluster is down, or
+        its shard has another primary by now; it is dialled again then."""
+        if looks.error is None:
+            return
+        code = looks.error.partition(" ")[0]
+        if code == "MOVED":
+            named = self._endpoint if self._straight else leading(self._endpoint)
+            there = await located(named, fault=self._fault, timeout=self._timeout)
+            # (Where it is a slot that has moved the server is the same.)
+            self.connection.leave_for(there)
+        elif code in _NOT_NOW:
+            self.connection.fail(self._refusal(looks.error))
+        else:
+            return
+        if self.connection.lost is not None:
+            raise self.connection.lost
 
     def _sent(self, request: Any, _: type[Any]) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -166,13 +190,19 @@ class AskedServer:
                 if answer.done():
                     continue
                 if isinstance(found, str):
-                    answer.set_exception(self.connection.reply_error(found))
+                    answer.set_exception(self._refusal(found))
                     continue
                 if isinstance(found, Looks):
                     self.read += found.nbytes
                 answer.set_result(found)
         elif self._owed:
             self.connection.rest(_REST_SECONDS)
+
+    def _refusal(self, text: str) -> EngineError:
+        error = self.connection.reply_error(text)
+        if isinstance(error, ServerError) and error.code in _NOT_NOW:
+            return LinkError(error.message, fault=self._fault)
+        return error
 
     def _lost(self, error: EngineError) -> None:
         owed, self._owed = self._owed, deque()

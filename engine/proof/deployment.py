@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine._native import key_slot
-from engine.errors import EngineError, FaultOf, ProtocolFault, ServerError
+from engine.errors import EngineError, FaultOf, LinkError, ProtocolFault, ServerError
+from engine.model import cluster_topology
 from engine.model.cluster_shard import AddressMap
 from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
@@ -40,10 +41,12 @@ _OFFSET = re.compile(rb"^(?:slave_repl_offset|master_repl_offset):(\d+)", re.MUL
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One server that is asked; `slots` are those of its keys, None where the end is no cluster."""
+    """One server that is asked; `slots` are those of its keys, None where the end is no cluster,
+    `epoch` is that of its configuration there."""
 
     endpoint: Endpoint
     slots: SlotSet | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,6 @@ class Deployment:
                 table[slot] = number
         return table.tobytes()
 
-    @property
-    def layout(self) -> tuple[tuple[str, SlotSet], ...]:
-        """Which node has which slots: another one later says that slots have moved."""
-        if self.told is None:
-            return ()
-        return tuple((each.primary.id, each.slots) for each in self.told.shards)
-
 
 async def look(
     fault: FaultOf, endpoint: Endpoint, addresses: AddressMap, timeout: float
@@ -103,7 +99,10 @@ async def look(
         )
         for shard in told.shards
     ]
-    shards = tuple(Shard(endpoint_of(each, endpoint, ends, addresses), each.slots) for each in ends)
+    shards = tuple(
+        Shard(endpoint_of(each, endpoint, ends, addresses), each.slots, shard.primary.epoch)
+        for each, shard in zip(ends, told.shards, strict=True)
+    )
     return Deployment(fault, shards, told)
 
 
@@ -118,6 +117,20 @@ class Asked:
     def keys(self) -> int:
         """Of all servers."""
         return sum(info.keys for info in self.infos)
+
+    @property
+    def processes(self) -> set[str]:
+        """Those of the servers that tell theirs."""
+        return {info.process for info in self.infos} - {""}
+
+    def shares_with(self, other: Asked) -> bool:
+        """Whether a server is among those of the other end too. (Two primaries have no replication
+        history in common.)"""
+        ours, theirs = (
+            {info.run_id or (info.replid if info.role == "master" else "") for info in each.infos}
+            for each in (self, other)
+        )
+        return not (ours & theirs) <= {""}
 
 
 async def describe(ends: Sequence[Admin], shards: Sequence[Shard]) -> Asked:
@@ -186,13 +199,33 @@ async def position_names(end: Admin) -> list[bytes]:
     return [each async for each in _own_names(end) if _POSITION.match(each)]
 
 
-async def slots_moving(ends: Iterable[Admin]) -> SlotSet:
-    """The slots that the nodes of a cluster say are being moved. Raises `EngineError`."""
-    found: set[int] = set()
-    for end in ends:
-        told = cluster_primary.read(end.endpoint, await end.ask(*cluster_primary.QUESTIONS))
-        found.update(each.slot for each in told.moves)
-    return SlotSet.of(found)
+async def told_by_all(ends: Iterable[Admin]) -> Topology:
+    """A cluster as all of its primaries tell it together. Raises `EngineError`."""
+    told = [
+        cluster_primary.read(end.endpoint, await end.ask(*cluster_primary.QUESTIONS))
+        for end in ends
+    ]
+    return cluster_topology.merge(told)
+
+
+def slots_moved(before: Topology | None, now: Topology, first: Topology) -> bool:
+    """Whether slots have moved since `before`, be it there and back: the node that takes them has a
+    later epoch then. So has a replica that took its shard over, with all of its slots: it is
+    another server, whose keys are compared anew. None: since `first`, as one node told it, which
+    may not have heard of all epochs."""
+    told = before or first
+    if [each.slots for each in told.shards] != [each.slots for each in now.shards]:
+        return True
+    if before is None:
+        ids = [[each.primary.id for each in one.shards] for one in (first, now)]
+        return ids[0] != ids[1]
+    for was, shard in zip(before.shards, now.shards, strict=True):
+        if was.primary.id == shard.primary.id:
+            if was.primary.epoch != shard.primary.epoch:
+                return True
+        elif shard.primary.id not in {each.id for each in was.replicas}:
+            return True
+    return False
 
 
 async def refuses(ends: Iterable[Admin], db: int) -> bool:
@@ -222,10 +255,14 @@ async def _own_names(end: Admin) -> AsyncIterator[bytes]:
 
 
 async def databases(end: Admin) -> set[int]:
-    """Those of a server that have keys, 0 in any case."""
+    """Those of a server that have keys, 0 in any case. Raises `EngineError`, so while it loads its
+    data: those that it has not come to yet it does not tell."""
     text = await end.call("INFO")
     if isinstance(text, bytes) and b"# Keyspace" in text:
-        return {0, *(each.db for each in end.info_in(text).keyspace)}
+        info = end.info_in(text)
+        if info.loading:
+            raise LinkError(f"{end.name} is loading its data", fault=end.fault)
+        return {0, *(each.db for each in info.keyspace)}
     # It does not tell: all that there may be are looked at.
     found = {0}
     for db in range(1, _DATABASES_MOST):

@@ -36,7 +36,7 @@ T = TypeVar("T")
 class KeyWalks:
     """Walks over `ends`; what seems to differ goes to `again`.
 
-    `tracks` have how far each is, `run_ids` which processes of servers were asked (of those that
+    `tracks` have how far each is, `processes` which ones of servers were asked (of those that
     tell). `extended`: the target's expire times may be later by so many ms.
     `on_page` is told of each page, and where it is `enough` the walks end.
     """
@@ -62,7 +62,7 @@ class KeyWalks:
         self._extended = extended
         self._on_page = on_page
         self._enough = enough
-        self.run_ids: set[str] = set()
+        self.processes: set[str] = set()
         self._match = None
         if settings.match is not None:
             self._match = settings.match.encode("utf-8", "surrogateescape")
@@ -104,7 +104,7 @@ class KeyWalks:
                 async def settle(
                     part: int, names: KeyNames, first: int, looks: Sequence[Looks]
                 ) -> None:
-                    server.allowed(looks[0])
+                    await server.allowed(looks[0])
                     for index in range(len(looks[0])):
                         # (A key that it may not be asked for is there: it was named.)
                         if looks[0].there(index):
@@ -175,9 +175,10 @@ class KeyWalks:
             asked += zip(there.shards, others, strict=True)
         told = [f"{self._extended}"]
         for each, of_it in asked:
-            if of_it.info is None or not of_it.info.run_id:
+            if of_it.info is None or not of_it.info.process:
                 return ""
-            told.append(f"{of_it.info.run_id} {'' if each.slots is None else each.slots.words}")
+            slots = "" if each.slots is None else f"{each.slots.words} {each.epoch}"
+            told.append(f"{of_it.info.process} {slots}")
         return "; ".join(told)
 
     async def _walk(
@@ -239,8 +240,8 @@ class KeyWalks:
 
     async def _entered(self, stack: AsyncExitStack, server: AskedServer, db: int) -> AskedServer:
         await stack.enter_async_context(server)
-        if server.info is not None and server.info.run_id:
-            self.run_ids.add(server.info.run_id)
+        if server.info is not None and server.info.process:
+            self.processes.add(server.info.process)
         await server.select(db)
         return server
 
@@ -271,8 +272,8 @@ class KeyWalks:
     ) -> Settle:
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
             one, other = looks
-            server.allowed(one)
-            others[part].allowed(other)
+            await server.allowed(one)
+            await others[part].allowed(other)
             for index, _ in track.comparer.compare(names, first, one, other):
                 sizes = (each.size(index - first) for each in looks)
                 self._again.add(db, names.name(index), track, max(sizes))
@@ -293,7 +294,7 @@ class KeyWalks:
 
     def _looking_for(self, track: Track, others: Sequence[AskedServer], db: int) -> Settle:
         async def settle(part: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
-            others[part].allowed(looks[0])
+            await others[part].allowed(looks[0])
             for index in looks[0].absent:
                 self._again.add(db, names.name(first + index), track)
             if self._again.full:

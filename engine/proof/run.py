@@ -20,8 +20,9 @@ from dataclasses import asdict, replace
 from functools import partial
 
 from engine._native import LookComparer, LookReader, ValueDecoder
-from engine.errors import UsageError
+from engine.errors import FaultOf, UsageError
 from engine.model import losses
+from engine.model.cluster_topology import Topology
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.pace import Pace
@@ -37,6 +38,7 @@ from engine.model.proof import (
     ProofSettings,
 )
 from engine.model.report import printable_key
+from engine.model.slots import SlotSet
 from engine.proof import long_values, repair, saved_proof
 from engine.proof.asked_server import AskedServer
 from engine.proof.deployment import (
@@ -47,7 +49,8 @@ from engine.proof.deployment import (
     is_owned,
     look,
     refuses,
-    slots_moving,
+    slots_moved,
+    told_by_all,
     written,
 )
 from engine.proof.follower import Follower
@@ -68,6 +71,8 @@ _LIBRARY = "library or index"
 _TRIES = 3
 """So often all is walked over while servers are restarted."""
 _REPLACED = "a server was restarted or replaced meanwhile: what it has now may not be compared"
+_HIDDEN = "hides its run_id, and when it has started: a restart meanwhile would not be noticed"
+_MOVED = "slots moved meanwhile: keys that moved may not have been compared"
 
 
 async def prove(
@@ -164,6 +169,8 @@ class _Proof:
         self._extended = 0
         self._saved = saved
         self._tracks = Tracks(saved, self._comparer, self._keep)
+        # Clusters, as their nodes have told them last.
+        self._told: dict[FaultOf, Topology] = {}
         # What was found.
         self._differences: list[KeyDifference] = []
         self._different: dict[DbKey, tuple[str, ...]] = {}
@@ -212,10 +219,12 @@ class _Proof:
                     remedy="Complete or abort it, or compare without --repair.",
                 )
             self._begin(asked)
-            if not {each.run_id for each in asked[0].infos if each.run_id}.isdisjoint(
-                each.run_id for each in asked[1].infos
-            ):
+            if asked[0].shares_with(asked[1]):
                 self._unsure("both ends are one server, or have one in common")
+            for deployment, each in zip(ends, asked, strict=True):
+                for info, server in zip(each.infos, each.servers, strict=True):
+                    if not info.process:
+                        self._unsure(f"the {deployment.fault} {server.address} {_HIDDEN}")
             await self._moving(ends, admins)
             self._extended = EXTENDED_MS if owned else 0
             again = await self._second_looks(stack, ends, admins, asked)
@@ -233,8 +242,9 @@ class _Proof:
                 ),
                 lambda: self._stopped,
             )
-            ids = {each.run_id for side in asked for each in side.infos} - {""}
-            ids = await self._over_all(ids, walks, ends, admins, again)
+            ids = await self._over_all(
+                asked[0].processes | asked[1].processes, walks, ends, admins, again
+            )
             if settings.repair and not self._stopped:
                 # Behind it nothing tells that they differed.
                 self._tracks.mark_all(again)
@@ -245,11 +255,7 @@ class _Proof:
                 await self._repair(ends, admins, again)
             await until_linked(partial(self._named_more, admins[0]))
             await until_linked(partial(self._moving, ends, admins))
-            if [each.layout for each in ends] != [
-                each.layout for each in await until_linked(self._look)
-            ]:
-                self._unsure("slots moved meanwhile: keys that moved may not have been compared")
-            now = await until_linked(partial(_run_ids, ends, settings.timeout))
+            now = await until_linked(partial(_processes, ends, settings.timeout))
             if now != ids and not self._stopped:
                 self._unsure(_REPLACED)
             return self._report(asked, again)
@@ -278,7 +284,7 @@ class _Proof:
                 self._tell("comparing")
                 # Walks at their end whose servers are still the same have nothing more to do.
                 self._tracks.mark_all(again)
-            walks.run_ids.clear()
+            walks.processes.clear()
             for end in (end for side in admins for end in side):
                 dbs |= await until_linked(partial(databases, end))
             dbs |= self._tracks.dbs
@@ -286,8 +292,10 @@ class _Proof:
             self._tell("looking again")
             await again.settle()
             before = ids
-            ids = await until_linked(partial(_run_ids, ends, self._settings.timeout))
-            if self._stopped or (before == ids and walks.run_ids <= ids):
+            ids = await until_linked(partial(_processes, ends, self._settings.timeout))
+            # (Of a shard whose primary is another one by now nothing counts that came before.)
+            await until_linked(partial(self._moving, ends, admins))
+            if self._stopped or (before == ids and walks.processes <= ids):
                 return ids
         self._unsure(_REPLACED)
         return ids
@@ -326,11 +334,18 @@ class _Proof:
             )
 
     async def _moving(self, ends: Sequence[Deployment], admins: Sequence[Sequence[Admin]]) -> None:
-        """Slots that are being moved: their keys are at two nodes, or on the way."""
+        """Say which slots are being moved, whose keys are at two nodes, or on the way; and whether
+        any have moved since this was asked last."""
         for deployment, side in zip(ends, admins, strict=True):
-            if deployment.told is not None and (slots := await slots_moving(side)):
+            if deployment.told is None:
+                continue
+            told = await told_by_all(side)
+            if slots := SlotSet.of({each.slot for each in told.moves}):
                 why = f"slots of the {deployment.fault} are being moved ({slots.words})"
                 self._unsure(f"{why}: keys in them may not have been compared")
+            if slots_moved(self._told.get(deployment.fault), told, deployment.told):
+                self._unsure(_MOVED)
+            self._told[deployment.fault] = told
 
     # --- What is there ---
 
@@ -542,10 +557,12 @@ class _Proof:
     # --- What it has come to ---
 
     def _unsure(self, why: str) -> None:
-        """Something was not compared that may differ."""
-        self._reasons[why] += 1
+        """Say once what was not compared that may differ."""
+        if why in self._reasons:
+            return
+        self._reasons[why] = 1
         if self._saved is not None:
-            self._saved.reasons[why] = self._saved.reasons.get(why, 0) + 1
+            self._saved.reasons[why] = 1
 
     def _leave_out(self, what: str) -> None:
         """Say once what was left out."""
@@ -630,14 +647,14 @@ class _Proof:
         self._on_progress(self._progress)
 
 
-async def _run_ids(ends: Sequence[Deployment], timeout: float) -> set[str]:
-    """Of the processes that serve the ends now, dialled anew: those that tell one. Raises
+async def _processes(ends: Sequence[Deployment], timeout: float) -> set[str]:
+    """Those that serve the ends now, dialled anew, of servers that tell theirs. Raises
     `EngineError`."""
     found = set()
     for deployment in ends:
         for each in deployment.shards:
             async with admin(each.endpoint, timeout=timeout, fault=deployment.fault) as end:
-                found.add((await end.info()).run_id)
+                found.add((await end.info()).process)
     return found - {""}
 
 

@@ -208,8 +208,8 @@ class SavedProof:
 
     def _made(self) -> None:
         # It is there with its tables, or not at all.
-        new = self._path.with_name(self._path.name + ".new")
-        remove(new)
+        new = _new(self._path)
+        _remove(new)
         # Names of keys are for nobody else.
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
@@ -226,9 +226,19 @@ class SavedProof:
 
 
 def remove(path: Path) -> None:
-    """Remove the file of a comparison, and what SQLite has beside it. Raises `OSError`."""
+    """Remove the file of a comparison, and what is beside it: of SQLite's, and of one that was
+    killed while it made the file. Raises `OSError`."""
+    _remove(path)
+    _remove(_new(path))
+
+
+def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
     _journal(path).unlink(missing_ok=True)
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
 
 
 def _journal(path: Path) -> Path:

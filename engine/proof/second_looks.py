@@ -340,6 +340,8 @@ class SecondLooks:
             )
         )
         await self._pace.read(ours.nbytes + theirs.nbytes)
+        await source.serves(ours)
+        await target.serves(theirs)
         if any(self._doubts.get((db, key)) is not doubts[key] for key in keys):
             # The walk has begun anew meanwhile, and counts anew.
             return []

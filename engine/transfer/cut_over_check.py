@@ -150,7 +150,8 @@ class Comparison(Protocol):
 
     @property
     def processes(self) -> tuple[str, str]:
-        """The run ids of both ends, as they were when it was opened; empty: hidden."""
+        """What both ends tell of their processes (`ServerInfo.process`), as it was when it was
+        opened; empty: nothing."""
         ...
 
     def apart(self) -> Comparison:

@@ -261,7 +261,7 @@ class LiveComparison:
     def processes(self) -> tuple[str, str]:
         """See `Comparison.processes`."""
         source, target = self._infos
-        return source.run_id, target.run_id
+        return source.process, target.process
 
     @property
     def read(self) -> int:

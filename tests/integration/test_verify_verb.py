@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -23,7 +24,9 @@ from engine.model.endpoint import Endpoint
 from engine.model.proof import ProofProgress, ProofReport, ProofSettings
 from tests.support.servers import End, ServerFactory, known, url_of
 
-SABOTAGES = 1_000 if os.environ.get("ENGINE_SOAK") else 60
+SOAK = bool(os.environ.get("ENGINE_SOAK"))
+SABOTAGES = 1_000 if SOAK else 60
+EQUAL = 1_000_000 if SOAK else 12_000
 FAR = 2_000_000_000_000
 # So that one value has many forms.
 SMALL = {
@@ -32,6 +35,17 @@ SMALL = {
     "zset-max-listpack-entries": 4,
     "list-max-listpack-size": 3,
     "stream-node-max-entries": 2,
+}
+# The same, wherever that is for each of some thousand keys.
+LIMITS: dict[str, tuple[str | int, ...]] = {
+    "hash-max-ziplist-entries": (0, 4, 128),
+    "hash-max-ziplist-value": (1, 64),
+    "set-max-intset-entries": (0, 3, 512),
+    "set-max-listpack-entries": (0, 4, 128),
+    "zset-max-ziplist-entries": (0, 4, 128),
+    "list-max-ziplist-size": (-2, 1, 3),
+    "list-compress-depth": (0, 1),
+    "stream-node-max-entries": (1, 2, 100),
 }
 KINDS = ("string", "list", "set", "zset", "hash", "stream", "timed")
 
@@ -46,11 +60,11 @@ def verify(source: End, target: End, report: Path | None = None, **settings: Any
     )
 
 
-def fill(client: redis.Redis, keys: int, seed: int) -> None:
-    """Keys of every type; what has no order comes in the order of `seed`."""
+def fill(client: redis.Redis, keys: int, seed: int, first: int = 0) -> None:
+    """Keys of every type, from this number on; what has no order comes in the order of `seed`."""
     dice = random.Random(seed)
     pipe = client.pipeline(transaction=False)
-    numbers = list(range(keys))
+    numbers = list(range(first, first + keys))
     dice.shuffle(numbers)
     for n in numbers:
         kind = KINDS[n % len(KINDS)]
@@ -186,6 +200,26 @@ def test_a_saboteur(
     assert not [each for each in repaired.left_out if each.startswith("not repaired")]
     assert repaired.repaired == len(wrong)
     assert verify(here, there).different == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("redis-5.0", "valkey-9.1"), ("redis-6.0", "redis-8.6")]
+)
+def test_nothing_is_invented(server_factory: ServerFactory, source: str, target: str) -> None:
+    """Of keys that are equal none differs, whatever forms their values have at either end."""
+    here, there = server_factory(known(source)), server_factory(known(target))
+    for seed, server in enumerate((here, there)):
+        client, dice = server.client(), random.Random(seed)
+        for first in range(0, EQUAL, 2_000):
+            for name, values in LIMITS.items():
+                # (Not each release has each.)
+                with contextlib.suppress(redis.ResponseError):
+                    client.config_set(name, dice.choice(values))
+            fill(client, 2_000, seed, first)
+    found = verify(here, there)
+    assert (found.differences, found.not_compared) == ((), ())
+    assert (found.outcome, found.compared) == ("equal", EQUAL)
+    assert found.digests[0] == found.digests[1]
 
 
 def test_field_ttls(server_factory: ServerFactory) -> None:

@@ -982,6 +982,8 @@ def test_a_verification_of_a_group_that_was_deleted(
     files = [
         report,
         *(report.with_name(report.name + each) for each in (".html", ".part", ".state")),
+        # Of one that was killed while it made its file.
+        *(report.with_name(report.name + ".state.new" + each) for each in ("", "-journal")),
     ]
     for each in files:
         each.write_text("of the one before")

@@ -93,6 +93,25 @@ def test_a_hidden_section_leaves_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "process"),
+    [
+        ({"run_id": "ab", "role": "slave"}, "ab"),
+        # What a service answers that hides it.
+        ({"run_id": "0", "server_time_usec": "1700000009999999", "uptime_in_seconds": "9"}, 1.7e9),
+        ({"server_time_usec": "1700000009999999", "uptime_in_seconds": "0"}, ""),
+        ({"uptime_in_seconds": "9", "role": "master", "master_replid": "cd"}, "cd"),
+        ({"role": "slave", "master_replid": "cd"}, ""),
+        ({"role": "master", "master_replid": "0" * 40}, ""),
+    ],
+)
+def test_what_tells_a_process(told: dict[str, str], process: str | float) -> None:
+    lines = "".join(f"{name}:{value}\r\n" for name, value in told.items())
+    if isinstance(process, float):
+        process = f"started {process:.0f}"
+    assert parse_info(f"redis_version:7.0.0\r\n{lines}").process == process
+
+
+@pytest.mark.parametrize(
     ("line", "fork", "mode"),
     [
         ("keydb_version:6.3.4", "keydb", "standalone"),
