@@ -8,6 +8,7 @@ followed. The source is only read.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from typing import cast
@@ -244,6 +245,8 @@ class _DatabaseScan:
         self._parts = parts
         self._first_pages = 0
         self._scan_timer: asyncio.TimerHandle | None = None
+        # When the next page is due.
+        self._scan_at = 0.0
         self._ready: deque[Item] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._flushed = False
@@ -348,7 +351,7 @@ class _DatabaseScan:
         """Ask for a page of the next range, if it is time, and see to it that the next is asked
         for in time."""
         pipeline, pace = self._pipeline, self._pace
-        if self._scan_timer is not None or not pipeline.may_scan:
+        if not pipeline.may_scan:
             return
         # How long names are is known from the first pages, which are small: of all ranges at once.
         # Where they name none (few keys match), the next ones grow as usual.
@@ -362,10 +365,17 @@ class _DatabaseScan:
                 )
             return
         pace.page(pipeline.waiting, pipeline.queued_bytes)
-        if not self._roomy() or self._connection.lost:
-            return
-        self._scan()
-        self._scan_timer = asyncio.get_running_loop().call_later(_SCAN_SECONDS, self._scan_again)
+        # One that was not asked for in time is made good: timers and turns of the loop come late.
+        now = time.monotonic()
+        self._scan_at = max(self._scan_at, now - _SCAN_SECONDS)
+        while self._roomy() and pipeline.may_scan and not self._connection.lost:
+            if self._scan_at > now:
+                if self._scan_timer is None:
+                    loop = asyncio.get_running_loop()
+                    self._scan_timer = loop.call_later(self._scan_at - now, self._scan_again)
+                return
+            self._scan()
+            self._scan_at += _SCAN_SECONDS
 
     def _scan_again(self) -> None:
         self._scan_timer = None

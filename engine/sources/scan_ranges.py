@@ -15,7 +15,7 @@ from engine.model.server import ServerInfo
 # Nearer sources are scanned in one range: a page lasts for the round trip.
 _FAR_SECONDS = 0.01
 # A range that is asked for once in so many seconds brings a page of SCAN each time.
-_PAGE_SECONDS = 0.0008
+_PAGE_SECONDS = 0.00075
 # Keys of a range at the least: at its end some come twice.
 _KEYS_LEAST = 1024
 _MOST = 64

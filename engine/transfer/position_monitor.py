@@ -2,8 +2,8 @@
 
 Each batch finds out by itself. A source that is not written to sends none: a target that was
 emptied, or took over the data of another server and has kept its connections, would be shown as in
-sync until it does. So the position is read at each look at the target, and where it is another one
-than the last answer told, the target has to show what it holds over the connection of the data
+sync until it does. So the position is read with each look at the target, and where it is another
+one than the last answer told, the target has to show what it holds over the connection of the data
 (`Follower.ask_target`): that one decides.
 """
 
@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from engine.errors import AuthError, ServerError
+from engine.errors import AuthError, EngineError, ServerError
 from engine.model.progress import Phase
 from engine.model.server import ServerInfo
 from engine.transfer.follow import Follower
@@ -43,25 +43,47 @@ class PositionMonitor:
         self._asked: Follower | None = None
         self._asked_at = -math.inf
 
-    async def look(self, target: Admin, info: ServerInfo) -> None:
-        """Look over this connection. Raises `LinkError`."""
+        # What was being read, and what the target had by its last answer then.
+        self._reading: tuple[Follower, bytes] | None = None
+
+    def question(self) -> tuple[str, bytes] | None:
+        """See `AskedBeside`."""
+        self._reading = None
         follower, now = self._follower(), asyncio.get_running_loop().time()
-        if follower is None or info.is_replica:
-            return
+        if follower is None:
+            return None
         if follower is self._asked and now - self._asked_at < _AGAIN_SECONDS:
+            return None
+        return self._read(follower)
+
+    def _read(self, follower: Follower) -> tuple[str, bytes] | None:
+        left = follower.applier.at_rest
+        if left is None or not follower.is_target_known:
+            return None
+        self._reading = follower, left
+        return "GET", self._key()
+
+    async def look(self, target: Admin, info: ServerInfo, reply: object) -> None:
+        """See `AskedBeside`. Raises `LinkError`."""
+        if info.is_replica:
             return
-        for _ in range(_READINGS):
-            left = follower.applier.at_rest
-            if left is None or not follower.is_target_known:
+        for again in reversed(range(_READINGS)):
+            reading, self._reading = self._reading, None
+            if reading is None or isinstance(reply, EngineError):
                 return
-            try:
-                found = await target.call("GET", self._key())
-            except (AuthError, ServerError):
-                return
+            follower, left = reading
             phase = self._context.phase
-            if found == left or follower is not self._follower() or phase is Phase.CUT_OVER:
+            if reply == left or follower is not self._follower() or phase is Phase.CUT_OVER:
                 return
             if follower.applier.at_rest != left:
                 return
-        self._asked, self._asked_at = follower, now
+            if again:
+                question = self._read(follower)
+                if question is None:
+                    return
+                try:
+                    reply = await target.call(*question)
+                except (AuthError, ServerError):
+                    return
+        self._asked, self._asked_at = follower, asyncio.get_running_loop().time()
         follower.ask_target()

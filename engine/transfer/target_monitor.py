@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
 
 from engine.errors import EngineError, LinkError
 from engine.model.endpoint import Endpoint
@@ -20,7 +21,7 @@ from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.migration_context import MigrationContext
-from engine.wire.control_connection import Admin, admin
+from engine.wire.control_connection import Admin, Arg, admin
 
 LOOK_SECONDS = 1.0
 """From the end of one look to the next."""
@@ -29,11 +30,23 @@ SILENT_SECONDS = 2.0
 _HERE_SECONDS = 0.05
 
 
+class AskedBeside(Protocol):
+    """What else is looked at with each look at the target."""
+
+    def question(self) -> Sequence[Arg] | None:
+        """What is asked along with it; None: nothing, this time."""
+        ...
+
+    async def look(self, target: Admin, info: ServerInfo, reply: object) -> None:
+        """Awaited where something was asked: over this connection the target has said so of itself,
+        and given this reply, which may be an error."""
+        ...
+
+
 class TargetMonitor:
     """Looks at the target, and keeps in the tally what it has evicted.
 
-    `on_change`: called when that is another number than before, to be written down. `beside` is
-    awaited at each look, with the connection that has answered and what the target has said.
+    `on_change`: called when that is another number than before, to be written down.
     """
 
     def __init__(
@@ -41,7 +54,7 @@ class TargetMonitor:
         endpoint: Endpoint,
         context: MigrationContext,
         on_change: Callable[[], None],
-        beside: Callable[[Admin, ServerInfo], Awaitable[None]] | None = None,
+        beside: AskedBeside | None = None,
     ) -> None:
         self._beside = beside
         self._endpoint = endpoint
@@ -86,14 +99,15 @@ class TargetMonitor:
         """Look now. Raises `LinkError`, `AuthError`, `ServerError`, `ProtocolFault`."""
         # One after the other: a figure that is older than the last one looks like a new counter's.
         async with self._line:
-            info = await self._ask()
+            beside = None if self._beside is None else self._beside.question()
+            info, *replies = await self._ask(*([] if beside is None else [beside]))
             before = self._context.stats.evictions
             if before.base is None:
                 return  # nothing was written yet
-            if self._beside is not None and self._end is not None:
-                # It may stop between the two.
+            if self._beside is not None and self._end is not None and replies:
+                # It may stop behind that, and be asked once more.
                 self._asked_at = asyncio.get_running_loop().time()
-                await self._beside(self._end, info)
+                await self._beside.look(self._end, info, replies[0])
                 self._heard()
             found = self._context.stats.evictions = before.after(info)
         if found != before:
@@ -119,33 +133,35 @@ class TargetMonitor:
         """Count from here on: the first write comes next. `info`: what the target has just said of
         itself. Raises as `look`."""
         async with self._line:
-            self._context.stats.evictions = Evictions().after(info or await self._ask())
+            if info is None:
+                info, *_ = await self._ask()
+            self._context.stats.evictions = Evictions().after(info)
 
-    async def _ask(self) -> ServerInfo:
-        info = await self._info()
+    async def _ask(self, *beside: Sequence[Arg]) -> tuple[ServerInfo, *tuple[object, ...]]:
+        info, replies = await self._info(*beside)
         self.identity = info.identity
         self._context.few_replicas = few_replicas(info, self._context.settings)
         self._heard()
-        return info
+        return info, *replies
 
     def _heard(self) -> None:
         self._heard_at, self._asked_at = asyncio.get_running_loop().time(), None
 
-    async def _info(self) -> ServerInfo:
+    async def _info(self, *beside: Sequence[Arg]) -> tuple[ServerInfo, list[object]]:
         if self._end is not None:
             # A target that was restarted meanwhile has closed it: the next call dials again.
             with contextlib.suppress(LinkError):
-                return await self._end.info()
+                return await self._end.info_with(*beside)
         else:
             limit = self._context.settings.connect_timeout
             self._end = await self._stack.enter_async_context(
                 admin(self._endpoint, timeout=limit, fault="target")
             )
         try:
-            return await self._end.info()
+            return await self._end.info_with(*beside)
         except LinkError:
             # The target may have been restarted since: then this dials anew.
-            return await self._end.info()
+            return await self._end.info_with(*beside)
 
     async def _watch(self) -> None:
         try:

@@ -366,6 +366,12 @@ class Admin:
             raise
         return self.info_in(text)
 
+    async def info_with(self, *beside: Sequence[Arg]) -> tuple[ServerInfo, list[Any]]:
+        """As `info`, in one go with other questions, whose replies come with it, errors as values:
+        those are not asked again where the server is busy."""
+        text, *replies = await self.pipeline([("INFO",), *beside])
+        return self.info_in(text) if isinstance(text, bytes) else await self.info(), replies
+
     def info_in(self, text: object) -> ServerInfo:
         """A reply to INFO, parsed. Raises `ProtocolFault`."""
         if not isinstance(text, bytes):

@@ -157,7 +157,7 @@ def test_a_target_that_is_not_heard(trouble: str, server_factory: ServerFactory)
 def test_a_target_that_stops_between_two_questions_of_one_look(
     server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has answered INFO, and owes its position."""
+    """It has answered what both ask at once, and owes what is asked behind that."""
     source, target = (server_factory(known("redis-7.0")) for _ in range(2))
     source.client().mset({f"key:{n}": n for n in range(100)})
     look, armed, stopped = PositionMonitor.look, threading.Event(), list[float]()

@@ -128,7 +128,7 @@ def test_pages_of_all_ranges_are_under_way_at_once() -> None:
     while pipeline.may_scan:
         asked += commands(pipeline.request_scan(1024))
     assert len({args[1] for args in asked}) == pipeline.scanning == len(asked)
-    assert len(asked) == 32
+    assert len(asked) == 64
     with pytest.raises(ValueError, match="under way"):
         pipeline.request_scan(1024)
 
