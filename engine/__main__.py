@@ -27,6 +27,9 @@ def main() -> int:
     # more in all of them at the very end, took a third of the CPU of a small migration.
     gc.set_threshold(50_000, 50, 100)
     try:
+        from engine.cli import whole_writes
+
+        whole_writes.begin()
         from engine.cli.app import run
 
         code = run(sys.argv[1:])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +23,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benches.support.waiting import wait_for
 from engine import errors
 from engine.cli import (
     app,
@@ -890,6 +894,38 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     os.close(writing)
     assert done.stderr == ""
     assert done.returncode in (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("unbuffered", "waits"), [("1", True), ("1", False), ("", True), ("", False)]
+)
+def test_all_is_printed_where_a_part_goes_at_once(unbuffered: str, waits: bool) -> None:
+    """Into a pipe that has room for little, by a process that is stopped in the middle of it, or
+    that does not wait for room: whatever Python's own streams do."""
+    script = "import sys; from engine.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-c", script, "migrate", "--help"]
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    whole = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
+    reading, writing = os.pipe()
+    room = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    assert len(whole.stdout) > 2 * room
+    os.set_blocking(writing, waits)
+    process = subprocess.Popen(command, env=environment, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    with process, open(reading, "rb") as pipe:
+        wait_for(lambda: _in_pipe(reading) == room, "a full pipe")
+        if waits:
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            process.send_signal(signal.SIGCONT)
+        assert pipe.read() == whole.stdout
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def _in_pipe(descriptor: int) -> int:
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_exit_is_typers_own() -> None:
