@@ -89,6 +89,7 @@ class Words:
         self._letters = [key[:1].decode() for key in self.any_keys]  # as often as it has names
         # A stream takes growing ids only; one counter for all of them survives RENAME and COPY.
         self._last_id = 0
+        self._entries = 0
         self._ids: dict[tuple[int, bytes], deque[bytes]] = defaultdict(lambda: deque(maxlen=15))
 
     # Names.
@@ -161,6 +162,12 @@ class Words:
             return b"%d-0" % (int(self.now() * 1000) + 1)
         self._last_id += 1
         return b"%d-0" % self._last_id
+
+    def more_entries(self) -> bytes:
+        """A count for XSETID: more than any stream has had added by now, so that no group has read
+        more than that."""
+        self._entries += 1_000_000 + self.rng.randrange(1000, 2000)
+        return b"%d" % self._entries
 
     def old_id(self, key: bytes) -> bytes:
         """An id that XADD was given for this key, if there was any."""
