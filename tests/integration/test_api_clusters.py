@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,13 +13,18 @@ import botocore.exceptions
 import pytest
 
 from benches.support.api import Serving
-from benches.support.clusters import Cluster
+from benches.support.clusters import Cluster, node_id, slot_of
+from benches.support.engines import Migration
+from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.front.engine import Engine
-from tests.support.command_line import Cli, between
+from tests.support.carried import assert_carried
+from tests.support.command_line import Cli, between, nodes
 from tests.support.servers import ServerFactory, known
+from tests.support.traffic import Retrying
 
 KEYS = 600
+SOAK = bool(os.environ.get("ENGINE_SOAK"))
 
 
 @pytest.fixture
@@ -126,6 +133,50 @@ def test_one_endpoint_where_cluster_mode_is_disabled(
         client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=two)
     assert refused.value.response["Error"]["Code"] == "InvalidParameterValue"
     assert "exactly one endpoint" in str(refused.value)
+
+
+def under_way(cluster: Cluster) -> tuple[int, Server]:
+    """A slot with a key in it is being moved from now on; it, and the node that it goes to."""
+    slot = slot_of("key:0")
+    owner = cluster.owner(slot)
+    there = next(each for each in cluster.primaries if each is not owner)
+    there.client().execute_command("CLUSTER SETSLOT", slot, "IMPORTING", node_id(owner))
+    owner.client().execute_command("CLUSTER SETSLOT", slot, "MIGRATING", node_id(there))
+    return slot, there
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", *(["valkey-9.1", "redis-8.6"] if SOAK else [])])
+def test_replicas_as_endpoints_and_a_slot_under_way(
+    cli: Cli, migration: Migration, name: str
+) -> None:
+    """By the verbs: whichever node is named; and a start while a slot moves at either end is
+    refused, until it has moved."""
+    with contextlib.ExitStack() as stack:
+        source, target = (
+            stack.enter_context(Cluster.start(known(name), primaries=2, replicas=1))
+            for _ in range(2)
+        )
+        filled(source)
+        clients = stack.enter_context(Retrying(source, clients=2))
+        named = source.replicas_of(source.nodes[1])[0]
+        migration.register(target.replicas_of(target.nodes[1])[0])
+        for end in (source, target):
+            slot, there = under_way(end)
+            refused = cli.here(
+                "start-migration", "--replication-group-id", migration.group, *nodes(named)
+            )
+            assert refused.code == 1
+            assert f"the slot {slot} is being moved" in refused.err
+            end.move([slot], there)
+        migration.start(named, "--source-type", "replica")
+        migration.wait_for(lambda found: found["CanComplete"])
+        clients.goes_on()
+        migration.complete()
+        shards = migration.describe()["NodeGroups"]
+        assert sorted(each["PrimaryEndpoint"]["Port"] for each in shards) == sorted(
+            each.port for each in target.nodes[:2]
+        )
+        assert_carried(source, target, clients)
 
 
 def test_the_command_line(cli: Cli, server_factory: ServerFactory) -> None:

@@ -1,22 +1,27 @@
-"""Clusters whose nodes announce addresses that mean nothing here, and that ask for a password."""
+"""Clusters whose nodes announce addresses that mean nothing here, names or nothing, or are reached
+by TLS, and that ask for a password. With ENGINE_SOAK=1 on more releases."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from benches.support.clusters import Cluster
+from benches.support.clusters import Cluster, slot_of
 from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server, TlsFiles, free_port, supports_tls
 from benches.support.waiting import wait_for
+from tests.support.command_line import Cli
 from tests.support.comparison import assert_settled
 from tests.support.library import migrating
+from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
 
 KEYS = 300
+SOAK = bool(os.environ.get("ENGINE_SOAK"))
 
 
 @pytest.fixture
@@ -128,26 +133,100 @@ def test_an_address_that_leads_to_another_cluster(side: str, server_factory: Ser
         assert_settled(*((cluster, single) if is_source else (single, cluster)))
 
 
+@pytest.mark.parametrize(
+    ("name", "announced"),
+    [
+        ("valkey-9.1", ("hostname", "unknown-endpoint")),
+        *([("redis-7.0", ("unknown-endpoint", "hostname"))] if SOAK else []),
+    ],
+)
+def test_names_and_no_address_at_all(
+    name: str, announced: tuple[str, str], server_factory: ServerFactory
+) -> None:
+    """Nodes that announce a name are found by it, and those that announce none (`?`) where the one
+    that told of them was reached."""
+    with contextlib.ExitStack() as stack:
+        source, target = (
+            stack.enter_context(
+                Cluster.start(
+                    known(name),
+                    *("--cluster-announce-hostname", "localhost"),
+                    *("--cluster-preferred-endpoint-type", kind),
+                    primaries=primaries,
+                    make=server_factory,
+                )
+            )
+            for kind, primaries in zip(announced, (2, 3), strict=True)
+        )
+        # (redis-py's client of a cluster follows no `?`.)
+        nodes = {slot: node for node in source.nodes for slot in source.slots_of(node)}
+        for n in range(KEYS):
+            nodes[slot_of(f"k{n}")].client().set(f"k{n}", n)
+        with migrating(source, target) as run:
+            run.following()
+            for n in range(KEYS):
+                nodes[slot_of(f"k{n}")].client().set(f"k{n}", n + 1)
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_settled(source, target, 5)
+        assert_tidy(target)
+
+
+def tls_cluster(binary: Binary, files: TlsFiles, primaries: int, **settings: Any) -> Cluster:
+    """A cluster with a replica for each primary, that takes clients by TLS at another port."""
+    own = "--tls-cert-file", files.cert, "--tls-key-file", files.key
+    options = *own, "--tls-ca-cert-file", files.ca, "--tls-auth-clients", "no"
+
+    def with_both(binary: Binary, *more: str, **settings: Any) -> Server:
+        own = "--tls-port", str(free_port()), *map(str, options)
+        return Server.start(binary, *more, *own, **settings)
+
+    return Cluster.start(binary, primaries=primaries, replicas=1, make=with_both, **settings)
+
+
+def tls_port(node: Server) -> str:
+    port: str = node.client().config_get("tls-port")["tls-port"]
+    return port
+
+
+@pytest.mark.parametrize("name", ["redis-8.0", *(["valkey-9.1"] if SOAK else [])])
+def test_tls_and_a_password_at_both_ends(name: str, tls_files: TlsFiles, cli: Cli) -> None:
+    """By the command line, which is given a replica of either end."""
+    binary = known(name)
+    if not supports_tls(binary):
+        pytest.skip("built without TLS")
+    with contextlib.ExitStack() as stack:
+        source, target = (
+            stack.enter_context(tls_cluster(binary, tls_files, primaries, password=password))
+            for primaries, password in ((3, "p"), (2, "q"))
+        )
+        with source.client() as client:
+            for n in range(KEYS):
+                client.set(f"k{n}", n)
+        there, here = (
+            f"rediss://:{end.nodes[-1].password}@127.0.0.1:{tls_port(end.nodes[-1])}"
+            f"?ca_file={tls_files.ca}"
+            for end in (source, target)
+        )
+        done = cli("migrate", "--source", there, "--target", here, "--output", "json")
+        assert done.code == 0, done.err
+        assert (done.json["status"], done.json["keys"]) == ("done", KEYS)
+        assert_settled(source, target, 5)
+        assert_tidy(target)
+
+
 def test_tls(tls_files: TlsFiles, server_factory: ServerFactory) -> None:
     """To a client that comes by TLS a node announces another port, and that one is dialled. (Before
     7.2 nodes tell each other one of the two alone, that of `tls-cluster`.)"""
     binary, single = known("redis-8.0"), server_factory(known("redis-8.0"))
     if not supports_tls(binary):
         pytest.skip("built without TLS")
-    files = "--tls-cert-file", tls_files.cert, "--tls-key-file", tls_files.key
-    options = *files, "--tls-ca-cert-file", tls_files.ca, "--tls-auth-clients", "no"
-
-    def with_both(binary: Binary, *more: str, **settings: Any) -> Server:
-        own = "--tls-port", str(free_port()), *map(str, options)
-        return Server.start(binary, *more, *own, **settings)
-
-    with Cluster.start(binary, primaries=2, replicas=1, make=with_both) as cluster:
+    with tls_cluster(binary, tls_files, 2) as cluster:
         with cluster.client() as client:
             for n in range(KEYS):
                 client.set(f"k{n}", n)
-        ports = {node.client().config_get("tls-port")["tls-port"] for node in cluster.nodes}
-        first = cluster.nodes[0].client().config_get("tls-port")["tls-port"]
-        url = f"rediss://127.0.0.1:{first}?ca_file={tls_files.ca}"
+        ports = {tls_port(node) for node in cluster.nodes}
+        url = f"rediss://127.0.0.1:{tls_port(cluster.nodes[0])}?ca_file={tls_files.ca}"
         with migrating(url, single) as run:
             run.following()
             cluster.fail_over(cluster.nodes[2])
