@@ -63,7 +63,7 @@ from engine.transfer.aside_values import AsideValues
 from engine.transfer.async_helpers import all_cancelled, cancelled, together
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.modules import ask_module_types
-from engine.transfer.checks.probe_write import ask_bulk_limit
+from engine.transfer.checks.value_limit import ask_bulk_limit
 from engine.transfer.cluster_monitor import ClusterMonitor
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.crashing_commands import CrashingCommands

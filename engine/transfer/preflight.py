@@ -67,13 +67,7 @@ from engine.transfer.checks.permissions import (
     check_rights,
     replica_objection,
 )
-from engine.transfer.checks.probe_write import (
-    ask_bulk_limit,
-    check_bulk_limit,
-    check_clock,
-    check_clocks,
-    check_probe,
-)
+from engine.transfer.checks.probe_write import check_clock, check_clocks, check_probe
 from engine.transfer.checks.replication_chain import lineage
 from engine.transfer.checks.required_commands import Way
 from engine.transfer.checks.scripts_past_write_block import check_scripts
@@ -82,6 +76,7 @@ from engine.transfer.checks.source_writes import check_writes
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.target_replicas import check_durability
 from engine.transfer.checks.value_encodings import check_types
+from engine.transfer.checks.value_limit import ask_bulk_limit, check_bulk_limit
 from engine.transfer.cluster_preflight import Paired, preflight_of_clusters
 from engine.transfer.graphs_in_parts import REMEDY as GRAPHS_REMEDY
 from engine.transfer.graphs_in_parts import in_parts
@@ -344,7 +339,10 @@ async def _check_both(
         unlike = [
             ask(lambda one, two: check_hyperloglogs(one, two)),
             ask(lambda one, two: check_clocks(one, two), "clocks"),
-            ask(lambda one, two: check_bulk_limit(one, two), "value-limit"),
+            ask(
+                lambda one, two: check_bulk_limit(one, two, from_info, to_info, settings),
+                "value-limit",
+            ),
         ]
         of_way = [
             ask_behind(rights),

@@ -1104,6 +1104,21 @@ async def test_value_limit(server_factory: ServerFactory) -> None:
     warns(await look(source, target), "value-limit", "1.0 MiB", "512.0 MiB", "proto-max-bulk-len")
 
 
+async def test_what_long_values_take(server_factory: ServerFactory) -> None:
+    """The rights to the commands that make them are asked for where there may be one."""
+    for binary in (known("redis-6.0"), known("redis-7.0")):
+        source = server_factory(binary)
+        target = server_factory(binary, "--proto-max-bulk-len", "4194304")
+        url = user(target, "few", f"{APPLY} +@read +@write +config|get -xclaim -rename {ASKING}")
+        result = await look(source, url)
+        assert "takes arguments up to 4.0 MiB" in named(result, "value-limit").figure
+        source.client().set("long", "x" * 5_000_000)
+        check = warns(await look(source, url), "value-limit", "XCLAIM, RENAME", "+xclaim +rename")
+        assert "more than 4.0 MiB" in check.figure
+        result = await look(source, url, replace(QUICK, if_exists="skip"))
+        assert "RENAME" not in warns(result, "value-limit", "XCLAIM").figure
+
+
 async def test_a_source_that_loads(server_factory: ServerFactory) -> None:
     # The delay for each key makes loading last; INFO is answered during it.
     source = server_factory(at_least(7, 0, 0))

@@ -14,7 +14,7 @@ from engine._native import crc64
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.server import ServerInfo
 from engine.model.transient_errors import remedies
-from engine.transfer.checks.check_result import Check, failed, passed, size, warned
+from engine.transfer.checks.check_result import Check, failed, passed, warned
 from engine.transfer.checks.permission_keys import UNKNOWN, SampleKeys
 from engine.wire.control_connection import Admin
 
@@ -176,30 +176,3 @@ def judge_clocks(ahead: float, *, other: str = "the source") -> Check:
         f"the target is {abs(ahead):.1f} s {way} {other}: keys with a TTL {effect}",
         "Set both clocks (NTP) before starting.",
     )
-
-
-async def check_bulk_limit(source: Admin, target: Admin) -> Check:
-    """A value that the source could hold, and the target would not take (proto-max-bulk-len)."""
-    name = "value-limit"
-    ours, theirs = await asyncio.gather(ask_bulk_limit(source), ask_bulk_limit(target))
-    if ours is None or theirs is None:
-        return passed(
-            name, "not known (CONFIG GET denied, or no such setting); 512 MiB unless it was changed"
-        )
-    if theirs < ours:
-        return warned(
-            name,
-            f"the target takes arguments up to {size(theirs)}, the source up to {size(ours)}: "
-            "longer lists, sets, sorted sets and hashes are made there by commands, and other "
-            "values are not migrated",
-            f"CONFIG SET proto-max-bulk-len {ours} on the target.",
-        )
-    return passed(name, f"the target takes values up to {size(theirs)}")
-
-
-async def ask_bulk_limit(end: Admin) -> int | None:
-    """Bytes of the longest bulk that a server takes; None where it does not tell."""
-    (reply,) = await end.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
-    if not isinstance(reply, list) or len(reply) != 2:
-        return None
-    return int(reply[1])

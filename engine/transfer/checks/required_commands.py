@@ -184,6 +184,39 @@ def import_mode(info: ServerInfo) -> list[Needed]:
     ]
 
 
+def rebuilt(info: ServerInfo, settings: TransferSettings) -> list[Needed]:
+    """What makes values that are longer than the target takes (`targets.rebuilt_values`)."""
+    able = info.capabilities
+    rename = "RENAME" if settings.if_exists == "replace" else "RENAMENX"
+    commands: list[tuple[Arg, ...]] = [
+        ("DEL", ABSENT_KEY),
+        ("SET", ABSENT_KEY, ""),
+        ("RPUSH", ABSENT_KEY, ""),
+        ("SADD", ABSENT_KEY, ""),
+        ("ZADD", ABSENT_KEY, 0, ""),
+        ("HSET", ABSENT_KEY, "", ""),
+        ("XADD", ABSENT_KEY, "0-1", "", ""),
+        ("XGROUP", "CREATE", ABSENT_KEY, "", "$"),
+        ("XCLAIM", ABSENT_KEY, "", "", 0, "0-1"),
+        ("XDEL", ABSENT_KEY, "0-1"),
+        ("XTRIM", ABSENT_KEY, "MAXLEN", 0),
+        ("XSETID", ABSENT_KEY, "0-1"),
+        ("PEXPIRE", ABSENT_KEY, 1),
+        ("PEXPIREAT", ABSENT_KEY, 1),
+        ("PERSIST", ABSENT_KEY),
+        (rename, ABSENT_KEY, ABSENT_KEY),
+        ("MULTI",),
+    ]
+    if able.commands_of_6_2:
+        commands.append(("XGROUP", "CREATECONSUMER", ABSENT_KEY, "", ""))
+    else:
+        commands.append(("XREADGROUP", "GROUP", "", "", "STREAMS", ABSENT_KEY, "0-1"))
+    if able.field_ttls:
+        commands.append(("HPEXPIREAT", ABSENT_KEY, 1, "FIELDS", 1, "f"))
+    loss = "values that are longer than the target takes in one argument are not carried"
+    return [*(_queued(*each, loss=loss) for each in commands), Needed(("EXEC",), loss)]
+
+
 def extended_ttls(info: ServerInfo) -> list[Needed]:
     """What sets extended expire times back (`transfer.extended_ttls`), its script's commands
     included."""
