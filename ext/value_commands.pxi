@@ -7,8 +7,9 @@
 #   zsets     ZADD name score member …         scores with 17 digits, which are exact
 #   hashes    HSET name field value …          and then, for those that have an expire time,
 #             HPEXPIREAT name t FIELDS n field …
+#   streams   XADD name id field value …      and more (stream_commands.pxi)
 #
-# Streams and all else have no commands that bring back everything that they hold.
+# All else has no commands.
 #
 # The decoder goes through the value once, and hands on what it has made portion by portion: so its
 # memory is that of the longest element, and of a portion. No value is made into commands whose CRC64
@@ -45,6 +46,8 @@ cdef struct Commanding:
     uint64_t longest           # bytes of an element, and of a field's name or value
     const char *name           # of the command, with its header
     size_t name_size
+    int name_words             # XGROUP CREATE has two
+    bint key_within            # the key is among the arguments, and not before them
     const uint8_t *key
     size_t key_size
     Bytes arguments            # of the command that is being made, behind the key
@@ -54,6 +57,7 @@ cdef struct Commanding:
     bint begun                 # the first element was handed on
     Bytes portion
     uint64_t commands
+    StreamCommands stream
     void *owner
 
 
@@ -99,9 +103,11 @@ cdef bint command_end(ElementSink *sink) noexcept nogil:
         sink.no_memory = True
         return False
     out = put_array_header(
-        portion.data + portion.size, 2 + to.argument_count + (3 if to.ttls else 0))
+        portion.data + portion.size,
+        to.name_words + to.argument_count + (3 if to.ttls else 0) + (not to.key_within))
     out = put_literal(out, to.name, to.name_size)
-    out = put_bulk(out, to.key, to.key_size)
+    if not to.key_within:
+        out = put_bulk(out, to.key, to.key_size)
     if to.ttls:
         out = put_number_bulk(out, to.at)
         out = put_number_bulk(put_literal(out, "$6\r\nFIELDS\r\n", 12), to.elements)
@@ -150,11 +156,17 @@ cdef class ValueCommands:
 
     Raises ProtocolError for what is no sound value, or has no such commands; `MemoryError`.
 
+    `consumers`, `counters`: whether who runs them knows XGROUP CREATECONSUMER (6.2), and how many
+    entries were added and read (7.0).
+
     Attributes:
-        kind: "string", "list", "set", "zset" or "hash".
+        kind: "string", "list", "set", "zset", "hash" or "stream".
         count: how many elements it has.
         longest: bytes of its longest element, or of a field's name or value.
         timed: how many of its fields have expire times.
+        pending: how many entries of a stream are pending, in all groups together.
+        released: how many of these no consumer holds, for which there are no commands.
+        lost: what a stream loses, as bits of `model.losses`, once the commands were given.
     """
     cdef ValueReader reader
     cdef ElementSink sink
@@ -165,10 +177,12 @@ cdef class ValueCommands:
     cdef readonly uint64_t count
     cdef readonly uint64_t longest
     cdef readonly uint64_t timed
+    cdef readonly uint64_t pending
+    cdef readonly uint64_t released
     cdef object take
     cdef object error
 
-    def __cinit__(self, value not None):
+    def __cinit__(self, value not None, *, bint consumers=True, bint counters=True):
         cdef const uint8_t *p
         cdef size_t body
         cdef bint sound = False
@@ -180,13 +194,16 @@ cdef class ValueCommands:
         self.sink.commanding = &self.commanding
         self.commanding.owner = <void *>self
         self.commanding.only_look = True
+        self.commanding.name_words = 1
+        self.commanding.stream.consumers = consumers
+        self.commanding.stream.counters = counters
         if <size_t>self.view.len <= FOOTER_BYTES:
             raise ProtocolError("a DUMP payload has more than ten bytes", 0)
         p = <const uint8_t *>self.view.buf
         body = self.view.len - FOOTER_BYTES
         self.kind = value_kind(p[0], (
             "valkey" if payload_flavour(p + body) == FLAVOUR_VALKEY else "redis"))
-        if self.kind not in ("string", "list", "set", "zset", "hash"):
+        if self.kind not in ("string", "list", "set", "zset", "hash", "stream"):
             raise ProtocolError(f"no commands make a value of type {p[0]}", 0)
         with nogil:
             sound = crc_fits(p, body)
@@ -196,6 +213,12 @@ cdef class ValueCommands:
         self.count = self.sink.count
         self.longest = self.commanding.longest
         self.timed = self.sink.ttls
+        self.pending = self.commanding.stream.pending
+        self.released = self.commanding.stream.released
+
+    @property
+    def lost(self):
+        return self.commanding.stream.lost
 
     def __dealloc__(self):
         bytes_free(&self.reader.inflated[0])
@@ -203,6 +226,7 @@ cdef class ValueCommands:
         bytes_free(&self.reader.blob)
         bytes_free(&self.commanding.arguments)
         bytes_free(&self.commanding.portion)
+        stream_commands_free(&self.commanding.stream)
         if self.held:
             PyBuffer_Release(&self.view)
 
@@ -247,11 +271,13 @@ cdef class ValueCommands:
         under this name; `ttls`: of those behind them that give fields their expire times.
 
         What `take` raises ends it, and is raised. ValueError for expire times of other values than
-        hashes.
+        hashes, and for a stream with entries that were given back.
         """
         cdef Commanding *to = &self.commanding
         if ttls and self.kind != "hash":
             raise ValueError(f"a {self.kind} has no fields")
+        if self.released:
+            raise ValueError("no commands make entries that were given back")
         to.only_look = False
         to.ttls = ttls
         if ttls:
@@ -264,9 +290,13 @@ cdef class ValueCommands:
             to.name = b"$4\r\nSADD\r\n"
         elif self.sink.kind == KIND_ZSET:
             to.name = b"$4\r\nZADD\r\n"
-        else:
+        elif self.sink.kind == KIND_HASH:
             to.name = b"$4\r\nHSET\r\n"
+        else:
+            to.name = b"$4\r\nXADD\r\n"
         to.name_size = strlen(to.name)
+        to.name_words = 1
+        to.key_within = False
         to.key = <const uint8_t *>PyBytes_AS_STRING(name)
         to.key_size = PyBytes_GET_SIZE(name)
         to.arguments.size = to.portion.size = 0

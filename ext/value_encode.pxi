@@ -28,6 +28,8 @@ cdef enum Loss:
     LOSS_ACTIVE_TIMES = 1
     LOSS_COUNTERS = 2
     LOSS_PRODUCERS = 4
+    # Of those that are made by commands alone (stream_commands.pxi).
+    LOSS_SEEN_TIMES = 8
 
 cdef enum:
     FORM_HASH = 4

@@ -55,6 +55,8 @@ cdef bint decode_stream(ValueReader *r, int type) noexcept nogil:
     memset(meta, 0, sizeof(meta))
     if not next_length(r, &nodes):
         return False
+    if sink.mode == VALUE_COMMANDS and not stream_begin(sink, type):
+        return False
     if sink.mode == VALUE_TAPE and not tape_open(sink):
         return False
     while nodes:
@@ -85,6 +87,8 @@ cdef bint decode_stream(ValueReader *r, int type) noexcept nogil:
             return False
         if not tape_open(sink):
             return False
+    elif sink.mode == VALUE_COMMANDS and not stream_entries_end(sink, meta[1], meta[2]):
+        return False
     if not next_length(r, &groups):
         return False
     while groups:
@@ -94,9 +98,9 @@ cdef bint decode_stream(ValueReader *r, int type) noexcept nogil:
         groups -= 1
     if sink.mode == VALUE_TAPE and not tape_close(sink):
         return False
-    if type >= 26:
-        return decode_producers(r)
-    return True
+    if type >= 26 and not decode_producers(r):
+        return False
+    return sink.mode != VALUE_COMMANDS or stream_end(sink, meta)
 
 
 cdef bint decode_node(ValueReader *r, StreamState *state) noexcept nogil:
@@ -190,9 +194,12 @@ cdef bint decode_entry(
     cdef Sip named, hashed
     cdef Sum own = names_hash[0]
     cdef bint tape = sink.mode == VALUE_TAPE, digest = sink.mode == VALUE_DIGEST
+    cdef bint commands = sink.mode == VALUE_COMMANDS
     cdef uint64_t size = names_size if same else 0
     cdef int64_t i
     sink.count += 1
+    if commands and not stream_entry(r, ms, seq, fields):
+        return False
     if tape and not (tape_open(sink) and tape_id(sink, ms, seq)):
         return False
     if digest:
@@ -205,9 +212,10 @@ cdef bint decode_entry(
         mix_word(&named, AS_NAMES)
     for i in range(fields):
         if same:
-            if tape:
-                if not (pack_next(r, &names, &name) and tape_piece(sink, &name)):
+            if tape or commands:
+                if not pack_next(r, &names, &name):
                     return False
+                piece_text(&name)
         else:
             if not pack_next(r, pack, &name):
                 return False
@@ -215,15 +223,18 @@ cdef bint decode_entry(
             size += name.n
             if digest:
                 sip_bytes_of(&named, name.p, name.n)
-            elif tape and not tape_piece(sink, &name):
-                return False
         if not pack_next(r, pack, &value):
             return False
         piece_text(&value)
         size += value.n
         if digest:
             sip_bytes_of(&hashed, value.p, value.n)
-        elif tape and not tape_piece(sink, &value):
+        elif tape:
+            if not (tape_piece(sink, &name) and tape_piece(sink, &value)):
+                return False
+        elif commands and not (
+                command_argument(sink, name.p, name.n)
+                and command_argument(sink, value.p, value.n)):
             return False
     sink_counted(sink, size)
     if digest:
@@ -233,33 +244,40 @@ cdef bint decode_entry(
         mix_word(&hashed, own.low)
         mix_word(&hashed, own.high)
         sip_add(&hashed, &sink.value)
+    if commands:
+        return stream_command(sink, b"$4\r\nXADD\r\n", 1)
     return not tape or tape_close(sink)
 
 
 cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
     """One group: what is pending there is told once for all, and by its id for each consumer."""
     cdef ElementSink *sink = r.sink
-    cdef Piece name
+    cdef Piece group_name, name
     cdef const uint8_t *p = NULL
     cdef uint64_t ms = 0, seq = 0, read_ = 0, pending = 0, consumers = 0, held = 0, released = 0
-    cdef uint64_t left, delivered
+    cdef uint64_t left, delivered, released_count = 0
     cdef Sum none, group, owner
     cdef bint tape = sink.mode == VALUE_TAPE, digest = sink.mode == VALUE_DIGEST
+    cdef bint commands = sink.mode == VALUE_COMMANDS
     cdef uint64_t seen, active
     none.low = none.high = group.low = group.high = owner.low = owner.high = 0
-    if not (next_string(r, &name, 0) and next_length(r, &ms) and next_length(r, &seq)):
+    if not (next_string(r, &group_name, 0) and next_length(r, &ms) and next_length(r, &seq)):
         return False
     if type != 15 and not next_length(r, &read_):
         return False
     if digest:
-        group = name_of(sink, AS_GROUP_NAME, &none, &name)
-        sink_named(sink, &sink.groups, AS_GROUP, &group, &name, ms, seq, 0)
+        group = name_of(sink, AS_GROUP_NAME, &none, &group_name)
+        sink_named(sink, &sink.groups, AS_GROUP, &group, &group_name, ms, seq, 0)
         if type != 15:
             sink_words(sink, &sink.details, AS_GROUP_DETAILS, group.low, group.high, read_, 0)
-    elif tape and not (
-            tape_open(sink) and tape_piece(sink, &name) and tape_id(sink, ms, seq)
-            and tape_signed(sink, -1 if type == 15 else <int64_t>read_) and tape_open(sink)):
-        return False
+    elif tape:
+        if not (tape_open(sink) and tape_piece(sink, &group_name) and tape_id(sink, ms, seq)
+                and tape_signed(sink, -1 if type == 15 else <int64_t>read_) and tape_open(sink)):
+            return False
+    elif commands:
+        piece_text(&group_name)
+        if not stream_group(sink, &group_name, ms, seq, <int64_t>read_):
+            return False
     # What is pending.
     if not next_length(r, &pending):
         return False
@@ -277,6 +295,8 @@ cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
                 tape_open(sink) and tape_id(sink, ms, seq) and tape_number(sink, seen)
                 and tape_number(sink, delivered) and tape_close(sink)):
             return False
+        elif commands and not stream_pending(r, p - 16):
+            return False
         left -= 1
     if tape and not (tape_close(sink) and tape_open(sink)):
         return False
@@ -284,7 +304,8 @@ cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
     if not next_length(r, &consumers):
         return False
     while consumers:
-        if not (next_string(r, &name, 0) and next_raw(r, 8, &p)):
+        # (The group's name may lie in the other place.)
+        if not (next_string(r, &name, 1) and next_raw(r, 8, &p)):
             return False
         seen = active = load_le64(p)
         if type != 15 and type != 19:
@@ -306,6 +327,10 @@ cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
         held += left
         if held < left or held > pending:
             return wrong(r, b"each pending entry with one consumer")
+        if commands:
+            piece_text(&name)
+            if not stream_consumer(sink, &group_name, &name, left):
+                return False
         while left:
             if not next_id(r, &ms, &seq):
                 return False
@@ -313,7 +338,11 @@ cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
                 sink_words(sink, &sink.groups, AS_OWNED, owner.low, owner.high, ms, seq)
             elif tape and not tape_id(sink, ms, seq):
                 return False
+            elif commands and not stream_claim(r, &group_name, &name, r.at - 16):
+                return False
             left -= 1
+        if commands and not stream_claims_end(sink):
+            return False
         if tape and not (tape_close(sink) and tape_close(sink)):
             return False
         consumers -= 1
@@ -325,6 +354,7 @@ cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
         if released > pending - held:
             return wrong(r, b"what was given back among what is pending")
         held += released
+        released_count = released
         while released:
             if not next_id(r, &ms, &seq):
                 return False
@@ -335,6 +365,8 @@ cdef bint decode_group(ValueReader *r, int type) noexcept nogil:
             released -= 1
     if held != pending:
         return wrong(r, b"each pending entry with one consumer")
+    if commands:
+        return stream_group_end(r, released_count)
     return not tape or (tape_close(sink) and tape_close(sink))
 
 
@@ -343,6 +375,7 @@ cdef bint decode_producers(ValueReader *r) noexcept nogil:
     cdef ElementSink *sink = r.sink
     cdef uint64_t duration = 0, most = 0, producers = 0, sent = 0, ms = 0, seq = 0
     cdef uint64_t added = 0, doubled = 0
+    cdef bint any_sent
     cdef Piece name
     cdef Sum none, owner
     cdef bint tape = sink.mode == VALUE_TAPE, digest = sink.mode == VALUE_DIGEST
@@ -352,6 +385,7 @@ cdef bint decode_producers(ValueReader *r) noexcept nogil:
     if tape and not (
             tape_number(sink, duration) and tape_number(sink, most) and tape_open(sink)):
         return False
+    any_sent = producers > 0
     while producers:
         if not (next_string(r, &name, 0) and next_length(r, &sent)):
             return False
@@ -376,5 +410,8 @@ cdef bint decode_producers(ValueReader *r) noexcept nogil:
         return False
     if digest:
         sink_words(sink, &sink.details, AS_PRODUCER, duration, most, added, doubled)
+    elif sink.mode == VALUE_COMMANDS:
+        if (any_sent or added or doubled or duration != PRODUCERS_MS or most != PRODUCERS_MOST):
+            sink.commanding.stream.lost |= LOSS_PRODUCERS
     return not tape or (
         tape_close(sink) and tape_number(sink, added) and tape_number(sink, doubled))

@@ -1,6 +1,8 @@
-"""What a value may lose that is rewritten for a target which does not know its type.
+"""What a value may lose that is rewritten for a target which does not know its type, or made there
+by commands.
 
-The core rewrites it (`ext/value_encode.pxi`) and says of each value what it has lost, a bit each.
+The core does that (`ext/value_encode.pxi`, `ext/stream_commands.pxi`) and says of each value what
+it has lost, a bit each.
 What a client could notice is no such loss: a value that would lose that is not carried.
 """
 
@@ -16,6 +18,8 @@ WORDS = {
     " group's lag is not known",
     4: "streams without what their producers have sent before (XADD with IDMP): an entry that is"
     " sent again is added again",
+    8: "streams that were made by commands, without the times at which their consumers were seen:"
+    " each seems to have been active just now",
 }
 """By the core's bit."""
 # The form of a stream (RDB_TYPE_*) that has it first.

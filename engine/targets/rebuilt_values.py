@@ -6,12 +6,13 @@ its own name nobody sees it in part, or without its expire time, and nothing of 
 name stays:
 
     DEL name; the commands, each answered; its size is the value's; expire times of fields
-    PEXPIREAT | PERSIST name, and where the target has taken that: RENAME name key
+    MULTI; PEXPIREAT | PERSIST name; RENAME name key; EXEC
 
 The first element goes by itself, and until the last line the name expires within an hour: so an
-engine that is killed leaves nothing for long, and the next one removes it before that. The size is
-asked for because a target without memory may evict the name in between, and would then have the
-rest alone.
+engine that is killed leaves nothing for long, and the next one removes it before that. The last
+line is one transaction: at no moment is the name there without an end, and the target refuses all
+of it where it refuses a part. The size is asked for because a target without memory may evict the
+name in between, and would then have the rest alone.
 
 The commands lie in a temporary file, for a value may be longer than memory: what the core makes of
 it (`ext/value_commands.pxi`) is written there first, so that nothing is sent of one that is not
@@ -23,25 +24,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mmap
+import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, cast
 
-from engine._native import ProtocolError, ValueCommands, encode_command, value_kind
-from engine.errors import AuthError, ServerError
+from engine._native import (
+    ProtocolError,
+    ReplyError,
+    ValueCommands,
+    encode_command,
+    value_kind,
+)
+from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.online_checkpoint import OwnKeys
+from engine.model.server_capabilities import ServerCapabilities
 from engine.model.slots import SlotSet
 from engine.targets.target_refusals import TRY_AGAIN
-from engine.wire.connection import Connection
+from engine.wire.connection import Connection, answered
 from engine.wire.control_connection import Admin
 
 ASIDE_MS = 3_600_000
 """How long a value lasts that is not whole yet."""
 GONE = "no such key"
 """What RENAME says where that is gone."""
-_KINDS = {"string": "STRLEN", "list": "LLEN", "set": "SCARD", "zset": "ZCARD", "hash": "HLEN"}
+_KINDS = {
+    "string": "STRLEN",
+    "list": "LLEN",
+    "set": "SCARD",
+    "zset": "ZCARD",
+    "hash": "HLEN",
+    "stream": "XLEN",
+}
 # A string's payload has so many bytes more than itself, at the most.
 _STRING_HEAD = 32
 # Bytes of commands that are under way at once, if it is not one portion that is longer.
@@ -51,7 +67,12 @@ _NO_MEMORY = "the engine has no memory for the value's longest element"
 _TRIES = 2
 # What HPEXPIREAT says of a field that it has removed.
 _FIELD_EXPIRED = 2
+# What commands of a stream say where it is no longer there: XCLAIM, XGROUP, XSETID.
+_EVICTED = re.compile("NOGROUP|requires the key to exist|no such key", re.IGNORECASE)
 _RENAME = b"*3\r\n$6\r\nRENAME\r\n"
+# What the first command refuses keeps the second from running.
+_NAMED_AT_ONCE = """redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
+return redis.call('RENAME', KEYS[1], KEYS[2])"""
 
 
 class Unmakeable(Exception):
@@ -87,11 +108,14 @@ def check_makeable(number: int, size: int, limit: int) -> None:
 @dataclass(slots=True)
 class Made:
     """The commands of one value: `file` has them, `portions` says how many bytes, and commands, go
-    together; `late` those that give fields their expire times, behind the others."""
+    together; `late` those that give fields their expire times, behind the others. `pending`: how
+    many entries a stream's consumers claim; `lost`: what it loses (bits of `model.losses`)."""
 
     kind: str
     size: int
     file: IO[bytes]
+    pending: int = 0
+    lost: int = 0
     portions: list[tuple[int, int]] = field(default_factory=list)
     late: list[tuple[int, int]] = field(default_factory=list)
 
@@ -106,17 +130,22 @@ def make(
     *,
     limit: int,
     most: int,
-    field_ttls: bool,
+    able: ServerCapabilities,
     folder: str,
 ) -> Made:
-    """The commands that make a DUMP payload under `name` at a target that takes arguments of up to
-    `limit` bytes, in a file of up to `most` in `folder`. It works for seconds: on a thread.
+    """The commands that make a DUMP payload under `name` at a target that can do what `able` says
+    and takes arguments of up to `limit` bytes, in a file of up to `most` in `folder`. It works for
+    seconds: on a thread.
 
     Raises `Unmakeable`.
     """
     check_makeable(value[0], len(value), limit)
     try:
-        commands = ValueCommands(value)
+        commands = ValueCommands(
+            value,
+            consumers=bool(able.commands_of_6_2),
+            counters=bool(able.commands_of_7_0),
+        )
     except ProtocolError as exc:
         raise Unmakeable(
             f"the value is longer than the target takes, and not sound: {exc}"
@@ -125,11 +154,16 @@ def make(
         raise Unmakeable(_NO_MEMORY) from exc
     if commands.longest > limit:
         raise Unmakeable(too_long_words(commands.longest, limit))
-    if commands.timed and not field_ttls:
+    if commands.timed and not able.field_ttls:
         raise Unmakeable("the target does not know expire times of fields")
+    if commands.released:
+        raise Unmakeable(
+            "the value is longer than the target takes, and no commands make the entries that "
+            "consumers have given back"
+        )
     size = commands.longest if commands.kind == "string" else commands.count
     file = nameless_file(folder)
-    made = Made(commands.kind, size, file)
+    made = Made(commands.kind, size, file, pending=commands.pending)
     written = 0
 
     def take(portions: list[tuple[int, int]]) -> Callable[[bytes, int], None]:
@@ -149,6 +183,7 @@ def make(
         commands.give(name, take(made.portions))
         if commands.timed:
             commands.give(name, take(made.late), ttls=True)
+        made.lost = commands.lost
     except OSError as exc:
         made.close()
         raise unkept(exc) from exc
@@ -210,14 +245,21 @@ async def build(connection: Connection, made: Made, name: bytes, timeout: float)
         for last in range(_TRIES - 1, -1, -1):
             made.file.seek(0)
             await connection.call("DEL", name)
-            await _send(connection, made, name, made.portions, timeout)
+            try:
+                claimed = await _send(connection, made, name, made.portions, timeout)
+            except ServerError as refusal:
+                if last and made.kind == "stream" and _EVICTED.search(refusal.message):
+                    continue
+                raise
             found = await connection.call(_KINDS[made.kind], name)
-            if found == made.size:
+            if (found, claimed) == (made.size, made.pending):
                 break
             if not last:
                 await connection.call("DEL", name)
+                if found == made.size:
+                    return f"of its {made.pending:,} pending entries the target has {claimed:,}"
                 return f"of its {made.size:,} elements the target has {found:,}"
-        if await _send(connection, made, name, made.late, timeout) == made.size:
+        if made.late and await _send(connection, made, name, made.late, timeout) == made.size:
             raise Expired
     except (ServerError, AuthError) as refusal:
         # Also if it is tried again: a target that is out of memory may need what it takes.
@@ -238,24 +280,25 @@ async def _send(
     portions: list[tuple[int, int]],
     timeout: float,
 ) -> int:
-    """How many fields the target has removed, as their time is over."""
+    """How many fields the target has removed, as their time is over; or how many pending entries
+    it has taken."""
     under_way: deque[tuple[asyncio.Task[list[Any]], int]] = deque()
-    nbytes = expired = 0
+    nbytes = told = 0
     keep = connection.encode("PEXPIRE", name, ASIDE_MS)
     try:
         for size, count in portions:
             while under_way and nbytes + size > _UNDER_WAY_BYTES:
                 oldest, its = under_way.popleft()
                 nbytes -= its
-                expired += _check(await oldest)
+                told += _check(await oldest)
             data = await asyncio.to_thread(made.file.read, size)
             await connection.writable(timeout)
             sent = connection.exchange(data + keep, count + 1, timeout=timeout)
             under_way.append((asyncio.ensure_future(sent), size))
             nbytes += size
         while under_way:
-            expired += _check(await under_way.popleft()[0])
-        return expired
+            told += _check(await under_way.popleft()[0])
+        return told
     except (ServerError, AuthError, OSError):
         # The connection goes on behind it: what else is owed is waited for.
         await asyncio.gather(*(task for task, _ in under_way), return_exceptions=True)
@@ -268,29 +311,77 @@ async def _send(
 
 
 def _check(replies: list[Any]) -> int:
-    expired = 0
+    told = 0
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, list):
-            expired += reply.count(_FIELD_EXPIRED)
-    return expired
+            # XCLAIM names the entries that were claimed.
+            told += sum(each == _FIELD_EXPIRED or isinstance(each, bytes) for each in reply)
+    return told
 
 
-def ending(name: bytes, key: bytes, expire_at: int) -> list[tuple[bytes | str | int, ...]]:
-    """What gives a whole value its key's name; `expire_at` in ms since the epoch, -1: never."""
-    last = ("PERSIST", name) if expire_at < 0 else ("PEXPIREAT", name, max(expire_at, 1))
-    return [last, ("RENAME", name, key)]
+async def give_name(
+    connection: Connection, name: bytes, key: bytes, expire_at: int, *, replace: bool
+) -> bool:
+    """Give a whole value its key's name, all at once; False: the key is there, and not to be
+    replaced. `expire_at` in ms since the epoch, -1: never.
+
+    Raises `LinkError`, `ServerError`, `AuthError`: as it was before.
+    """
+    # By itself: behind one that is refused the rest would be no transaction.
+    await connection.call("MULTI")
+    *queued, done = await connection.together(
+        _end(name, expire_at), ("RENAME" if replace else "RENAMENX", name, key), ("EXEC",)
+    )
+    if isinstance(done, EngineError):
+        await _leave_transaction(connection, done)
+    for each in queued:
+        answered(each)
+    ended, renamed = (
+        connection.reply_error(str(each)) if isinstance(each, ReplyError) else each
+        for each in answered(done)
+    )
+    answered(renamed)
+    if isinstance(ended, EngineError):
+        # The right to it was taken away in this moment: the key ends as a value aside does.
+        if renamed:
+            await connection.call("DEL", key)
+        raise ended
+    return bool(renamed)
 
 
-def stores(name: bytes, key: bytes, expire_at: int) -> list[bytes]:
-    """The same, encoded."""
-    return [encode_command(*each) for each in ending(name, key, expire_at)]
+async def _leave_transaction(connection: Connection, refusal: EngineError) -> None:
+    """Behind an EXEC that was refused: before Redis 6.2 the connection may be in it still, and
+    everything that is sent from here on would be taken for queued."""
+    if isinstance(refusal, ServerError) and refusal.code == "EXECABORT":
+        return
+    try:
+        await connection.call("DISCARD")
+    except ServerError:
+        # It is in none.
+        return
+    except AuthError as exc:
+        connection.fail(LinkError(f"no transaction can be ended: {exc.message}", fault="target"))
+        raise
+
+
+def _end(name: bytes, expire_at: int) -> tuple[bytes | str | int, ...]:
+    return ("PERSIST", name) if expire_at < 0 else ("PEXPIREAT", name, max(expire_at, 1))
+
+
+def stores(name: bytes, key: bytes, expire_at: int, *, by_script: bool) -> list[bytes]:
+    """What gives a whole value its key's name, encoded: in a transaction of the caller's; or
+    `by_script`, where each command goes by itself, in one that does all of it."""
+    last = _end(name, expire_at)
+    if by_script:
+        return [encode_command("EVAL", _NAMED_AT_ONCE, 2, name, key, last[0], *last[2:])]
+    return [encode_command(*last), encode_command("RENAME", name, key)]
 
 
 def is_last(command: bytes) -> bool:
-    """Whether this encoded command, of those that store a reading, gives a whole value its key's
-    name."""
+    """Whether this encoded command, of those that store a reading in a transaction, gives a whole
+    value its key's name."""
     return command.startswith(_RENAME)
 
 

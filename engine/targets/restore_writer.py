@@ -46,7 +46,7 @@ from engine.targets.rebuilt_values import (
     Unmakeable,
     build,
     check_makeable,
-    ending,
+    give_name,
     make,
     nameless_file,
     read_in_place,
@@ -420,7 +420,7 @@ class RestoreWriter:
             self.own.aside(key),
             limit=self.bulk_limit,
             most=self._settings.spool_bytes,
-            field_ttls=self.info.capabilities.field_ttls,
+            able=self.info.capabilities,
             folder=self._folder,
         )
 
@@ -438,27 +438,24 @@ class RestoreWriter:
             return await self._expired(connection, batch)
         if why:
             return Acknowledged(batch, 0, 0, ((0, why),))
-        last, rename = ending(name, key, -1 if at is None else at)
-        if not replaces:
-            rename = ("RENAMENX", *rename[1:])
-        # By itself: without it the key's name would get the hour that is left of a value aside.
-        for each in (last, rename):
-            (renamed,) = await connection.together(each)
-            if isinstance(renamed, EngineError):
-                break
-        if isinstance(renamed, ServerError) and GONE in renamed.message:
-            # Its time is over, or it was evicted in this moment.
-            if at is None or at > await self._clock(connection):
-                raise _Gone(renamed.message, code="TRYAGAIN", fault="target")
-            return await self._expired(connection, batch)
-        if isinstance(renamed, EngineError):
-            if isinstance(renamed, ServerError) and renamed.code in TRY_AGAIN:
-                raise renamed
+        expire_at = -1 if at is None else at
+        try:
+            named = await give_name(connection, name, key, expire_at, replace=replaces)
+        except (ServerError, AuthError) as refusal:
+            if isinstance(refusal, ServerError) and GONE in refusal.message:
+                # Its time is over, or it was evicted in this moment.
+                if at is None or at > await self._clock(connection):
+                    raise _Gone(refusal.message, code="TRYAGAIN", fault="target") from None
+                return await self._expired(connection, batch)
+            if isinstance(refusal, ServerError) and refusal.code in TRY_AGAIN:
+                raise
             await connection.try_call("DEL", name)
-            return Acknowledged(batch, 0, 0, ((0, renamed.message),))
-        if not replaces and not renamed:
+            return Acknowledged(batch, 0, 0, ((0, refusal.message),))
+        if not named:
             await connection.call("DEL", name)
             return self._existing(batch)
+        if made.lost:
+            batch.lose(0, made.lost)
         return Acknowledged(batch, 1, 0, ())
 
     async def _expired(self, connection: Connection, batch: RecordBatch) -> Acknowledged:

@@ -22,7 +22,8 @@ from engine.wire.connection import answered
 
 
 class AsideValues:
-    """What is put together there for one lane. `own`: the names of the engine's keys."""
+    """What is put together there for one lane. `own`: the names of the engine's keys; `on_loss`: as
+    that of `KeyResync`."""
 
     def __init__(
         self,
@@ -30,11 +31,13 @@ class AsideValues:
         writer: RestoreWriter,
         own: Callable[[], OwnKeys],
         ownership: TargetOwnership,
+        on_loss: Callable[[int, bytes, int], None],
     ) -> None:
         self._ends = ends
         self._writer = writer
         self._own = own
         self._ownership = ownership
+        self._on_loss = on_loss
         # Where something may lie that no reading is going to store: (database, name).
         self._made: dict[tuple[int, bytes], None] = {}
         self._making = False
@@ -70,7 +73,10 @@ class AsideValues:
             self._making = False
             made.close()
         self._writer.count_rebuilt(db, key)
-        return stores(name, key, expire_at)
+        if made.lost:
+            self._on_loss(db, key, made.lost)
+        # A cluster's node gets command by command.
+        return stores(name, key, expire_at, by_script=bool(own.tag))
 
     def _check(self, own: OwnKeys, found: object) -> None:
         """Raises `LinkError` unless this engine has the target: what reads its position there knows

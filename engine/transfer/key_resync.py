@@ -862,6 +862,8 @@ class KeyResync:
                         made = exc.message
                     if not isinstance(made, str):
                         self._rebuilding = True
+                        if lost:
+                            self.on_loss(db, key, lost)
                         stores += [(db, key, raw, None) for raw in made]
                         continue
                     why = made

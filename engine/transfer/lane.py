@@ -164,7 +164,9 @@ class Lane:
         self._ownership = TargetOwnership(ends, checkpoint)
         position = PositionMonitor(context, lambda: self._follower, lambda: self._own.position)
         self._target_watch = TargetMonitor(target, context, self._to_be_written, position)
-        self._asides = AsideValues(ends, self._writer, lambda: self._own, self._ownership)
+        self._asides = AsideValues(
+            ends, self._writer, lambda: self._own, self._ownership, context.stats.lose
+        )
         self._sentinels = SentinelMonitor(ends, context, self._moved)
         self._replicas = ReplicaMonitor(ends, context, self._moved)
         self._clusters = clusters

@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["tests.reference.values"]):
 
 from benches.support.encoded_values import REDIS, VALKEY, payload
 from engine._native import ValueDecoder
+from tests.unit.test_value_commands import check_commands
 from tests.unit.test_value_decoder import check, seeds
 from tests.unit.test_value_encode import TARGETS, rewritten, sealed
 
@@ -28,6 +29,8 @@ def once(data: bytes) -> None:
         check(value, DECODER)
         # Rewritten for an older target it is the same value, or is left as it is.
         rewritten(list(TARGETS)[len(data) % len(TARGETS)], sealed(value))
+        # And the commands that make it come to it.
+        check_commands(sealed(value))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from benches.support.engines import Migration
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
-from engine._native import key_slot
+from engine._native import RespReader, key_slot
 from engine.model.online_checkpoint import OwnKeys
 from engine.targets import rebuilt_values
 from engine.targets.crashing_values import REASON
-from engine.targets.rebuilt_values import stores
+from engine.targets.rebuilt_values import GONE, stores
 from engine.transfer import key_resync
 from engine.transfer.follow import _without
 from tests.support.comparison import assert_settled
@@ -237,8 +237,7 @@ def test_what_no_commands_make_is_named(server_factory: ServerFactory, way: str)
     source = server_factory(known("redis-8.0"))
     target = server_factory(known("redis-8.0"), *LIMIT)
     client = source.client()
-    for n in range(300):
-        client.xadd("stream", {"f": os.urandom(5000)}, id=f"{n + 1}-1")
+    client.xadd("stream", {"short": "v", "long": os.urandom(MIB + 1)})
     client.hset("hash", mapping={"short": "v", "long": os.urandom(MIB + 1)})
     client.set("string", os.urandom(2 * MIB))
     if way == "scan":
@@ -289,7 +288,7 @@ def test_what_the_target_has_stays_if_it_is_to(ends: tuple[Server, Server]) -> N
     assert not aside(target)
 
 
-@pytest.mark.parametrize("denied", ["persist", "pexpireat", "pexpire", "rename"])
+@pytest.mark.parametrize("denied", ["persist", "pexpireat", "pexpire", "rename", "multi", "exec"])
 def test_what_the_user_may_not_run_leaves_the_key_out(
     server_factory: ServerFactory, denied: str
 ) -> None:
@@ -310,8 +309,51 @@ def test_what_the_user_may_not_run_leaves_the_key_out(
     assert all((target.client().pttl(key) > 0) == (key == b"timed") for key in names)
 
 
+@pytest.mark.parametrize("server", ["redis-6.0", "redis-7.0", "valkey-9"])
+def test_an_exec_that_is_refused(server_factory: ServerFactory, server: str) -> None:
+    """The connection is in no transaction behind it: what follows is stored."""
+    source = server_factory(known("redis-6.0"))
+    target = server_factory(known(server), *LIMIT)
+    client = source.client()
+    client.rpush("list", *(os.urandom(9000) for _ in range(150)))
+    client.mset({f"short:{n}": n for n in range(2000)})
+    target.client().execute_command("ACL", "SETUSER", "default", "-exec")
+    run = copied(source, target)
+    assert {each.key for each in run.report.not_carried} == {"list"}, run.report.errors
+    assert target.client().dbsize() == 2000
+
+
+@pytest.mark.parametrize("server", ["redis-5.0", "redis-7.0", "valkey-9"])
+def test_a_script_gives_it_its_name(server_factory: ServerFactory, server: str) -> None:
+    """And its end, or does nothing."""
+    client = server_factory(known(server)).client()
+
+    def named(expire_at: int) -> bytes:
+        client.set("aside", "value", ex=100)
+        (command,) = stores(b"aside", b"key", expire_at, by_script=True)
+        reader = RespReader()
+        reader.feed(command)
+        return bytes(client.execute_command(*reader.gets()))
+
+    later = int(time.time() * 1000) + HOUR_MS
+    for expire_at in (-1, later):
+        assert named(expire_at) == b"OK"
+        assert client.pttl("key") == -1 if expire_at < 0 else client.pttl("key") > HOUR_MS - 60_000
+        assert not client.exists("aside")
+    client.delete("aside")
+    with pytest.raises(redis.ResponseError, match=GONE):
+        client.execute_command("EVAL", rebuilt_values._NAMED_AT_ONCE, 2, "aside", "key", "PERSIST")
+    if server != "redis-5.0":
+        client.delete("key")
+        client.execute_command("ACL", "SETUSER", "default", "-persist")
+        with pytest.raises(redis.ResponseError):
+            named(-1)
+        assert not client.exists("key")
+        assert 0 < client.ttl("aside") <= 100
+
+
 def test_of_what_ends_one_all_is_stored_or_nothing() -> None:
-    ends = [(0, b"long", raw, None) for raw in stores(b"aside", b"long", -1)]
+    ends = [(0, b"long", raw, None) for raw in stores(b"aside", b"long", -1, by_script=False)]
     beside = [(0, b"a", b"RESTORE", 1), (0, b"b", b"DEL", None), (0, b"b", b"RESTORE", 1)]
     assert _without([*ends, *beside], {0}) == _without([*ends, *beside], {1}) == beside
     assert _without([*ends, *beside], {3}) == [*ends, *beside[:1], *beside[2:]]

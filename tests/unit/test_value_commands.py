@@ -14,7 +14,7 @@ from benches.support.encoded_values import VALKEY, length, payload, string
 from engine._native import ProtocolError, RespReader, ValueCommands, encode_command
 from tests.reference import values as reference
 from tests.reference.rdb import Damaged
-from tests.unit.test_value_decoder import VALUES, damaged, seeds, stream
+from tests.unit.test_value_decoder import BY_HAND, VALUES, damaged, seeds
 from tests.unit.test_value_encode import sealed
 
 KINDS = [kind for kind in VALUES if kind not in ("stream", "module")]
@@ -110,7 +110,7 @@ def test_fields_of_one_expire_time_go_together() -> None:
 def test_what_has_no_commands() -> None:
     whole = sealed(payload(1, length(2) + string(b"a") + string(b"b")))
     for data, why in (
-        (sealed(stream(15)), "no commands make a value of type 15"),
+        (sealed(BY_HAND["array"]), "no commands make a value of type 28"),
         (whole[:-1] + bytes([whole[-1] ^ 1]), "checksum is not its own"),
         (sealed(payload(1, length(3) + string(b"a") + string(b"b"))), "expected a whole string"),
         (b"\1" * 10, "more than ten bytes"),
@@ -136,26 +136,53 @@ def test_what_takes_them_may_end_it() -> None:
     assert found == [encode_command("RPUSH", "k", each) for each in ("a", "b")]
 
 
-def test_mutated_values() -> None:
-    """What the reference finds sound comes to the same, and nothing else has commands."""
-    rng = random.Random(72)
-    whole = [data for data in map(sealed, seeds()) if reference.decode(data)[0] in KINDS]
-    sound = 0
-    for _ in range(3_000):
-        data = sealed(damaged(rng.choice(whole), rng))
-        try:
-            kind, elements = reference.decode(data)
-        except Damaged:
-            with pytest.raises(ProtocolError):
-                ValueCommands(data)
-            continue
-        elements = [elements] if isinstance(elements, bytes) else elements
+def check_commands(data: bytes) -> bool:
+    """What the reference finds sound comes to the same, and nothing else has commands. Whether it
+    was sound."""
+    try:
+        kind, elements = reference.decode(data)
+    except Damaged:
+        with pytest.raises(ProtocolError):
+            ValueCommands(data)
+        return False
+    if kind == "stream":
+        return check_stream(data, elements)
+    if kind not in KINDS:
+        with pytest.raises(ProtocolError, match="no commands make"):
+            ValueCommands(data)
+        return False
+    elements = [elements] if isinstance(elements, bytes) else elements
+    made = ValueCommands(data)
+    assert (made.kind, made.count) == (kind, len(elements))
+    found = replayed(given_by(made))
+    names = [each if isinstance(each, bytes) else each[0] for each in elements]
+    # (Of a member that is there twice the last one stays.)
+    if kind not in ("string", "list", "set") and len(set(names)) < len(names):
+        return False
+    assert ordered(kind, found) == ordered(kind, elements)
+    return True
+
+
+def check_stream(data: bytes, found: list[Any]) -> bool:
+    """The same of a stream, whose groups `test_stream_commands` looks at."""
+    try:
         made = ValueCommands(data)
-        assert (made.kind, made.count) == (kind, len(elements))
-        found = replayed(given_by(made))
-        names = [each if isinstance(each, bytes) else each[0] for each in elements]
-        # (Of a member that is there twice the last one stays.)
-        if kind in ("string", "list", "set") or len(set(names)) == len(names):
-            assert ordered(kind, found) == ordered(kind, elements)
-            sound += 1
-    assert sound > 100
+    except ProtocolError:
+        # Pending entries that servers would not load either, or an entry without fields.
+        return False
+    assert (made.kind, made.count) == ("stream", len(found[0]))
+    if made.released:
+        return False
+    commands = given_by(made)
+    added = {each[2]: each[3:] for each in commands if each[0] == b"XADD"}
+    assert [[number, *added[number]] for number, *_ in found[0]] == found[0]
+    assert made.pending == sum(
+        each.index(b"TIME", 5) - 5 for each in commands if each[0] == b"XCLAIM"
+    )
+    return True
+
+
+def test_mutated_values() -> None:
+    rng = random.Random(72)
+    whole = [*map(sealed, seeds())]
+    assert sum(check_commands(sealed(damaged(rng.choice(whole), rng))) for _ in range(4_000)) > 100

@@ -33,7 +33,7 @@ TARGETS: dict[str, tuple[Flavour, Version]] = {
     "valkey-8.1": ("valkey", (8, 1, 0)),
     "valkey-9.1": ("valkey", (9, 1, 0)),
 }
-ACTIVE, COUNTERS, PRODUCERS = WORDS
+ACTIVE, COUNTERS, PRODUCERS, _ = WORDS
 
 
 def sealed(data: bytes) -> bytes:
