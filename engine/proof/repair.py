@@ -14,8 +14,11 @@ from engine.model.db_key import DbKey
 from engine.model.losses import WORDS
 from engine.model.server_capabilities import ServerCapabilities
 from engine.proof.deployment import Deployment
+from engine.proof.repair_long_values import LongValues, way_of_long_values
 from engine.wire.control_connection import Admin
 
+# Bytes of the longest value that is rewritten (`targets.known_forms`).
+_REWRITTEN_MOST = 512 << 20
 # A payload may be long: few are under way at a time.
 _KEYS_AT_ONCE = 16
 _ASKED_SECONDS = 5.0
@@ -34,6 +37,10 @@ class Repaired:
     owned: bool = False
     """It has ended early: a migration has the target."""
 
+    def lose(self, bits: int) -> None:
+        """A value has lost this."""
+        self.lost.update(bit for bit in WORDS if bits & bit)
+
 
 async def repair(
     ends: tuple[Deployment, Deployment],
@@ -41,10 +48,12 @@ async def repair(
     targets: Sequence[Admin],
     keys: Sequence[DbKey],
     owned: Callable[[], Awaitable[bool]],
+    timeout: float,
 ) -> Repaired:
     """Store each of these keys on the target as the source has it, and remove those that it has
     not. `owned` is asked now and then, and first of all: once a migration has the target nothing
-    more is written there. Raises `EngineError` where an end is gone."""
+    more is written there. `timeout`: seconds for each answer. Raises `EngineError` where an end is
+    gone."""
     done = Repaired()
     asked = -math.inf
     groups: dict[tuple[int, int, int], list[bytes]] = defaultdict(list)
@@ -55,6 +64,9 @@ async def repair(
         await source.select(db)
         await target.select(db)
         ables = (await source.info()).capabilities, (await target.info()).capabilities
+        long_values = await way_of_long_values(
+            target, ends[1].shards[other].endpoint, ables[1], timeout
+        )
         for at in range(0, len(names), _KEYS_AT_ONCE):
             portion = names[at : at + _KEYS_AT_ONCE]
             if time.monotonic() - asked > _ASKED_SECONDS:
@@ -63,8 +75,11 @@ async def repair(
                 await target.select(db)
             if done.owned:
                 return done
-            for key, why in await _repair(source, target, ables, portion, done.lost):
-                done.refused[db, key] = why
+            refused, longer = await _repair(source, target, ables, portion, done, long_values)
+            for key, (payload, expire_at) in longer.items():
+                if why := await long_values.store(db, key, payload, expire_at, done.lose):
+                    refused.append((key, why))
+            done.refused.update(((db, key), why) for key, why in refused)
     return done
 
 
@@ -73,16 +88,21 @@ async def _repair(
     target: Admin,
     ables: tuple[ServerCapabilities, ServerCapabilities],
     keys: list[bytes],
-    lost: Counter[int],
-) -> list[tuple[bytes, str]]:
+    done: Repaired,
+    long_values: LongValues,
+) -> tuple[list[tuple[bytes, str]], dict[bytes, tuple[bytes, int]]]:
+    """Those that were refused, and those that are longer than the target takes: (as the source has
+    dumped it, its expire time in ms since the epoch or -1)."""
     able = ables[1]
     # A time does not change while values come over.
     by_time = bool(ables[0].pexpiretime) and bool(able.restore_absttl)
     ask = "PEXPIRETIME" if by_time else "PTTL"
     asked = [command for key in keys for command in ((ask, key), ("DUMP", key))]
     replies = await source.pipeline(asked)
-    transcoder = ValueTranscoder(able.flavour, able.known_types)
+    most = min(long_values.limit, _REWRITTEN_MOST)
+    transcoder = ValueTranscoder(able.flavour, able.known_types, most=most)
     refused: list[tuple[bytes, str]] = []
+    longer: dict[bytes, tuple[bytes, int]] = {}
     stores: list[tuple[bytes, tuple[bytes | str | int, ...]]] = []
     for key, ttl, payload in zip(keys, replies[::2], replies[1::2], strict=True):
         failed = next((each for each in (ttl, payload) if isinstance(each, EngineError)), None)
@@ -97,15 +117,30 @@ async def _repair(
             left = max(ttl, 1) if ttl >= 0 else 0
             absolute = ("ABSTTL",) if by_time and left else ()
             known, bits = transcoder.payload(payload)
-            lost.update(bit for bit in WORDS if known is not None and bits & bit)
             value = _stamped(known or payload, able)
+            if known is None or len(value) > long_values.limit:
+                longer[key] = payload, await _ends_at(target, left, by_time)
+                continue
+            done.lose(bits)
             stores.append((key, ("RESTORE", key, left, value, "REPLACE", *absolute)))
     answers = await target.pipeline([command for _, command in stores])
-    return refused + [
+    refused += [
         (key, answer.message)
         for (key, _), answer in zip(stores, answers, strict=True)
         if isinstance(answer, EngineError)
     ]
+    return refused, longer
+
+
+async def _ends_at(target: Admin, left: int, by_time: bool) -> int:
+    """When a key ends, in ms since the epoch; -1: never. `left`: that, or how long it has, by the
+    target's clock then; 0: for ever."""
+    if not left:
+        return -1
+    if by_time:
+        return left
+    seconds, micros = await target.call("TIME")
+    return left + int(seconds) * 1000 + int(micros) // 1000
 
 
 def _sound(payload: bytes) -> bool:

@@ -526,7 +526,17 @@ class _Proof:
         for db, end in self._lacking.items():
             self._leave_out(f"not repaired: database {db}, which the {end} has not")
         owned = partial(is_owned, admins[1])
-        done = await until_linked(partial(repair.repair, ends, admins[0], admins[1], keys, owned))
+        done = await until_linked(
+            partial(
+                repair.repair,
+                ends,
+                admins[0],
+                admins[1],
+                keys,
+                owned,
+                self._settings.timeout,
+            )
+        )
         if done.owned:
             # It has begun meanwhile.
             self._leave_out("not repaired any more: a migration has the target by now")

@@ -26,6 +26,7 @@ from engine.targets.crashing_values import REASON
 from engine.targets.rebuilt_values import GONE, stores
 from engine.transfer import key_resync
 from engine.transfer.follow import _without
+from tests.integration.test_verify_verb import verify
 from tests.support.comparison import assert_settled
 from tests.support.library import copied, copying, migrating
 from tests.support.own_keys import OWN_PREFIX, assert_tidy
@@ -350,6 +351,44 @@ def test_a_script_gives_it_its_name(server_factory: ServerFactory, server: str) 
             named(-1)
         assert not client.exists("key")
         assert 0 < client.ttl("aside") <= 100
+
+
+def test_a_repair_of_a_comparison(ends: tuple[Server, Server]) -> None:
+    """Of those that differ, and of one whose time has come meanwhile nothing stays."""
+    source, target = ends
+    client, there = source.client(), target.client()
+    assert copied(source, target).report.status == "done"
+    for n in range(300):
+        client.xadd("stream", {"f": os.urandom(5000)}, id=f"{n + 1}-1")
+    client.xgroup_create("stream", "group", "0")
+    client.xreadgroup("group", "anna", {"stream": ">"}, count=20)
+    client.set("one", os.urandom(MIB + 100))
+    client.hdel("}hash{", 5)
+    there.lset("list", 7, "~")
+    there.zadd("{tagged}zset", {"more": 1})
+    there.hset("{}timed", "7", "~")
+    there.persist("set")
+    found = verify(source, target, repair=True)
+    assert (found.outcome, found.different, found.repaired) == ("different", 7, 6), found
+    (left,) = (each for each in found.differences if not each.repaired)
+    assert left.key == "one"
+    assert any("one: the value" in each and "proto-max" in each for each in found.left_out)
+    assert any("made by commands" in each for each in found.left_out)
+    client.delete("one")
+    assert_settled(source, target, 1)
+    assert_tidy(target)
+
+
+def test_a_repair_of_a_cluster(server_factory: ServerFactory) -> None:
+    source = server_factory(known("redis-8.0"))
+    fill(source.client(), field_ttls=True)
+    with Cluster.start(known("redis-8.0"), primaries=2, make=server_factory) as target:
+        for node in target.nodes:
+            node.client().config_set("proto-max-bulk-len", MIB)
+        found = verify(source, target, repair=True)
+        assert (found.outcome, found.repaired) == ("equal", len(NAMES) + 500), found
+        assert_settled(source, target, 1)
+        assert_tidy(target)
 
 
 def test_of_what_ends_one_all_is_stored_or_nothing() -> None:

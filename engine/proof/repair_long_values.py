@@ -1,0 +1,98 @@
+"""Values that are longer than the target takes in one argument, made there by commands: what
+`targets.rebuilt_values` says of them holds here too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.errors import AuthError, ServerError
+from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import OwnKeys
+from engine.model.server_capabilities import ServerCapabilities
+from engine.model.spool_directory import spool_directory
+from engine.targets.rebuilt_values import (
+    GONE,
+    Expired,
+    Unmakeable,
+    build,
+    give_name,
+    make,
+)
+from engine.wire.control_connection import Admin
+from engine.wire.dial import dial
+
+_COMMANDS_MOST = 4 << 30
+"""Bytes of one value's commands, on disk."""
+_BULK_MOST = 512 << 20
+"""proto-max-bulk-len of every server unless it is set."""
+
+
+@dataclass(slots=True)
+class LongValues:
+    """How they get to one server. `limit`: bytes of its longest argument."""
+
+    end: Endpoint
+    able: ServerCapabilities
+    limit: int
+    timeout: float
+    # In the slot of each key, and no other comparison's.
+    _own: OwnKeys = field(
+        default_factory=lambda: OwnKeys(f"verify-{os.urandom(8).hex()}", tag="slot")
+    )
+
+    async def store(
+        self, db: int, key: bytes, value: bytes, expire_at: int, on_loss: Callable[[int], None]
+    ) -> str:
+        """Make the value of a key; why that is not possible, or an empty text. `expire_at` in ms
+        since the epoch, -1: never. `on_loss` is told what it loses (bits of `model.losses`).
+        Raises `LinkError`."""
+        name = self._own.aside(key)
+        try:
+            made = await asyncio.to_thread(
+                make,
+                value,
+                name,
+                limit=self.limit,
+                most=_COMMANDS_MOST,
+                able=self.able,
+                folder=spool_directory(None),
+            )
+        except Unmakeable as exc:
+            return str(exc)
+        try:
+            connection = await dial(self.end, fault="target", timeout=self.timeout)
+            with contextlib.closing(connection):
+                await connection.call("SELECT", db)
+                try:
+                    if why := await build(connection, made, name, self.timeout):
+                        return why
+                    await give_name(connection, name, key, expire_at, replace=True)
+                except Expired:
+                    await connection.call("DEL", key)
+                    return ""
+                except ServerError as refusal:
+                    await connection.try_call("DEL", name)
+                    if GONE not in refusal.message or expire_at < 0:
+                        return refusal.message
+                    # Its time was over before it had its name.
+                    await connection.call("DEL", key)
+                    return ""
+        except (ServerError, AuthError) as refusal:
+            return refusal.message
+        finally:
+            made.close()
+        on_loss(made.lost)
+        return ""
+
+
+async def way_of_long_values(
+    target: Admin, end: Endpoint, able: ServerCapabilities, timeout: float
+) -> LongValues:
+    """The way to one server, which is asked what it takes. Raises `LinkError`."""
+    (reply,) = await target.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
+    known = isinstance(reply, list) and len(reply) == 2
+    return LongValues(end, able, int(reply[1]) if known else _BULK_MOST, timeout)
