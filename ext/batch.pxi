@@ -175,6 +175,8 @@ cdef class RecordBatch:
     cdef size_t adding
     # The access figure of the records is an LFU counter, not seconds idle.
     cdef bint access_is_freq
+    # No key has a `{`, as whoever hashed them has seen: hardly two of them share a slot.
+    cdef bint untagged
 
     def __cinit__(self):
         self.timed = b""

@@ -85,6 +85,8 @@ cdef class ReplyRuns:
     """How many records each reply to a batch stands for, a byte each; kept until it is answered."""
     cdef uint8_t *records
     cdef size_t count
+    # Each stands for one.
+    cdef bint single
 
     def __dealloc__(self):
         PyMem_RawFree(self.records)
@@ -136,6 +138,32 @@ cdef inline int64_t line_end(const uint8_t *data, size_t start, size_t end) noex
     if at == start or data[at - 1] != 13:
         return -2
     return <int64_t>(at - 1)
+
+
+cdef enum:
+    # Replies that are compared in one go.
+    REPLIES_AT_ONCE = 64
+
+
+cdef void repeat_reply(uint8_t *many, const char *reply, size_t size) noexcept nogil:
+    """Write a reply of `size` bytes `REPLIES_AT_ONCE` times."""
+    cdef int i
+    for i in range(REPLIES_AT_ONCE):
+        memcpy(many + i * size, reply, size)
+
+
+cdef inline size_t equal_replies(
+    const uint8_t *p, size_t most, const uint8_t *many, size_t size
+) noexcept nogil:
+    """How many of the replies at `p` are the same one of `size` bytes, before the first that is
+    another: `most` at the most, for which there are bytes. `many` has it `REPLIES_AT_ONCE` times.
+    """
+    cdef size_t n = 0, step = REPLIES_AT_ONCE
+    while step:
+        while most - n >= step and memcmp(p + n * size, many, step * size) == 0:
+            n += step
+        step //= 8
+    return n
 
 
 cdef inline bint parse_decimal(

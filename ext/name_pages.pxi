@@ -2,8 +2,9 @@
 # whether it has them.
 #
 # What SCAN answers and what EXISTS takes are the same bytes: a bulk for each name. So a page is kept
-# as it came, and becomes a command by putting a header before it. Python sees a page, and names only
-# where some are missing.
+# as it came, and becomes a command by putting a header before it. A cluster's node takes names of one
+# slot in a command: there a command for each name is written as the page is read. Python sees a page,
+# and names only where some are missing.
 #
 #   state        what comes                      where it leads
 #   NP_REPLY     *2, where a page is owed        NP_CURSOR
@@ -33,6 +34,11 @@ cdef enum:
     # Replies that may be owed at once, and names in one page.
     NAME_REPLIES_MOST = 256
     NAMES_IN_A_PAGE_MOST = 1 << 24
+    ONE_BYTES = 4
+
+# What EXISTS answers for a name that is there, again and again.
+cdef uint8_t many_ones[ONE_BYTES * REPLIES_AT_ONCE]
+repeat_reply(many_ones, b":1\r\n", ONE_BYTES)
 
 # Bytes of one page. Names of megabytes make pages short, see `verify.key_sampling`.
 cdef int64_t PAGE_BYTES_MOST = <int64_t>1 << 31
@@ -50,6 +56,11 @@ cdef class NamePage:
     """
     cdef bytes bulks
     cdef Py_ssize_t count
+    # What each name, or all of them, is looked up by.
+    cdef bytes command
+    cdef bint together
+    # Bytes before each name.
+    cdef size_t before_size
     cdef readonly object cursor
     cdef readonly uint64_t nbytes
     cdef readonly uint64_t named
@@ -57,47 +68,29 @@ cdef class NamePage:
     def __len__(self):
         return self.count
 
-    def lookup(self, bytes command not None, *, bint together=True):
-        """`command` with all the names as its arguments, encoded; or, not `together`, one command
-        for each name."""
-        cdef bytes name = b"$%d\r\n%s\r\n" % (len(command), command)
-        if together:
-            return b"*%d\r\n%s%s" % (self.count + 1, name, self.bulks)
-        return self.apart(b"*2\r\n" + name)
+    def lookup(self):
+        """What asks for all the names, encoded: one command, or one for each."""
+        if not self.together:
+            return self.bulks
+        return b"*%d\r\n$%d\r\n%s\r\n%s" % (
+            self.count + 1, len(self.command), self.command, self.bulks)
 
-    cdef bytes apart(self, bytes head):
-        """`head` before each name."""
-        cdef size_t head_size = PyBytes_GET_SIZE(head), end = PyBytes_GET_SIZE(self.bulks)
-        cdef const uint8_t *before = <const uint8_t *>PyBytes_AS_STRING(head)
-        cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(self.bulks)
-        cdef bytes result = PyBytes_FromStringAndSize(NULL, self.count * head_size + end)
-        cdef uint8_t *out = <uint8_t *>PyBytes_AS_STRING(result)
-        cdef size_t at = 0, begin
-        cdef int64_t n
-        with nogil:
-            while at < end:
-                begin = at
-                n = read_length(data, &at, end, c'$')
-                at += n + 2
-                memcpy(out, before, head_size)
-                memcpy(out + head_size, data + begin, at - begin)
-                out += head_size + at - begin
-        return result
+    @property
+    def replies(self):
+        """How many replies that brings."""
+        return 1 if self.together else self.count
 
     def names(self):
         """The names, a bytes object each."""
-        return [raw[raw.index(b"\n") + 1:len(raw) - 2] for raw in self.raw_names()]
-
-    cdef list raw_names(self):
         cdef list found = []
         cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(self.bulks)
-        cdef size_t at = 0, begin, end = PyBytes_GET_SIZE(self.bulks)
+        cdef size_t at = 0, end = PyBytes_GET_SIZE(self.bulks)
         cdef int64_t n
         while at < end:
-            begin = at
+            at += self.before_size
             n = read_length(data, &at, end, c'$')
+            found.append(PyBytes_FromStringAndSize(<char *>data + at, n))
             at += n + 2
-            found.append(PyBytes_FromStringAndSize(<char *>data + begin, at - begin))
         return found
 
 
@@ -111,9 +104,18 @@ cdef class NamePageReader:
     Args:
         prefix: names that begin so are left out.
         slots: so are those that are in none of these; None: all are kept.
+        command: what the names are looked up by, at the other end.
+        together: it takes all names of a page, and not one alone.
     """
     cdef readonly InputBuffer input
+    cdef Input *bytes_in
     cdef bytes prefix
+    cdef bytes command
+    cdef bint together
+    # Before each name of a page.
+    cdef bytes before
+    cdef const uint8_t *before_data
+    cdef size_t before_size
     cdef SlotFilter slots
     cdef const uint8_t *left_out
     cdef size_t left_out_size
@@ -143,12 +145,21 @@ cdef class NamePageReader:
     cdef size_t cursor_size
     cdef const char *wanted
 
-    def __cinit__(self, bytes prefix not None, SlotFilter slots=None):
+    def __cinit__(
+        self, bytes prefix not None, SlotFilter slots=None, *,
+        bytes command not None=b"EXISTS", bint together=True,
+    ):
         if not prefix:
             raise ValueError("a prefix has at least one byte")
+        self.command = command
+        self.together = together
+        self.before = b"" if together else b"*2\r\n$%d\r\n%s\r\n" % (len(command), command)
+        self.before_data = <const uint8_t *>PyBytes_AS_STRING(self.before)
+        self.before_size = PyBytes_GET_SIZE(self.before)
         self.slots = slots
         self.of_slots = slots is not None
         self.input = InputBuffer()
+        self.bytes_in = &self.input.state
         self.prefix = prefix
         self.left_out = <const uint8_t *>PyBytes_AS_STRING(prefix)
         self.left_out_size = PyBytes_GET_SIZE(prefix)
@@ -208,7 +219,7 @@ cdef class NamePageReader:
 
     cdef take_error(self):
         """The current line is an error reply."""
-        cdef Input *input = &self.input.state
+        cdef Input *input = self.bytes_in
         cdef int64_t end = line_end(input.data, input.start, input.end)
         cdef bytes text = PyBytes_FromStringAndSize(
             <char *>input.data + input.start + 1, end - input.start - 1)
@@ -228,6 +239,9 @@ cdef class NamePageReader:
             page = NamePage.__new__(NamePage)
             page.bulks = PyBytes_FromStringAndSize(<char *>self.page, self.page_size)
             page.count = self.kept
+            page.command = self.command
+            page.together = self.together
+            page.before_size = self.before_size
             page.named = self.named
             page.nbytes = self.nbytes
             page.cursor = int(PyBytes_FromStringAndSize(<char *>self.cursor, self.cursor_size))
@@ -245,8 +259,8 @@ cdef class NamePageReader:
         self.wanted = wanted
         return NAMES_BAD
 
-    cdef inline bint keep(self, const uint8_t *p, size_t n) noexcept nogil:
-        """Append to the page; False: no memory."""
+    cdef inline bint reserve(self, size_t n) noexcept nogil:
+        """Room for `n` bytes more in the page; False: no memory."""
         cdef size_t capacity
         cdef uint8_t *grown
         if self.page_capacity - self.page_size < n:
@@ -256,17 +270,84 @@ cdef class NamePageReader:
                 return False
             self.page = grown
             self.page_capacity = capacity
-        memcpy(self.page + self.page_size, p, n)
-        self.page_size += n
         return True
+
+    cdef inline bint keep(self, const uint8_t *p, size_t n) noexcept nogil:
+        """Append to the page; False: no memory."""
+        if not self.reserve(n):
+            return False
+        if n:
+            memcpy(self.page + self.page_size, p, n)
+            self.page_size += n
+        return True
+
+    cdef inline bint leaves_out(self, const uint8_t *name, size_t size) noexcept nogil:
+        if size >= self.left_out_size and memcmp(name, self.left_out, self.left_out_size) == 0:
+            return True
+        return self.of_slots and not self.slots.has_key(name, size)
+
+    cdef bint whole_names(self) noexcept nogil:
+        """Take in the names that are here from head to end, as long as nothing is odd: what is goes
+        the long way. False: no memory."""
+        cdef Input *input = self.bytes_in
+        cdef const uint8_t *data = input.data
+        cdef size_t at, size
+        cdef int64_t n
+        # What is kept and not copied yet begins here.
+        cdef size_t first = input.start
+        while self.names_left:
+            at = input.start
+            n = read_length(data, &at, input.end, c'$')
+            if n < 0 or <uint64_t>n + 2 > input.end - at:
+                break
+            size = n
+            if data[at + size] != 13 or data[at + size + 1] != 10 or (
+                    n > PAGE_BYTES_MOST - <int64_t>(self.page_size + (at - first))):
+                break
+            self.names_left -= 1
+            self.nbytes += size
+            if self.leaves_out(data + at, size):
+                if not self.keep(data + first, input.start - first):
+                    return False
+                input.start = first = at + size + 2
+                continue
+            self.kept += 1
+            if self.before_size:
+                if not self.reserve(self.before_size + at + size + 2 - first):
+                    return False
+                memcpy(self.page + self.page_size, self.before_data, self.before_size)
+                self.page_size += self.before_size
+                memcpy(self.page + self.page_size, data + first, at + size + 2 - first)
+                self.page_size += at + size + 2 - first
+                first = at + size + 2
+            input.start = at + size + 2
+        return self.keep(data + first, input.start - first)
 
     cdef NameStop read(self) noexcept nogil:
         """Read until the bytes run out or an item is whole."""
-        cdef Input *input = &self.input.state
+        cdef Input *input = self.bytes_in
         cdef const uint8_t *line
         cdef int64_t end, number
         cdef size_t size
+        cdef uint64_t many
         while True:
+            if self.state == NP_NAME:
+                if not self.whole_names():
+                    return NAMES_NO_MEMORY
+                if self.names_left == 0:
+                    return NAMES_REPLY
+            elif self.state == NP_REPLY and self.waiting and self.expected[self.head]:
+                # Most often all are there.
+                many = equal_replies(
+                    input.data + input.start,
+                    min(<uint64_t>((input.end - input.start) // ONE_BYTES),
+                        self.expected[self.head] - self.answered),
+                    many_ones, ONE_BYTES)
+                input.start += ONE_BYTES * many
+                self.total += many
+                self.answered += many
+                if self.answered == self.expected[self.head]:
+                    return NAMES_REPLY
             if self.state == NP_BODY or self.state == NP_CURSOR_BODY:
                 if input.start == input.end:
                     return NAMES_NEED_DATA
@@ -335,7 +416,7 @@ cdef class NamePageReader:
                 self.name_start = self.page_size
                 self.body_left = number + 2
                 self.nbytes += number
-                if not self.keep(line, size + 2):
+                if not (self.keep(self.before_data, self.before_size) and self.keep(line, size + 2)):
                     return NAMES_NO_MEMORY
                 self.body_start = self.page_size
                 self.state = NP_BODY
@@ -347,9 +428,7 @@ cdef class NamePageReader:
         cdef const uint8_t *name = self.page + self.body_start
         if self.page[self.page_size - 2] != 13 or self.page[self.page_size - 1] != 10:
             return False
-        if size >= self.left_out_size and memcmp(name, self.left_out, self.left_out_size) == 0:
-            self.page_size = self.name_start
-        elif self.of_slots and not self.slots.has_key(name, size):
+        if self.leaves_out(name, size):
             self.page_size = self.name_start
         else:
             self.kept += 1

@@ -197,6 +197,7 @@ cdef class SnapshotReader:
     cdef readonly uint64_t elsewhere
     cdef SlotFilter slots
     cdef bint filters
+    cdef bint tagged                   # a key of the open batch has a `{`, if they are hashed
     cdef bint drop_imports
     cdef bint footers
     cdef bint extend_fields
@@ -586,9 +587,11 @@ cdef class SnapshotReader:
     cdef int split_batch(self) except -1:
         """Close the batch before the record that has begun, which opens the next."""
         cdef size_t n = self.arena.size - self.record_at
+        cdef bint tagged = self.tagged
         begun = PyBytes_FromStringAndSize(<char *>self.arena.data + self.record_at, n)
         self.arena.size = self.record_at
         self.close_if_any()
+        self.tagged = tagged
         if not arena_reserve(&self.arena, n + FOOTER_BYTES, self.batch_bytes):
             raise MemoryError()
         memcpy(self.arena.data, PyBytes_AS_STRING(begun), n)
@@ -621,6 +624,8 @@ cdef class SnapshotReader:
         self.errors_count = 0
         batch.access_is_freq = self.batch_access == ACCESS_FREQ
         self.batch_access = ACCESS_NONE
+        batch.untagged = self.filters and not self.tagged
+        self.tagged = False
         if self.timed.size:
             batch.timed = PyBytes_FromStringAndSize(<char *>self.timed.data, self.timed.size)
             self.timed.size = 0
@@ -1078,9 +1083,13 @@ cdef class SnapshotReader:
     cdef inline SnapshotStop begin_record(self) noexcept nogil:
         """The key is there: it goes into the arena, and the type of its value behind it."""
         cdef size_t n = self.text.size
-        if self.filters and not self.slots.has_key(self.text.data, n):
-            text_release(&self.text)
-            return self.pass_over(REFUSED_ELSEWHERE)
+        cdef const uint8_t *brace
+        if self.filters:
+            brace = find_brace(self.text.data, n)
+            if not self.slots.has_slot(slot_behind(self.text.data, n, brace)):
+                text_release(&self.text)
+                return self.pass_over(REFUSED_ELSEWHERE)
+            self.tagged = self.tagged or brace != NULL
         if 0 <= self.expire_at < self.drop_before:
             text_release(&self.text)
             return self.pass_over(REFUSED_EXPIRED)

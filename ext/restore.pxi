@@ -25,6 +25,10 @@ cdef enum:
     MSET_KEYS = 64
     # A longer value is an MSET of its own.
     MSET_BYTES = 64 * 1024
+    OK_BYTES = 5
+
+cdef uint8_t many_oks[OK_BYTES * REPLIES_AT_ONCE]
+repeat_reply(many_oks, b"+OK\r\n", OK_BYTES)
 
 
 cdef inline uint16_t footer_version(const uint8_t *footer) noexcept nogil:
@@ -169,6 +173,8 @@ cdef class RestoreEncoder:
         if batch.streamed:
             raise ValueError("a streamed batch is encoded in pieces")
         cdef bint delete = self.replace and batch.adding
+        cdef bint apart = self.of_one_slot and batch.untagged
+        cdef bint single = True
         result = new_output(
             batch.arena.size + batch.adding + count * RESTORE_OVERHEAD + 64)
         if (self.mset or delete) and count:
@@ -181,14 +187,16 @@ cdef class RestoreEncoder:
             while i < count:
                 n = 0
                 if self.mset:
-                    out = self.put_strings(out, &batch.arena, i, &n)
+                    out = self.put_strings(out, &batch.arena, i, apart, &n)
                 if records != NULL:
                     if delete and n == 0 and batch.arena.records[i].adds:
                         # The reply to DEL is about no record.
                         records[replies] = 0
                         replies += 1
+                        single = False
                     records[replies] = <uint8_t>(n if n else 1)
                     replies += 1
+                    single = single and n <= 1
                 if n:
                     i += n
                 else:
@@ -197,6 +205,7 @@ cdef class RestoreEncoder:
         result.size = out - result.data
         if records != NULL:
             result.runs.count = replies
+            result.runs.single = single
         return result
 
     def command(self, bytes key not None, int64_t expire_at, bytes payload not None):
@@ -233,13 +242,14 @@ cdef class RestoreEncoder:
         self.mset = False
 
     cdef inline uint8_t *put_strings(
-        self, uint8_t *out, const Arena *arena, size_t first, size_t *taken
+        self, uint8_t *out, const Arena *arena, size_t first, bint apart, size_t *taken
     ) noexcept nogil:
-        """One MSET of the plain strings from record `first` on; `taken`: how many, maybe none."""
+        """One MSET of the plain strings from record `first` on; `taken`: how many, maybe none. `apart`:
+        an MSET for each."""
         cdef PlainString strings[MSET_KEYS]
         cdef const Record *record
         cdef const uint8_t *data
-        cdef size_t most = min(arena.count - first, <size_t>MSET_KEYS)
+        cdef size_t most = 1 if apart else min(arena.count - first, <size_t>MSET_KEYS)
         cdef size_t n = 0, i, size = 0
         cdef uint16_t slot = 0
         while n < most:
@@ -266,8 +276,11 @@ cdef class RestoreEncoder:
         taken[0] = n
         if n == 0:
             return out
-        out = put_array_header(out, 1 + 2 * n)
-        out = put_literal(out, "$4\r\nMSET\r\n", 10)
+        if n == 1:
+            out = put_literal(out, "*3\r\n$4\r\nMSET\r\n", 14)
+        else:
+            out = put_array_header(out, 1 + 2 * n)
+            out = put_literal(out, "$4\r\nMSET\r\n", 10)
         for i in range(n):
             record = &arena.records[first + i]
             out = put_bulk(out, arena.data + record.offset, record.key_size)
@@ -442,7 +455,8 @@ cdef class ReplyCounter:
                 sum += runs.records[i]
             if sum != count:
                 raise ValueError("the runs are those of another batch")
-            self.runs[last] = runs.records
+            if not runs.single:
+                self.runs[last] = runs.records
         self.runs_kept.append(runs)
         self.expected[last] = count
         self.waiting += 1
@@ -513,6 +527,7 @@ cdef class ReplyCounter:
         cdef Input *input = self.bytes_in
         cdef const uint8_t *data = input.data
         cdef uint64_t owed
+        cdef size_t many
         cdef int64_t at
         cdef uint8_t kind
         while True:
@@ -522,11 +537,21 @@ cdef class ReplyCounter:
                 self.wanted = "nothing: no reply is owed"
                 return STOP_PROTOCOL
             owed = self.expected[self.head]
-            while input.end - input.start >= 5 and self.index < owed:
-                if memcmp(data + input.start, b"+OK\r\n", 5) != 0:
-                    break
-                input.start += 5
-                self.count_ok()
+            if self.runs[self.head] == NULL:
+                many = equal_replies(
+                    data + input.start,
+                    min(<uint64_t>((input.end - input.start) // OK_BYTES), owed - self.index),
+                    many_oks, OK_BYTES)
+                input.start += OK_BYTES * many
+                self.index += many
+                self.ok += many
+                self.replies += many
+            else:
+                while input.end - input.start >= OK_BYTES and self.index < owed:
+                    if memcmp(data + input.start, many_oks, OK_BYTES) != 0:
+                        break
+                    input.start += OK_BYTES
+                    self.count_ok()
             if self.index == owed:
                 return STOP_BATCH_FULL
             at = line_end(data, input.start, input.end)

@@ -31,11 +31,11 @@ from engine.model.settings import TransferSettings
 from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.targets.role_check import refuse_replica
-from engine.targets.server_read_size import WIDEN_READS
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
 from engine.wire.connection import Connection, answered
 from engine.wire.dial import Command, dial_and_ask
 from engine.wire.info_command import info_in
+from engine.wire.server_read_size import WIDEN_READS
 
 # A target with a longer round trip, in seconds, is far.
 _FAR_SECONDS = 0.004

@@ -54,12 +54,12 @@ from engine.targets.rebuilt_values import (
     write_all,
 )
 from engine.targets.role_check import refuse_replica
-from engine.targets.server_read_size import WIDEN_READS
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
 from engine.targets.window import Result, Window
 from engine.wire.connection import Connection, answered, unless_refused
 from engine.wire.dial import dial_and_ask
 from engine.wire.info_command import ask_info, info_in
+from engine.wire.server_read_size import WIDEN_READS
 
 _log = logs.logger(__name__)
 # A user may be bound to a pattern of keys: the preflight's names are in it if ours are.

@@ -385,9 +385,10 @@ class LiveComparison:
                 self._timed = None
 
     async def sample(self, seed: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
-        """(database, some of the source's keys), database by database; where the ends have keys of
+        """(database, some of the source's keys), database by database; where an end has keys of
         other lanes as well, also some of the target's. May go on beside all else but `counts`."""
-        both = not self._slots.all and self.counts_are_known
+        shared = self._route.shared_source or self._route.shared_target
+        both = shared and not self._slots.all and self.counts_are_known
         for end, info in list(zip(self._beside, self._infos, strict=True))[: 2 if both else 1]:
             for entry in info.keyspace:
                 # From random places, unless the sample is all that there is.

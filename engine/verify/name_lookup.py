@@ -25,6 +25,7 @@ from engine.verify.parallel_scan_ranges import Range, ranges
 from engine.wire.connection import Connection, answered
 from engine.wire.control_connection import Admin, all_of
 from engine.wire.dial import dial_and_ask
+from engine.wire.server_read_size import WIDEN_READS
 
 T = TypeVar("T")
 # An end; a page of names of it that the other one has not all of, if there is one; and how many
@@ -57,8 +58,15 @@ async def absent_names(
     Raises `LinkError`, `AuthError`, `ServerError`.
     """
     async with contextlib.AsyncExitStack() as stack:
-        lines = await all_of(stack, (_line(end, settings, db, slots) for end in ends))
-        lookup = _Lookup((lines[0], lines[1]), infos, settings, db)
+        # A cluster's node takes names of one slot in a command.
+        many = [not info.capabilities.exists_of_many or info.mode == "cluster" for info in infos]
+        dialled = (_dialled(end, settings, db, one) for end, one in zip(ends, many, strict=True))
+        one, other = await all_of(stack, dialled)
+        lines = (
+            _Line(one, other, slots, settings, together=not many[1]),
+            _Line(other, one, slots, settings, together=not many[0]),
+        )
+        lookup = _Lookup(lines, infos, settings, db)
         wanted = [end for end, asked in enumerate((lacking, extra)) if asked]
         task = asyncio.create_task(lookup.run(wanted))
         stack.push_async_callback(_ended, task)
@@ -127,15 +135,12 @@ class _Lookup:
     async def _part(self, here: int, part: Range, pause: float, parts: int) -> bool:
         """Walk one of so many ranges; False: its cursors are in another order."""
         ours, other = self._lines[here], self._lines[1 - here]
-        info = self._infos[1 - here]
-        # A cluster's node takes names of one slot in a command.
-        together = info.capabilities.exists_of_many and info.mode != "cluster"
         pages = Pages(self._settings, start=part.start, beside=parts - 1)
         page: NamePage | None = None
         await asyncio.sleep(pause)
         while page is not None or not pages.over:
             # One page is looked up while the next one is asked for.
-            looked_up = None if page is None else other.ask_count(page, together)
+            looked_up = None if page is None else other.ask_count(page)
             asked = None if pages.over else ours.ask_page(pages.command())
             if page is not None and looked_up is not None:
                 await self._take(here, page, await looked_up)
@@ -160,17 +165,26 @@ class _Lookup:
 
 
 class _Line:
-    """A connection that carries names: pages of one end's, and counts of the other's."""
+    """A connection that carries names: pages of one end's, and counts of the other's. From here on
+    it carries nothing else."""
 
-    def __init__(self, connection: Connection, slots: SlotFilter | None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        other: Connection,
+        slots: SlotFilter | None,
+        settings: TransferSettings,
+        *,
+        together: bool,
+    ) -> None:
+        """`together`: the `other` end, which is asked for the names of this one, takes a page of
+        them in one command."""
         self._connection = connection
-        self._reader = NamePageReader(OWN_PREFIX, slots)
+        name = other.name_of("EXISTS")
+        self._reader = NamePageReader(OWN_PREFIX, slots, command=name, together=together)
         self._answers: deque[asyncio.Future[Any]] = deque()
-
-    def take_over(self, timeout: float) -> None:
-        """From here on it carries nothing else; `timeout`: seconds for an answer."""
-        self._connection.take_over(self._reader, self._on_ready, self._on_lost)
-        self._connection.watch(lambda: bool(self._answers), timeout)
+        connection.take_over(self._reader, self._on_ready, self._on_lost)
+        connection.watch(lambda: bool(self._answers), settings.io_timeout)
 
     @property
     def round_trip(self) -> float:
@@ -183,12 +197,11 @@ class _Line:
         self._reader.expect_page()
         return self._ask(self._connection.encode(*scan))
 
-    def ask_count(self, page: NamePage, together: bool) -> asyncio.Future[int]:
-        """How many names of `page` the server has, asked for `together` in one command. Raises as
+    def ask_count(self, page: NamePage) -> asyncio.Future[int]:
+        """How many names of `page`, which is the other line's, the server has. Raises as
         `ask_page`."""
-        self._reader.expect_count(1 if together else len(page))
-        name = self._connection.name_of("EXISTS")
-        return self._ask(page.lookup(name, together=together))
+        self._reader.expect_count(page.replies)
+        return self._ask(page.lookup())
 
     def _ask(self, command: bytes) -> asyncio.Future[Any]:
         connection = self._connection
@@ -222,21 +235,20 @@ class _Line:
 
 
 @contextlib.asynccontextmanager
-async def _line(
-    end: Admin, settings: TransferSettings, db: int, slots: SlotFilter | None
-) -> AsyncIterator[_Line]:
-    connection, (selected,) = await dial_and_ask(
+async def _dialled(
+    end: Admin, settings: TransferSettings, db: int, many: bool
+) -> AsyncIterator[Connection]:
+    """A connection of its own; `many`: a command for each name goes over it."""
+    connection, (selected, *_) = await dial_and_ask(
         end.endpoint,
-        [("SELECT", db)],
+        [("SELECT", db), *((WIDEN_READS,) if many else ())],
         fault=end.fault,
         timeout=settings.connect_timeout,
         may_ping=False,
     )
     try:
         answered(selected)
-        line = _Line(connection, slots)
-        line.take_over(settings.io_timeout)
-        yield line
+        yield connection
     finally:
         connection.close()
 

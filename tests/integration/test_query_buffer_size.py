@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from engine.model.endpoint import Endpoint
-from engine.targets.server_read_size import WIDEN_READS
 from engine.wire.dial import dial
 from engine.wire.event_loop import run
+from engine.wire.server_read_size import WIDEN_READS
 from tests.support.servers import ServerFactory, known
 
 

@@ -16,7 +16,16 @@ NAMES = st.lists(
     max_size=20,
 )
 PAGE = st.tuples(st.just("page"), st.integers(0, (1 << 64) - 1), NAMES)
-COUNT = st.tuples(st.just("count"), st.lists(st.integers(0, 1 << 40), min_size=1, max_size=4))
+COUNTS = st.one_of(
+    st.lists(st.integers(0, 1 << 40), min_size=1, max_size=4),
+    st.builds(
+        lambda before, other, behind: [1] * before + other + [1] * behind,
+        st.integers(1, 200),
+        st.lists(st.integers(0, 12), max_size=2),
+        st.integers(0, 70),
+    ),
+)
+COUNT = st.tuples(st.just("count"), COUNTS)
 ERROR = st.tuples(st.just("error"), st.sampled_from(["ERR no", "NOPERM this user", "LOADING"]))
 
 
@@ -48,9 +57,17 @@ def feed(reader: NamePageReader, data: bytes, cuts: list[int]) -> list[NamePage 
     return found
 
 
-@given(st.lists(st.one_of(PAGE, COUNT, ERROR), max_size=12), st.lists(st.integers(0, 1 << 20)))
-def test_replies_cut_anywhere(replies: list[tuple], cuts: list[int]) -> None:  # type: ignore[type-arg]
-    reader = NamePageReader(PREFIX)
+@given(
+    st.lists(st.one_of(PAGE, COUNT, ERROR), max_size=12),
+    st.lists(st.integers(0, 1 << 20)),
+    st.booleans(),
+)
+def test_replies_cut_anywhere(
+    replies: list[tuple],  # type: ignore[type-arg]
+    cuts: list[int],
+    together: bool,
+) -> None:
+    reader = NamePageReader(PREFIX, command=b"LOOK", together=together)
     data = b""
     for kind, *told in replies:
         if kind == "page":
@@ -76,9 +93,12 @@ def test_replies_cut_anywhere(replies: list[tuple], cuts: list[int]) -> None:  #
             )
             assert item.names() == kept
             assert len(item) == len(kept)
-            assert item.lookup(b"EXISTS") == encode_command(b"EXISTS", *kept)
-            apart = b"".join(encode_command(b"EXISTS", name) for name in kept)
-            assert item.lookup(b"EXISTS", together=False) == apart
+            if together:
+                assert item.lookup() == encode_command(b"LOOK", *kept)
+                assert item.replies == 1
+            else:
+                assert item.lookup() == b"".join(encode_command(b"LOOK", name) for name in kept)
+                assert item.replies == len(kept)
         else:
             assert item == (sum(told[0]) if kind == "count" else told[0])
 
@@ -121,14 +141,14 @@ def test_what_is_no_page(data: bytes) -> None:
 @given(st.lists(st.binary(max_size=20), max_size=30), st.integers(0, 16000))
 def test_names_of_other_slots_are_left_out(names: list[bytes], first: int) -> None:
     slots = SlotFilter([(first, first + 383), (0, 4000)], keyless=False)
-    reader = NamePageReader(PREFIX, slots)
+    reader = NamePageReader(PREFIX, slots, together=False)
     reader.expect_page()
     (page,) = feed(reader, page_reply(0, names), [1, 7, 30])
     assert isinstance(page, NamePage)
     kept = [name for name in names if slots.takes(name) and not name.startswith(PREFIX)]
     assert page.names() == kept
     assert (len(page), page.named) == (len(kept), len(names))
-    assert page.lookup(b"EXISTS") == encode_command(b"EXISTS", *kept)
+    assert page.lookup() == b"".join(encode_command(b"EXISTS", name) for name in kept)
 
 
 def test_what_is_not_owed() -> None:

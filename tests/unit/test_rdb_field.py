@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from benches.support.encoded_values import length, string
 from benches.support.servers import Binary, Server, binaries, extra_binaries
-from engine._native import RecordBatch, RestoreEncoder, SeenKeys, SlotFilter, SnapshotReader
+from engine._native import (
+    NEED_DATA,
+    RecordBatch,
+    ReplyCounter,
+    RespReader,
+    RestoreEncoder,
+    SeenKeys,
+    SlotFilter,
+    SnapshotReader,
+)
 from engine.errors import ProtocolFault
 from engine.model.rdb_newer_than_engine import newer_than_known
 from engine.model.server_capabilities import Flavour, known_types
@@ -25,6 +34,7 @@ from engine.sources import rdb_file
 from engine.sources.rdb_file import RdbFileSource, Survey, survey
 from engine.transfer.checks.type_names import type_name
 from tests.reference.crc import crc64, key_slot
+from tests.support.feeding import push
 from tests.support.servers import ServerFactory
 from tests.support.snapshots import feed, records
 from tests.unit.test_rdb import key, refused, whole
@@ -618,6 +628,80 @@ def test_keys_of_other_slots_are_passed_over() -> None:
             assert reader.elsewhere == 2 * (len(names) - len(ours))
             assert reader.keys_hint == 2 * len(names)
             assert reader.aux == {"name": b"value"}
+
+
+@settings(max_examples=100)
+@given(
+    numbers=st.lists(st.integers(0, 200), unique=True, max_size=80),
+    tagged=st.sets(st.integers(0, 200), max_size=12),
+    mortal=st.sets(st.integers(0, 200), max_size=12),
+    refused_ones=st.sets(st.integers(0, 90), max_size=12),
+    batch_bytes=st.sampled_from([1, 60, 400, 1 << 20]),
+    sizes=st.lists(st.integers(1, 300), min_size=1, max_size=4),
+)
+def test_commands_for_a_clusters_node(
+    numbers: list[int],
+    tagged: set[int],
+    mortal: set[int],
+    refused_ones: set[int],
+    batch_bytes: int,
+    sizes: list[int],
+) -> None:
+    """Keys that share a slot by their hash tag go together; and each answer counts for the keys
+    that it is about, whatever the others say."""
+    body, there = b"", []
+    for n in numbers:
+        name = b"{%d}%d" % (n % 2, n) if n in tagged else b"key:%d" % n
+        body += b"\xfc" + (2**42).to_bytes(8, "little") if n in mortal else b""
+        body += key(0, name, string(b"value %d" % n))
+        there.append((name, b"value %d" % n, n in mortal))
+    slots = SlotFilter([(0, 9000), (key_slot(b"0"), key_slot(b"0"))], keyless=False)
+    reader = SnapshotReader(slots=slots, batch_bytes=batch_bytes)
+    found = feed(reader, whole(body), sizes)
+    encoder = RestoreEncoder(mset=True, of_one_slot=True)
+    sent = iter([each for each in there if slots.takes(each[0])])
+    counter = ReplyCounter()
+    answers, wanted, at = b"", [], 0
+    for batch in found:
+        assert isinstance(batch, RecordBatch)
+        mine = [next(sent) for _ in range(len(batch))]
+        assert [batch.key(index) for index in range(len(batch))] == [name for name, *_ in mine]
+        output = encoder.encode(batch)
+        counter.expect(len(batch), output.runs)
+        errors, index = [], 0
+        for name, *rest in commands_in(bytes(output)):
+            many = len(rest) // 2 if name == b"MSET" else 1
+            keys = rest[: 2 * many : 2]
+            assert name in (b"MSET", b"RESTORE")
+            assert len({key_slot(each) for each in keys}) == 1
+            for each, (wanted_name, value, dies) in zip(keys, mine[index:], strict=False):
+                assert each == wanted_name
+                assert dies == (name == b"RESTORE")
+                assert dies or rest[rest.index(each) + 1] == value
+            bad = at in refused_ones
+            answers += b"-OOM no\r\n" if bad else b"+OK\r\n"
+            errors += [(index + each, "OOM no") for each in range(many)] if bad else []
+            index, at = index + many, at + 1
+        assert index == len(batch)
+        wanted.append((len(batch) - len(errors), 0, errors))
+    assert not list(sent)
+    push(counter, answers, sizes)
+    assert counter.take() == wanted
+
+
+def commands_in(data: bytes) -> list[list[bytes]]:
+    """The commands of a pipeline."""
+    reader = RespReader()
+    found, at = [], 0
+    while at < len(data):
+        with memoryview(reader.get_buffer(-1)) as view:
+            size = min(len(view), len(data) - at)
+            view[:size] = data[at : at + size]
+        reader.buffer_updated(size)
+        at += size
+        while (command := reader.gets()) is not NEED_DATA:
+            found.append(command)
+    return found
 
 
 def test_imports_of_slots_are_told() -> None:

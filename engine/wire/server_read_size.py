@@ -1,7 +1,7 @@
-"""How much a target reads at a time.
+"""How much a server reads at a time.
 
 A server reads its clients' commands 16 KiB at a time, and writes its replies before it reads on:
-where commands never end, the kernel's work for both is a tenth of the target's. Behind one long
+where commands never end, the kernel's work for both is a tenth of a target's. Behind one long
 argument (PROTO_MBULK_BIG_ARG, networking.c) a server keeps a buffer of that argument's length for
 the next one, and from Redis 7.0 on it reads as much as its buffer holds. It gives the buffer back
 when nothing has come for some seconds. To older servers it makes no difference.
