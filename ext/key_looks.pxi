@@ -8,6 +8,9 @@
 #
 # Two payloads whose bytes are the same but for the footer are the same value. Others are decoded,
 # for one value has many forms, and their digests are compared.
+#
+# The bytes of a string may come without a payload (GET, MGET): one is made of them here, so that
+# both ways come to the same. What these do not tell, of whatever is no string, is told by DUMP.
 
 cdef enum:
     # Replies that are owed at a time: pages, and runs of keys.
@@ -18,6 +21,9 @@ cdef enum:
     LOOK_PAGE_MOST = 512 << 20
     LOOK_ERROR_MOST = 240
     LOOK_COMMANDS_MOST = 4
+    # Keys of one MGET: the server's other clients wait for it.
+    LOOK_TOGETHER_MOST = 64
+    LOOK_TEXTS_MOST = 8
     # From this type on the same bytes may be another value at the other flavour.
     FIRST_OWN_TYPE = 22
 
@@ -27,6 +33,15 @@ cdef enum LookState:
     LOOK_HELD
     LOOK_DIGESTED
     LOOK_REFUSED
+    # It is no string, or a long one, or is not there.
+    LOOK_UNTOLD
+
+cdef enum LookStage:
+    # What of a run is read.
+    LOOK_TEXTS_BEFORE
+    LOOK_KEY_BY_KEY
+    LOOK_TOGETHER
+    LOOK_TEXTS_BEHIND
 
 cdef enum LookStep:
     LOOK_NEED_DATA
@@ -46,6 +61,7 @@ cdef enum LookDifference:
     DIFFER_UNDECODED = 128
     DIFFER_LONG = 256
     DIFFER_REFUSED = 512
+    DIFFER_UNTOLD = 1024
 
 DIFFERS_MISSING = DIFFER_MISSING
 DIFFERS_EXTRA = DIFFER_EXTRA
@@ -131,17 +147,37 @@ cdef class KeyNames:
         p = self.at(index, &n)
         return PyBytes_FromStringAndSize(<const char *>p, n)
 
-    def request(self, tuple commands not None, size_t first, size_t last, *, bint clock=False):
+    def some(self, size_t first, size_t last):
+        """Those from `first` to before `last`."""
+        cdef KeyNames names = KeyNames()
+        cdef size_t n, i
+        cdef const uint8_t *p
+        self.check(first, last)
+        for i in range(first, last):
+            p = self.at(i, &n)
+            if not names.add(p, n):
+                raise MemoryError()
+        return names
+
+    def request(
+        self, tuple commands not None, size_t first, size_t last, *, bint clock=False,
+        bytes together not None=b"", bytes around not None=b"",
+    ):
         """Each of `commands` (names alone) with each of the names from `first` to before `last`, key
-        by key; with `clock` TIME before them. ValueError for more than four commands."""
+        by key; behind them the command `together` with up to 64 of the names at a time. With `clock`
+        TIME before them; `around`, as it is, before and behind all of that. ValueError for more than
+        four commands."""
         cdef const uint8_t *heads[LOOK_COMMANDS_MOST]
         cdef size_t sizes[LOOK_COMMANDS_MOST]
         cdef size_t many = len(commands), i, c, n, total = 14 if clock else 0, head_bytes = 0
+        cdef size_t around_bytes = len(around), together_bytes = len(together)
         cdef const uint8_t *p
         cdef uint8_t *out
         cdef OutputBuffer result
         cdef bytes head
         cdef list kept = []
+        cdef const char *around_data = PyBytes_AS_STRING(around)
+        cdef const uint8_t *together_data = <const uint8_t *>PyBytes_AS_STRING(together)
         self.check(first, last)
         if many > LOOK_COMMANDS_MOST:
             raise ValueError("too many commands a key")
@@ -154,10 +190,16 @@ cdef class KeyNames:
             head_bytes += sizes[c]
         for i in range(first, last):
             self.at(i, &n)
-            total += head_bytes + many * bulk_size(n)
+            total += head_bytes + (many + (together_bytes > 0)) * bulk_size(n)
+        if together_bytes:
+            # The longest header has 23 bytes.
+            total += (23 + bulk_size(together_bytes)) * (
+                (last - first + LOOK_TOGETHER_MOST - 1) // LOOK_TOGETHER_MOST)
+        total += 2 * around_bytes
         result = new_output(total)
         out = result.data
         with nogil:
+            out = put_literal(out, around_data, around_bytes)
             if clock:
                 out = put_literal(out, TIME_COMMAND, 14)
             for i in range(first, last):
@@ -165,6 +207,15 @@ cdef class KeyNames:
                 for c in range(many):
                     out = put_literal(out, <const char *>heads[c], sizes[c])
                     out = put_bulk(out, p, n)
+            if together_bytes:
+                for i in range(first, last):
+                    if (i - first) % LOOK_TOGETHER_MOST == 0:
+                        out = put_array_header(
+                            out, 1 + min(<size_t>LOOK_TOGETHER_MOST, last - i))
+                        out = put_bulk(out, together_data, together_bytes)
+                    p = self.at(i, &n)
+                    out = put_bulk(out, p, n)
+            out = put_literal(out, around_data, around_bytes)
         result.size = out - result.data
         return result
 
@@ -195,6 +246,7 @@ cdef class Looks:
         nbytes: of the replies.
         refused: of so many keys it answered an error.
         error: the first of these.
+        texts: what was asked before and behind them, in order; None: an error.
     """
     cdef KeyLook *looks
     cdef size_t count
@@ -202,6 +254,7 @@ cdef class Looks:
     cdef readonly uint64_t nbytes
     cdef readonly uint64_t refused
     cdef readonly str error
+    cdef readonly list texts
 
     def __dealloc__(self):
         PyMem_RawFree(self.looks)
@@ -225,8 +278,18 @@ cdef class Looks:
                 found.append(i)
         return found
 
+    @property
+    def strings(self):
+        """How many of the values that came, as payloads or by GET, are strings."""
+        cdef size_t i, found = 0
+        for i in range(self.count):
+            if self.looks[i].type == STRING_TYPE and (
+                    self.looks[i].state == LOOK_HELD or self.looks[i].state == LOOK_DIGESTED):
+                found += 1
+        return found
+
     def there(self, size_t index):
-        """Whether the key is there; of a reply that was refused, True."""
+        """Whether the key is there; where that is not told, True."""
         return self.look(index).state != LOOK_ABSENT
 
     def value(self, size_t index):
@@ -323,6 +386,10 @@ cdef class LookReader:
     cdef Looks looks
     cdef const char *shape
     cdef bytes shape_kept
+    cdef LookStage stage
+    cdef size_t texts_left         # of those before, or behind
+    cdef bint together
+    cdef size_t opened             # up to this key the reply for several is there
     cdef size_t index
     cdef size_t letter
     cdef bint clocked
@@ -408,13 +475,17 @@ cdef class LookReader:
         """A SCAN was sent."""
         self.expect(None)
 
-    def expect_looks(self, bytes shape not None, size_t count):
+    def expect_looks(self, bytes shape not None, size_t count, *, size_t texts=0):
         """Commands were sent for so many keys; of each key `shape` has a letter for each reply: `t`
         the time left in ms (TIME came before all of them), `T` an expire time in ms, `d` a payload,
-        `y` a type, `e` whether it is there. ValueError for others, and for no key."""
-        if not shape or count == 0 or bytes(shape).strip(b"tTdye"):
+        `y` a type, `e` whether it is there, `s` the bytes of a string (GET); at its end `m` for the
+        bytes of strings that come together for up to 64 keys (MGET), behind all others. `texts`
+        replies come before all of that, and as many behind it. ValueError for others, and for no
+        key."""
+        cdef bytes each = shape.removesuffix(b"m")
+        if not shape or count == 0 or each.strip(b"tTdyes") or texts > LOOK_TEXTS_MOST:
             raise ValueError("one key at least, and replies that are known, are expected")
-        self.expect((shape, count))
+        self.expect((each, count, len(each) < len(shape), texts))
 
     cdef expect(self, object what):
         if len(self.owed) >= LOOKS_OWED_MOST:
@@ -450,6 +521,10 @@ cdef class LookReader:
                 continue
             if self.looks is None:
                 self.begin()
+            if self.texts_left:
+                if not self.read_texts():
+                    break
+                continue
             with nogil:
                 step = self.read_looks()
             if step == LOOK_NEED_DATA:
@@ -458,7 +533,10 @@ cdef class LookReader:
                 raise MemoryError()
             if step == LOOK_BAD:
                 self.fail()
-            self.finish()
+            self.stage = LOOK_TEXTS_BEHIND
+            self.texts_left = self.owed[0][3]
+            if not self.texts_left:
+                self.finish()
         return len(self.done)
 
     cdef int fail(self) except -1:
@@ -469,15 +547,19 @@ cdef class LookReader:
 
     cdef int begin(self) except -1:
         cdef Looks looks = Looks.__new__(Looks)
-        cdef size_t count
-        self.shape_kept, count = self.owed[0]
+        cdef size_t count, i
+        self.shape_kept, count, self.together, self.texts_left = self.owed[0]
         self.shape = PyBytes_AS_STRING(self.shape_kept)
         looks.looks = <KeyLook *>PyMem_RawCalloc(count, sizeof(KeyLook))
         if looks.looks == NULL:
             raise MemoryError()
         looks.count = count
+        looks.texts = []
+        for i in range(count):
+            looks.looks[i].expire_at = -1
         self.looks = looks
-        self.index = self.letter = 0
+        self.stage = LOOK_TEXTS_BEFORE if self.texts_left else LOOK_KEY_BY_KEY
+        self.index = self.letter = self.opened = 0
         self.clocked = not memchr(self.shape, c"t", len(self.shape_kept))
         self.error_size = 0
         return 0
@@ -489,6 +571,32 @@ cdef class LookReader:
         self.looks = None
         self.owed.popleft()
         return 0
+
+    cdef bint read_texts(self) except -1:
+        """Whether all of those before, or behind, were there."""
+        cdef RawWalk walk
+        cdef RawValue value
+        while self.texts_left:
+            walk.data, walk.at, walk.end = self.data, self.start, self.end
+            raw_value(&walk, &value)
+            if value.kind == RAW_NEED_DATA and self.end - self.start <= LOOK_PAGE_MOST:
+                return False
+            if value.kind != RAW_TEXT and value.kind != RAW_NULL:
+                self.wanted = b"a text"
+                self.fail()
+            if value.kind == RAW_TEXT and self.data[self.start] != c"-":
+                self.looks.texts.append(
+                    PyBytes_FromStringAndSize(<char *>value.text, value.size))
+            else:
+                self.looks.texts.append(None)
+            self.looks.nbytes += walk.at - self.start
+            self.start = walk.at
+            self.texts_left -= 1
+        if self.stage == LOOK_TEXTS_BEHIND:
+            self.finish()
+        else:
+            self.stage = LOOK_KEY_BY_KEY
+        return True
 
     cdef inline LookStep bad(self, const char *wanted) noexcept nogil:
         self.wanted = wanted
@@ -504,15 +612,17 @@ cdef class LookReader:
         walk.data, walk.at, walk.end = self.data, self.start, self.end
         if not self.clocked:
             step = self.read_clock(&walk)
-        while step == LOOK_WHOLE and self.index < self.looks.count:
+        if self.stage == LOOK_KEY_BY_KEY and self.shape[0] == 0:
+            self.stage = LOOK_TOGETHER
+        while step == LOOK_WHOLE and self.stage == LOOK_KEY_BY_KEY and (
+                self.index < self.looks.count):
             look = &self.looks.looks[self.index]
-            if self.letter == 0 and not self.body_left:
-                if look.state != LOOK_REFUSED:
-                    look.expire_at = -1
             if self.body_left:
                 step = self.read_body(&walk, look)
             elif self.shape[self.letter] == c"d":
                 step = self.read_payload(&walk, look)
+            elif self.shape[self.letter] == c"s":
+                step = self.read_string(&walk, look)
             else:
                 raw_value(&walk, &value)
                 if value.kind == RAW_NEED_DATA:
@@ -526,6 +636,21 @@ cdef class LookReader:
                 if self.shape[self.letter] == 0:
                     self.letter = 0
                     self.index += 1
+        if step == LOOK_WHOLE and self.stage == LOOK_KEY_BY_KEY and self.together:
+            self.stage = LOOK_TOGETHER
+            self.index = 0
+        while step == LOOK_WHOLE and self.stage == LOOK_TOGETHER and (
+                self.index < self.looks.count):
+            look = &self.looks.looks[self.index]
+            if self.body_left:
+                step = self.read_body(&walk, look)
+            elif self.index == self.opened:
+                step = self.open_together(&walk)
+                continue
+            else:
+                step = self.read_string(&walk, look)
+            if step == LOOK_WHOLE:
+                self.index += 1
         self.looks.nbytes += walk.at - began
         self.start = walk.at
         return step
@@ -654,6 +779,90 @@ cdef class LookReader:
         step = self.hold(look, line, n)
         look.flavour = payload_flavour(line + n - FOOTER_BYTES)
         return step
+
+    cdef LookStep open_together(self, RawWalk *walk) noexcept nogil:
+        """The beginning of the reply for the next keys; where it is an error they are refused."""
+        cdef RawValue value
+        cdef size_t i, last = self.index + min(
+            <size_t>LOOK_TOGETHER_MOST, self.looks.count - self.index)
+        if walk.at == walk.end:
+            return LOOK_NEED_DATA
+        value.kind = RAW_BAD
+        if walk.data[walk.at] == c"*" or walk.data[walk.at] == c"-":
+            raw_value(walk, &value)
+        if value.kind == RAW_NEED_DATA:
+            return LOOK_NEED_DATA
+        if value.kind == RAW_TEXT:
+            for i in range(self.index, last):
+                self.note_error(&self.looks.looks[i], value.text, value.size)
+            self.index = last
+        elif value.kind != RAW_ARRAY or value.number != <int64_t>(last - self.index):
+            return self.bad(b"the values of the keys that were named")
+        self.opened = last
+        return LOOK_WHOLE
+
+    cdef LookStep read_string(self, RawWalk *walk, KeyLook *look) noexcept nogil:
+        """The bytes of a string; a long one is passed over."""
+        cdef const uint8_t *line = walk.data + walk.at
+        cdef size_t have = walk.end - walk.at
+        cdef int64_t end, n = 0
+        if have == 0:
+            return LOOK_NEED_DATA
+        end = line_end(walk.data, walk.at, walk.end)
+        if end == -1:
+            return LOOK_NEED_DATA
+        if end < 0:
+            return self.bad(b"a line that ends in CRLF")
+        if line[0] == c"-":
+            n = end - walk.at - 1
+            if n >= 9 and memcmp(line + 1, b"WRONGTYPE", 9) == 0:
+                if look.state != LOOK_REFUSED:
+                    look.state = LOOK_UNTOLD
+            else:
+                self.note_error(look, line + 1, n)
+            walk.at = end + 2
+            return LOOK_WHOLE
+        if line[0] != c"$" or not parse_decimal(line + 1, walk.data + end, &n) or n < -1:
+            return self.bad(b"a string")
+        if n == -1 or <uint64_t>n > self.held or self.looks.arena.size + n > self.held_together:
+            walk.at = end + 2
+            if look.state != LOOK_REFUSED:
+                look.state = LOOK_UNTOLD
+            if n == -1:
+                return LOOK_WHOLE
+            self.body_left = <uint64_t>n + 2
+            self.body = self.hashing
+            look.size = n
+            return self.read_body(walk, look)
+        if walk.end - <size_t>end - 2 < <uint64_t>n + 2:
+            return LOOK_NEED_DATA
+        line = walk.data + end + 2
+        if line[n] != 13 or line[n + 1] != 10:
+            return self.bad(b"CRLF behind a string")
+        walk.at = end + 2 + n + 2
+        if look.state == LOOK_REFUSED:
+            return LOOK_WHOLE
+        return self.hold_string(look, line, n)
+
+    cdef LookStep hold_string(self, KeyLook *look, const uint8_t *p, size_t n) noexcept nogil:
+        """Hold the payload of a string; nothing looks at the sum in its footer."""
+        cdef Bytes *arena = &self.looks.arena
+        cdef size_t size = string_head_size(n) + n + FOOTER_BYTES
+        cdef uint8_t *out
+        if not bytes_reserve(arena, size, SIZE_MAX):
+            return LOOK_NO_MEMORY
+        out = put_string_head(arena.data + arena.size, n)
+        if n:
+            memcpy(out, p, n)
+        memset(out + n, 0, FOOTER_BYTES)
+        put_version(out + n)
+        look.at = arena.size
+        look.size = size
+        look.type = STRING_TYPE
+        look.flavour = payload_flavour(out + n)
+        look.state = LOOK_HELD
+        arena.size += size
+        return LOOK_WHOLE
 
     cdef LookStep read_body(self, RawWalk *walk, KeyLook *look) noexcept nogil:
         """Digest what has come of a long payload; its footer counts for nothing."""
@@ -862,6 +1071,32 @@ cdef class LookComparer:
         self.theirs.release()
         return different
 
+    def sift(self, KeyNames names not None, size_t first, Looks source not None,
+             Looks target not None):
+        """Of the looks at the names from `first` on count those that are equal, as `compare` does;
+        the names of all others, also of those that are at neither end; None: there are none."""
+        cdef size_t i, n = 0, count = source.count
+        cdef const uint8_t *p
+        cdef bint room = True
+        cdef KeyNames others = KeyNames()
+        if target.count != count:
+            raise ValueError("the looks are not at the same keys")
+        names.check(first, first + count)
+        with nogil:
+            for i in range(count):
+                if self.compare_one(source, &source.looks[i], target, &target.looks[i]) == 0:
+                    self.add_equal(names, first + i, source, &source.looks[i])
+                    continue
+                p = names.at(first + i, &n)
+                room = others.add(p, n)
+                if not room:
+                    break
+        if not room:
+            raise MemoryError()
+        self.ours.release()
+        self.theirs.release()
+        return others if others.count() else None
+
     def add(self, KeyNames names not None, size_t index, Looks looks not None, size_t at, *,
             bint target):
         """Add what one end said of a key to its digest."""
@@ -932,6 +1167,8 @@ cdef class LookComparer:
         cdef int found = 0
         if one.state == LOOK_REFUSED or other.state == LOOK_REFUSED:
             return DIFFER_REFUSED
+        if one.state == LOOK_UNTOLD or other.state == LOOK_UNTOLD:
+            return DIFFER_UNTOLD
         if one.state == LOOK_ABSENT:
             return -1 if other.state == LOOK_ABSENT else DIFFER_EXTRA
         if other.state == LOOK_ABSENT:

@@ -31,10 +31,13 @@ _NOT_NOW = DIAL_AGAIN & transient("read")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked of each key: the commands' names, and what each answers (`LookReader`)."""
+    """What is asked of each key: the commands' names, and what each answers (`LookReader`);
+    `together`, of many keys at once; `around`, before and behind all that."""
 
     commands: tuple[str, ...]
     shape: bytes
+    together: str = ""
+    around: tuple[tuple[str, ...], ...] = ()
 
     @property
     def clock(self) -> bool:
@@ -47,15 +50,28 @@ EXISTS = Question(("EXISTS",), b"e")
 
 def question(mode: Mode, info: ServerInfo) -> Question:
     """What is asked of the keys of a server."""
-    ttl, letter = ("PTTL", b"t")
-    if info.capabilities.pexpiretime:
-        ttl, letter = ("PEXPIRETIME", b"T")
+    ttl, letter = _ttl(info)
     if mode == "count":
         return EXISTS
     if mode == "ttl":
         return Question(("TYPE", ttl), b"y" + letter)
     # Before the value: a key that is made anew between the two is noticed.
     return Question((ttl, "DUMP"), letter + b"d")
+
+
+def question_of_strings(info: ServerInfo, around: tuple[tuple[str, ...], ...] = ()) -> Question:
+    """What tells the values of strings alone, and their TTLs; with `around` those are not asked
+    for."""
+    ttl, letter = _ttl(info)
+    commands, shape = ((), b"") if around else ((ttl,), letter)
+    if info.mode == "cluster":
+        # MGET takes keys of one slot there.
+        return Question((*commands, "GET"), shape + b"s", "", around)
+    return Question(commands, shape + b"m", "MGET", around)
+
+
+def _ttl(info: ServerInfo) -> tuple[str, bytes]:
+    return ("PEXPIRETIME", b"T") if info.capabilities.pexpiretime else ("PTTL", b"t")
 
 
 class AskedServer:
@@ -77,7 +93,7 @@ class AskedServer:
         self._timeout = timeout
         self._connection: Connection | None = None
         self._owed: deque[asyncio.Future[Any]] = deque()
-        self._commands: dict[Question, tuple[bytes, ...]] = {}
+        self._commands: dict[Question, tuple[tuple[bytes, ...], bytes, bytes]] = {}
         self.info: ServerInfo | None = None
         self.read = 0
         """Bytes of looks that were read."""
@@ -134,12 +150,20 @@ class AskedServer:
         self, names: KeyNames, first: int, last: int, asked: Question
     ) -> asyncio.Future[Looks]:
         """Ask this of the keys from `first` to before `last`."""
-        commands = self._commands.get(asked)
-        if commands is None:
-            commands = tuple(self.connection.name_of(each) for each in asked.commands)
-            self._commands[asked] = commands
-        self._reader.expect_looks(asked.shape, last - first)
-        return self._sent(names.request(commands, first, last, clock=asked.clock), Looks)
+        sent = self._commands.get(asked)
+        if sent is None:
+            name_of = self.connection.name_of
+            sent = self._commands[asked] = (
+                tuple(map(name_of, asked.commands)),
+                name_of(asked.together) if asked.together else b"",
+                b"".join(self.connection.encode(*each) for each in asked.around),
+            )
+        commands, together, around = sent
+        self._reader.expect_looks(asked.shape, last - first, texts=len(asked.around))
+        request = names.request(
+            commands, first, last, clock=asked.clock, together=together, around=around
+        )
+        return self._sent(request, Looks)
 
     async def allowed(self, looks: Looks) -> None:
         """Raise `AuthError` where its user may not ask this of any key, and `LinkError` where it is

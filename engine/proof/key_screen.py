@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
 from engine._native import KeyNames, LookComparer, LookReader, Looks
 from engine.model.endpoint import Endpoint
+from engine.model.pace import Pace
 from engine.proof.asked_server import AskedServer, question
-from engine.proof.walk import RunLength
-
-# Runs of keys whose answers are awaited.
-_UNDER_WAY = 3
+from engine.proof.string_looks import StringLooks
+from engine.proof.walk import RunLengths, Runs
 
 
 class KeyScreen:
@@ -33,8 +31,11 @@ class KeyScreen:
         self._ends = self._make(source, fault="source"), self._make(target, fault="target")
         self._stack = AsyncExitStack()
         self._comparer = LookComparer(key)
-        self._length = RunLength()
+        self._lengths = RunLengths()
+        self._strings: StringLooks | None = None
         self._db: int | None = None
+        # It counts alone: who asks keeps the pace.
+        self._pace = Pace(0)
         self.read = 0
         """Bytes of answers, of both ends."""
 
@@ -48,6 +49,11 @@ class KeyScreen:
         self._comparer = LookComparer(self._key, extended=extend_ms)
         for each in self._ends:
             await self._stack.enter_async_context(each)
+        if self._strings is None or not self._strings.refused:
+            # Both ends are written to.
+            self._strings = StringLooks(
+                0, self._ends[0], self._ends[1:], lambda: self._comparer, may_prove=False
+            )
         self._db = None
 
     async def close(self) -> None:
@@ -60,18 +66,22 @@ class KeyScreen:
             for each in self._ends:
                 await each.select(db)
             self._db = self._comparer.db = db
-        names, found, first = KeyNames(list(keys)), list[bytes](), 0
+            if self._strings is not None:
+                self._strings.db = db
+        found: list[bytes] = []
         asked = [(each, question("full", each.info)) for each in self._ends if each.info]
-        under_way: deque[tuple[int, int, list[asyncio.Future[Looks]]]] = deque()
-        while first < len(names) or under_way:
-            while first < len(names) and len(under_way) < _UNDER_WAY:
-                last = min(first + self._length.keys, len(names))
-                answers = [end.looks(names, first, last, what) for end, what in asked]
-                under_way.append((first, last, answers))
-                first = last
-            begin, end, answers = under_way.popleft()
-            one, other = [await each for each in answers]
-            self._length.saw(end - begin, max(one.nbytes, other.nbytes))
-            self.read += one.nbytes + other.nbytes
-            found += [keys[index] for index, _ in self._comparer.compare(names, begin, one, other)]
+
+        def ask(_: int, names: KeyNames, first: int, last: int) -> Sequence[asyncio.Future[Looks]]:
+            return [end.looks(names, first, last, what) for end, what in asked]
+
+        async def settle(_: int, names: KeyNames, first: int, looks: Sequence[Looks]) -> None:
+            for index, _bits in self._comparer.compare(names, first, *looks):
+                found.append(names.name(index))
+
+        runs = Runs(ask, settle, self._pace, self._strings, self._lengths)
+        try:
+            await runs.add(0, KeyNames(list(keys)))
+            await runs.finish()
+        finally:
+            self.read = self._pace.bytes
         return found

@@ -22,6 +22,7 @@ from engine.proof.asked_server import EXISTS, AskedServer, Question, question
 from engine.proof.deployment import Deployment, Shard
 from engine.proof.relinking import until_linked
 from engine.proof.second_looks import SecondLooks
+from engine.proof.string_looks import StringLooks
 from engine.proof.track import Sums, Track, Tracks
 from engine.proof.walk import Ask, Settle, walk
 
@@ -129,6 +130,9 @@ class KeyWalks:
             async with AsyncExitStack() as stack:
                 server = await self._dialled(stack, shard, self._ends[0], there, db)
                 others = await self._others(stack, there, db)
+                strings = None
+                if self._settings.mode == "full":
+                    strings = StringLooks(db, server, others, lambda: track.comparer)
                 if self._settings.mode == "count":
                     ask = self._asking(others)
                     settle = self._comparing_names(track, others, db)
@@ -136,7 +140,7 @@ class KeyWalks:
                     ask = self._asking_both(server, others)
                     settle = self._comparing(track, server, others, db)
                 asked = self._asked(shard, server, there, others)
-                await self._walk(track, asked, server, ask, settle)
+                await self._walk(track, asked, server, ask, settle, strings)
 
         await until_linked(once)
 
@@ -182,7 +186,13 @@ class KeyWalks:
         return "; ".join(told)
 
     async def _walk(
-        self, track: Track, asked: str, server: AskedServer, ask: Ask | None, settle: Settle
+        self,
+        track: Track,
+        asked: str,
+        server: AskedServer,
+        ask: Ask | None,
+        settle: Settle,
+        strings: StringLooks | None = None,
     ) -> None:
         own = 0
 
@@ -207,6 +217,7 @@ class KeyWalks:
             cursor,
             lambda: track.due,
             lambda cursor: self._tracks.mark(track, cursor, self._again),
+            strings,
         )
         if not self._enough():
             self._tracks.mark(track, None, self._again)

@@ -24,13 +24,17 @@ from tests.support.feeding import push
 from tests.unit.test_proof_looks import KEY, compared
 from tests.unit.test_value_decoder import seeds
 
-SHAPES = (b"Td", b"td", b"yT", b"e", b"")
+SHAPES = (b"Td", b"td", b"yT", b"e", b"", b"Ts", b"tm", b"m")
 DECODER = ValueDecoder(KEY)
 REPLIES = (
     b"*2\r\n$10\r\n1700000000\r\n$6\r\n250000\r\n:-2\r\n$-1\r\n:7\r\n$12\r\n0123456789ab\r\n:1\r\n-ERR\r\n",
     b"+string\r\n:-1\r\n+none\r\n:-2\r\n-NOPERM no\r\n:5\r\n",
     b"*2\r\n$2\r\n17\r\n*2\r\n$1\r\na\r\n$4\r\nown:\r\n",
     b":1\r\n$9223372036854775807\r\nx",
+    b"",
+    b":1\r\n$1\r\na\r\n:-1\r\n-WRONGTYPE\r\n:-1\r\n$-1\r\n",
+    b"*2\r\n$10\r\n1700000000\r\n$6\r\n250000\r\n:1\r\n:1\r\n:1\r\n*3\r\n$1\r\na\r\n$0\r\n\r\n$-1\r\n",
+    b"*3\r\n$-1\r\n$40\r\n0123456789012345678901234567890123456789\r\n$1\r\nx\r\n",
 )
 
 
@@ -96,7 +100,7 @@ def once(data: bytes) -> None:
 
 def begin() -> None:
     """Run the seeds, and leave them in the folder that is named for the inputs, if one is."""
-    inputs = [bytes([0x80 + n % 5 + 5 * n]) + each for n, each in enumerate(REPLIES)]
+    inputs = [bytes([0x80 + 9 * n]) + each for n, each in enumerate(REPLIES)]
     for one, other in pairwise(each for each in seeds() if len(each) < 400):
         flags = (one[-10] >= VALKEY) + 2 * (other[-10] >= VALKEY)
         body = one[1:-10] + other[1:-10]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,8 +129,22 @@ def test_requests() -> None:
         b"*2\r\n$4\r\nPTTL\r\n$0\r\n\r\n*2\r\n$4\r\nDUMP\r\n$0\r\n\r\n"
         b"*2\r\n$4\r\nPTTL\r\n$3\r\nc c\r\n*2\r\n$4\r\nDUMP\r\n$3\r\nc c\r\n"
     )
+    asked = bytes(names.request((b"PTTL",), 0, 2, clock=True, together=b"MGET", around=b"+"))
+    assert asked == (
+        b"+*1\r\n$4\r\nTIME\r\n*2\r\n$4\r\nPTTL\r\n$1\r\na\r\n*2\r\n$4\r\nPTTL\r\n$0\r\n\r\n"
+        b"*3\r\n$4\r\nMGET\r\n$1\r\na\r\n$0\r\n\r\n+"
+    )
+    many = KeyNames([b"%d" % n for n in range(200)])
+    for count, heads in ((64, [64]), (65, [64, 1]), (199, [64, 64, 64, 7])):
+        asked = bytes(many.request((), 1, 1 + count, together=b"MGET"))
+        told = [int(each.split(b"\r\n")[0]) - 1 for each in asked.split(b"*")[1:]]
+        assert told == heads
+    assert [many.some(3, 5).name(n) for n in range(2)] == [b"3", b"4"]
+    assert len(many.some(200, 200)) == 0
     with pytest.raises(IndexError):
         names.request((b"DUMP",), 2, 4)
+    with pytest.raises(IndexError):
+        names.some(2, 4)
     with pytest.raises(ValueError, match="too many"):
         names.request((b"A",) * 5, 0, 1)
 
@@ -153,6 +168,132 @@ def test_looks_cut_anywhere(sizes: list[int], held: int) -> None:
     assert [found.value(n) for n in range(5)] == short
     assert found.expire_at(1) == 1_700_000_000_251
     assert found.nbytes == len(data)
+
+
+def got(
+    values: Sequence[bytes | None],
+    ttls: Sequence[int] | None = None,
+    *,
+    together: bool = True,
+    sizes: Sequence[int] | None = None,
+    texts: int = 0,
+    **bounds: int,
+) -> Looks:
+    """Looks at keys of which strings alone are told (None: it is none, or not there)."""
+    reader = LookReader(KEY, **bounds)
+    told = ttls or [-1] * len(values)
+    reader.expect_looks(b"Tm" if together else b"Ts", len(values), texts=texts)
+    data = b"".join(map(bulk, [b"before %d" % n for n in range(texts)]))
+    if together:
+        data += b"".join(b":%d\r\n" % each for each in told)
+        for first in range(0, len(values), 64):
+            some = values[first : first + 64]
+            data += b"*%d\r\n%s" % (len(some), b"".join(map(bulk, some)))
+    else:
+        for value, ttl in zip(values, told, strict=True):
+            wrong = b"-WRONGTYPE of a list\r\n" if len(data) % 2 else bulk(None)
+            data += b":%d\r\n%s" % (ttl, wrong if value is None else bulk(value))
+    data += b"".join(map(bulk, [b"behind", None, b""][:texts]))
+    push(reader, data, sizes)
+    (found,) = reader.take()
+    assert isinstance(found, Looks)
+    assert found.nbytes == len(data)
+    return found
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.binary(max_size=70)), min_size=1, max_size=140),
+    st.lists(st.integers(1, 200), min_size=1),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_strings_cut_anywhere(
+    values: list[bytes | None], sizes: list[int], together: bool, texts: int
+) -> None:
+    ttls = [FAR + n if n % 3 else -1 for n in range(len(values))]
+    found = got(values, ttls, together=together, sizes=sizes, texts=texts, held=60)
+    assert found.texts == [
+        *(b"before %d" % n for n in range(texts)), *[b"behind", None, b""][:texts]
+    ]  # fmt: skip
+    held = [each if each is not None and len(each) <= 60 else None for each in values]
+    decoder = _native.ValueDecoder(KEY)
+    told = [found.value(n) for n in range(len(values))]
+    assert [each and decoder.value(each) for each in told] == [
+        each if each is None else ("string", [each]) for each in held
+    ]
+    assert found.strings == len(values) - held.count(None)
+    assert [found.expire_at(n) or -1 for n in range(len(values))] == ttls
+    assert (found.refused, found.error) == (0, None)
+
+
+def test_strings_that_are_refused() -> None:
+    reader = LookReader(KEY)
+    reader.expect_looks(b"m", 66, texts=2)
+    reader.expect_looks(b"s", 2)
+    push(
+        reader, b"-NOPERM info\r\n$-1\r\n-NOPERM mget\r\n*2\r\n$-1\r\n$1\r\nx\r\n+a\r\n+b\r\n", [1]
+    )
+    push(reader, b"-MOVED 1 h:1\r\n-WRONGTYPE x\r\n")
+    together, each = reader.take()
+    assert isinstance(together, Looks)
+    assert isinstance(each, Looks)
+    assert together.texts == [None, None, b"a", b"b"]
+    assert (together.refused, together.error, together.strings) == (64, "NOPERM mget", 1)
+    assert (each.refused, each.error, each.strings) == (1, "MOVED 1 h:1", 0)
+
+
+FORMS = st.one_of(
+    st.none(),
+    st.tuples(st.sampled_from(["string", "list"]), st.sampled_from([b"", b"12", b"-7", b"a" * 50])),
+    st.tuples(st.just("string"), st.binary(max_size=40)),
+)
+
+
+@given(st.lists(st.tuples(FORMS, FORMS, st.integers(0, 5), st.integers(0, 3)), min_size=1))
+def test_strings_first_come_to_the_same(
+    keys: list[tuple[Any, Any, int, int]],
+) -> None:
+    """What is asked for as strings, and by payloads where that leaves it, counts and differs as
+    what is asked for by payloads alone."""
+    ends: list[list[Any]] = [[], []]
+    for ours, theirs, same, _ in keys:
+        for end, value in zip(ends, (ours, theirs if same == 0 else ours), strict=True):
+            end.append(value)
+    ttls = [[FAR] * len(keys), [FAR + (2000 if each[3] == 3 else 0) for each in keys]]
+
+    def form(value: Any, n: int) -> bytes | None:
+        if value is None:
+            return None
+        forms = (encoded.strings if value[0] == "string" else _one_item)(value[1])
+        return forms[n % len(forms)]
+
+    names = KeyNames([b"key:%d" % n for n in range(len(keys))])
+    plain, first = LookComparer(KEY), LookComparer(KEY)
+    payloads = [
+        [form(value, n + 2 * n * side) for n, value in enumerate(end)]
+        for side, end in enumerate(ends)
+    ]
+    one, other = (looked(*each) for each in zip(payloads, ttls, strict=True))
+    expected = dict(plain.compare(names, 0, one, other))
+    strings = [
+        [None if each is None or each[0] != "string" else each[1] for each in end] for end in ends
+    ]
+    looks = [got(each, ttls[n], together=bool(n), held=30) for n, each in enumerate(strings)]
+    left = first.sift(names, 0, *looks)
+    found = {}
+    if left is not None:
+        numbers = [int(left.name(n)[4:]) for n in range(len(left))]
+        again = [
+            looked([payloads[side][n] for n in numbers], [ttls[side][n] for n in numbers])
+            for side in (0, 1)
+        ]
+        found = {numbers[index]: bits for index, bits in first.compare(left, 0, *again)}
+    assert found == expected
+    assert (first.equal, first.digests) == (plain.equal, plain.digests)
+
+
+def _one_item(item: bytes) -> list[bytes]:
+    return encoded.lists([item])
 
 
 def test_types_and_errors() -> None:
@@ -183,6 +324,14 @@ def test_types_and_errors() -> None:
         (b"td", b"*2\r\n$1\r\n1\r\n$1\r\n0\r\n:9223372036854775807\r\n"),
         (b"yT", b"+a type that is too long\r\n"),
         (b"e", b"?\r\n"),
+        (b"s", b":1\r\n"),
+        (b"s", b"$-2\r\n"),
+        (b"s", b"$1\r\nxyz"),
+        (b"m", b"$1\r\n"),
+        (b"m", b"*2\r\n"),
+        (b"m", b"*-1\r\n"),
+        (b"m", b"*1\r\n:1\r\n"),
+        (b"Tm", b":1\r\n:1\r\n"),
     ],
 )
 def test_what_is_no_such_reply(shape: bytes, data: bytes) -> None:
@@ -225,12 +374,14 @@ def test_a_reply_to_nothing() -> None:
         push(LookReader(KEY), b":1\r\n")
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"Td", b"td", b"yT", b"e", b""]))
+@given(
+    st.binary(max_size=300), st.sampled_from([b"Td", b"td", b"yT", b"e", b"tm", b"s", b"m", b""])
+)
 def test_any_bytes(data: bytes, shape: bytes) -> None:
     """They are taken in, or refused: no more."""
     reader = LookReader(KEY, held=30, held_together=60)
     if shape:
-        reader.expect_looks(shape, 3)
+        reader.expect_looks(shape, 3, texts=len(data) % 2)
     reader.expect_page()
     try:
         push(reader, data, [7])
