@@ -13,6 +13,8 @@ cdef enum:
     EMPTY_NODES_MOST = 4
     # LZF's best: three bytes that stand for 264.
     LZF_RATIO_MOST = 264
+    # Bytes of the longest run that is not compressed.
+    LZF_LITERAL = 32
 
 cdef enum Flavour:
     FLAVOUR_REDIS
@@ -226,6 +228,7 @@ cdef bint lzf_inflate(
     cdef const uint8_t *end = p + n
     cdef uint8_t *begin = out
     cdef uint8_t *stop = out + plain
+    cdef uint8_t *p_out
     cdef const uint8_t *back
     cdef size_t count, distance
     while p < end:
@@ -235,7 +238,11 @@ cdef bint lzf_inflate(
             count += 1
             if <size_t>(end - p) < count or <size_t>(stop - out) < count:
                 return False
-            memcpy(out, p, count)
+            if <size_t>(end - p) >= LZF_LITERAL and <size_t>(stop - out) >= LZF_LITERAL:
+                # (What is too much is written over.)
+                memcpy(out, p, LZF_LITERAL)
+            else:
+                memcpy(out, p, count)
             p += count
             out += count
             continue
@@ -255,6 +262,14 @@ cdef bint lzf_inflate(
             return False
         # The copy may overlap itself: that is how runs are written.
         back = out - distance
+        if distance >= 8 and <size_t>(stop - out) >= count + 8:
+            p_out = out
+            out += count
+            while p_out < out:
+                memcpy(p_out, back, 8)
+                p_out += 8
+                back += 8
+            continue
         while count:
             out[0] = back[0]
             out += 1

@@ -28,6 +28,7 @@ cdef extern from "math.h" nogil:
 
 cdef enum:
     SCORE_MOST = 255
+    SCORE_DIGITS = 15
 
 cdef enum DecodeEnd:
     DECODED
@@ -91,6 +92,38 @@ cdef bint string_into(ValueReader *r, Piece *out, Bytes *memory) noexcept nogil:
     return True
 
 
+cdef double TEN_TO[SCORE_DIGITS]
+for _power in range(SCORE_DIGITS):
+    TEN_TO[_power] = 10.0 ** _power
+
+
+cdef inline bint short_score(const uint8_t *p, size_t n, double *out) noexcept nogil:
+    """A score of few digits and no exponent, as most are: they, and the power of ten that they are
+    divided by, are doubles without a loss, so that the one division rounds as strtod does. False
+    for all else."""
+    cdef size_t i = 0, point = n, digits = 0
+    cdef uint64_t number = 0
+    cdef bint negative = p[0] == c"-"
+    i = negative
+    if n - i > SCORE_DIGITS:
+        return False
+    while i < n:
+        if c"0" <= p[i] <= c"9":
+            number = 10 * number + p[i] - c"0"
+            digits += 1
+        elif p[i] == c"." and point == n:
+            point = i + 1
+        else:
+            return False
+        i += 1
+    if digits == 0:
+        return False
+    out[0] = <double>number / TEN_TO[n - point]
+    if negative:
+        out[0] = -out[0]
+    return True
+
+
 cdef bint score_of(ValueReader *r, Piece *piece, double *out) noexcept nogil:
     """A score that is kept as text, or as a number."""
     cdef char text[SCORE_MOST + 1]
@@ -100,6 +133,8 @@ cdef bint score_of(ValueReader *r, Piece *piece, double *out) noexcept nogil:
         return True
     if piece.n == 0 or piece.n > SCORE_MOST or piece.p[0] <= c" ":
         return wrong(r, b"a score")
+    if short_score(piece.p, piece.n, out):
+        return True
     memcpy(text, piece.p, piece.n)
     text[piece.n] = 0
     out[0] = engine_strtod(text, &end)

@@ -107,7 +107,16 @@ cdef inline bint encode_piece(ElementSink *sink, Piece *piece) noexcept nogil:
     cdef uint8_t *out
     cdef int bytes_ = 4, i
     if not piece.numeric or piece.number != <int32_t>piece.number:
-        return encode_length(sink, piece.n) and encode_raw(sink, piece.p, piece.n)
+        if piece.n >= 1 << 6:
+            return encode_length(sink, piece.n) and encode_raw(sink, piece.p, piece.n)
+        # Most are short: with one look at the room.
+        if not encode_room(sink, piece.n + 1):
+            return False
+        out = sink.tape.data + sink.tape.size
+        out[0] = <uint8_t>piece.n
+        memcpy(out + 1, piece.p, piece.n)
+        sink.tape.size += piece.n + 1
+        return True
     if piece.number == <int8_t>piece.number:
         bytes_ = 1
     elif piece.number == <int16_t>piece.number:
@@ -196,6 +205,8 @@ cdef bint encode_begin(ElementSink *sink) noexcept nogil:
     if sink.once.capacity > TEXT_KEPT:
         bytes_free(&sink.once)
     elif sink.once.size:
+        # It grows again where there are more.
+        sink.once.size = min(sink.once.size, <size_t>(8 * ONCE_FIRST))
         memset(sink.once.data, 0, sink.once.size)
     if not encode_raw(sink, &type, 1):
         return False

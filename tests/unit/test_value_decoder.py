@@ -32,7 +32,7 @@ from benches.support.encoded_values import (
 from benches.support.servers import binaries
 from engine._native import ProtocolError, ValueDecoder, value_encoding
 from tests.reference import values as reference
-from tests.reference.rdb import Damaged
+from tests.reference.rdb import Damaged, inflate
 from tests.support.snapshots import snapshot
 from tests.unit.test_rdb_fuzz import mutate
 
@@ -274,6 +274,52 @@ def test_scores_at_their_limits() -> None:
     for text in (b"nan", b"", b" 1", b"1 ", b"1_0", b"1\0", b"0x", b"1e", b"--1", b"9" * 256):
         with pytest.raises(ProtocolError):
             decoder.look(payload(17, string(listpack([b"member", text]))))
+
+
+def test_scores_as_text() -> None:
+    """Each as the nearest double that there is, however many digits it has."""
+    rng, decoder, refused = random.Random(1316), ValueDecoder(), 0
+    for _ in range(4_000):
+        digits = "".join(rng.choices("0123456789", k=rng.randrange(18)))
+        text = rng.choice(("", "", "-")) + digits
+        if rng.random() < 0.7:
+            at = rng.randrange(len(text) + 1)
+            text = f"{text[:at]}.{text[at:]}"
+        data = payload(17, string(listpack([b"member", text.encode()])))
+        try:
+            wanted = float(text)
+        except ValueError:
+            refused += 1
+            with pytest.raises(ProtocolError):
+                decoder.value(data)
+        else:
+            (((_, found),)) = decoder.value(data)[1]
+            assert struct.pack("<d", found) == struct.pack("<d", wanted + 0.0), text
+    assert 0 < refused < 1_000
+
+
+def test_compressed_strings() -> None:
+    """Runs as they are, and such as stand before, near and far, which may overlap themselves."""
+    rng, decoder = random.Random(1317), ValueDecoder()
+    for _ in range(3_000):
+        packed, plain = b"", 0
+        for _ in range(rng.randrange(1, 12)):
+            if not plain or rng.random() < 0.4:
+                run = rng.randbytes(rng.randrange(1, 33))
+                packed += bytes([len(run) - 1]) + run
+                plain += len(run)
+                continue
+            count = rng.choice((rng.randrange(1, 7), rng.randrange(7, 263)))
+            away = rng.choice((1, min(plain, 8), rng.randrange(1, plain + 1)))
+            high, low = divmod(away - 1, 256)
+            packed += bytes([min(count, 7) << 5 | high, *([count - 7] * (count >= 7)), low])
+            plain += count + 2
+        data = payload(0, b"\xc3" + length(len(packed)) + length(plain) + packed)
+        assert decoder.value(data)[1] == [inflate(packed, plain)]
+        for wrong in (plain - 1, plain + 1):
+            data = payload(0, b"\xc3" + length(len(packed)) + length(wrong) + packed)
+            with pytest.raises(ProtocolError):
+                decoder.value(data)
 
 
 # --- Damage ---
