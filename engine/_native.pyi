@@ -918,6 +918,7 @@ class NamePageReader:
         *,
         command: bytes = b"EXISTS",
         together: bool = True,
+        by_slot: bool = False,
     ) -> Self: ...
     @property
     def input(self) -> InputBuffer: ...

@@ -16,6 +16,8 @@ cdef struct Record:
     uint8_t unsealed
     # What a value has lost that was rewritten for the target (value_encode.pxi).
     uint8_t loss
+    # Its slot was that of the record before it, if `RecordBatch.hashed`: that one may have left.
+    uint8_t follows
 
 
 cdef enum:
@@ -175,8 +177,8 @@ cdef class RecordBatch:
     cdef size_t adding
     # The access figure of the records is an LFU counter, not seconds idle.
     cdef bint access_is_freq
-    # No key has a `{`, as whoever hashed them has seen: hardly two of them share a slot.
-    cdef bint untagged
+    # Whoever made the records has hashed their keys.
+    cdef bint hashed
 
     def __cinit__(self):
         self.timed = b""
@@ -363,13 +365,6 @@ cdef class RecordBatch:
             self.arena.records[i] = self.arena.records[i + 1]
         self.arena.count -= 1
 
-    def lose(self, size_t index, uint8_t losses):
-        """A value is made by commands, and loses this (a bit each)."""
-        if index >= self.arena.count:
-            raise IndexError(index)
-        self.arena.records[index].loss |= losses
-        self.lossy |= losses
-
     def losses(self, refused, Py_ssize_t most):
         """What values have lost that were rewritten: (the loss's bit, how many values, the first
         `most` of their keys), without the records of the indexes in `refused`."""
@@ -380,7 +375,7 @@ cdef class RecordBatch:
         if not self.lossy:
             return []
         left = set(refused)
-        for bit in (1, 2, 4, 8):
+        for bit in (1, 2, 4):
             count, names = 0, []
             for i in range(self.arena.count):
                 loss = self.arena.records[i].loss

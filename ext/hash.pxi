@@ -335,13 +335,7 @@ cdef uint16_t slot_of(const uint8_t *key, size_t n) noexcept nogil:
     Only what stands between the first { and the first } after it is hashed, unless that is
     nothing (the Redis Cluster specification, "Hash tags").
     """
-    return slot_behind(key, n, find_brace(key, n))
-
-
-cdef inline uint16_t slot_behind(
-    const uint8_t *key, size_t n, const uint8_t *opening
-) noexcept nogil:
-    """The same where the key's first `{` is known; NULL: it has none."""
+    cdef const uint8_t *opening = find_brace(key, n)
     cdef const uint8_t *closing
     if opening != NULL:
         opening += 1

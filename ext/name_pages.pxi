@@ -3,8 +3,9 @@
 #
 # What SCAN answers and what EXISTS takes are the same bytes: a bulk for each name. So a page is kept
 # as it came, and becomes a command by putting a header before it. A cluster's node takes names of one
-# slot in a command: there a command for each name is written as the page is read. Python sees a page,
-# and names only where some are missing.
+# slot in a command: there the commands are written as the page is read, one for names that follow each
+# other and share a slot (newer nodes name their keys slot by slot), most often one for each name. Python
+# sees a page, and names only where some are missing.
 #
 #   state        what comes                      where it leads
 #   NP_REPLY     *2, where a page is owed        NP_CURSOR
@@ -35,6 +36,9 @@ cdef enum:
     NAME_REPLIES_MOST = 256
     NAMES_IN_A_PAGE_MOST = 1 << 24
     ONE_BYTES = 4
+    # `*2` and CRLF, and the longest line of its kind.
+    ONE_NAME_BYTES = 4
+    COUNT_BYTES_MOST = 24
 
 # What EXISTS answers for a name that is there, again and again.
 cdef uint8_t many_ones[ONE_BYTES * REPLIES_AT_ONCE]
@@ -54,13 +58,13 @@ cdef class NamePage:
         nbytes: bytes of the names, with those that were left out.
         named: keys, with those that were left out.
     """
+    # The names, if all go in one command; else the commands.
     cdef bytes bulks
     cdef Py_ssize_t count
-    # What each name, or all of them, is looked up by.
+    # What they are looked up by.
     cdef bytes command
     cdef bint together
-    # Bytes before each name.
-    cdef size_t before_size
+    cdef uint64_t commands
     cdef readonly object cursor
     cdef readonly uint64_t nbytes
     cdef readonly uint64_t named
@@ -69,7 +73,7 @@ cdef class NamePage:
         return self.count
 
     def lookup(self):
-        """What asks for all the names, encoded: one command, or one for each."""
+        """What asks for all the names, encoded: one command, or several."""
         if not self.together:
             return self.bulks
         return b"*%d\r\n$%d\r\n%s\r\n%s" % (
@@ -78,19 +82,23 @@ cdef class NamePage:
     @property
     def replies(self):
         """How many replies that brings."""
-        return 1 if self.together else self.count
+        return 1 if self.together else self.commands
 
     def names(self):
         """The names, a bytes object each."""
         cdef list found = []
         cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(self.bulks)
         cdef size_t at = 0, end = PyBytes_GET_SIZE(self.bulks)
-        cdef int64_t n
+        cdef int64_t n, left = 0
         while at < end:
-            at += self.before_size
+            if left == 0 and not self.together:
+                left = read_length(data, &at, end, c'*') - 1
+                n = read_length(data, &at, end, c'$')
+                at += n + 2
             n = read_length(data, &at, end, c'$')
             found.append(PyBytes_FromStringAndSize(<char *>data + at, n))
             at += n + 2
+            left -= 1
         return found
 
 
@@ -105,14 +113,16 @@ cdef class NamePageReader:
         prefix: names that begin so are left out.
         slots: so are those that are in none of these; None: all are kept.
         command: what the names are looked up by, at the other end.
-        together: it takes all names of a page, and not one alone.
+        together: it takes all names of a page in one command.
+        by_slot: or those of one slot. Neither: one name alone.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in
     cdef bytes prefix
     cdef bytes command
     cdef bint together
-    # Before each name of a page.
+    cdef bint by_slot
+    # A command's beginning, for one name; and behind its first line, however many they are.
     cdef bytes before
     cdef const uint8_t *before_data
     cdef size_t before_size
@@ -140,6 +150,7 @@ cdef class NamePageReader:
     cdef uint64_t names_left
     cdef uint64_t named
     cdef uint64_t kept
+    cdef uint64_t commands
     cdef uint64_t nbytes
     cdef uint8_t cursor[24]
     cdef size_t cursor_size
@@ -147,12 +158,14 @@ cdef class NamePageReader:
 
     def __cinit__(
         self, bytes prefix not None, SlotFilter slots=None, *,
-        bytes command not None=b"EXISTS", bint together=True,
+        bytes command not None=b"EXISTS", bint together=True, bint by_slot=False,
     ):
         if not prefix:
             raise ValueError("a prefix has at least one byte")
         self.command = command
         self.together = together
+        # (Without slots that are looked for no name is hashed.)
+        self.by_slot = by_slot and slots is not None and not together
         self.before = b"" if together else b"*2\r\n$%d\r\n%s\r\n" % (len(command), command)
         self.before_data = <const uint8_t *>PyBytes_AS_STRING(self.before)
         self.before_size = PyBytes_GET_SIZE(self.before)
@@ -241,7 +254,7 @@ cdef class NamePageReader:
             page.count = self.kept
             page.command = self.command
             page.together = self.together
-            page.before_size = self.before_size
+            page.commands = self.commands
             page.named = self.named
             page.nbytes = self.nbytes
             page.cursor = int(PyBytes_FromStringAndSize(<char *>self.cursor, self.cursor_size))
@@ -253,7 +266,7 @@ cdef class NamePageReader:
         self.answered = self.total = 0
         self.error = None
         self.page_size = 0
-        self.named = self.kept = self.nbytes = 0
+        self.named = self.kept = self.commands = self.nbytes = 0
 
     cdef inline NameStop bad(self, const char *wanted) noexcept nogil:
         self.wanted = wanted
@@ -281,10 +294,31 @@ cdef class NamePageReader:
             self.page_size += n
         return True
 
-    cdef inline bint leaves_out(self, const uint8_t *name, size_t size) noexcept nogil:
-        if size >= self.left_out_size and memcmp(name, self.left_out, self.left_out_size) == 0:
+    cdef inline bint keep_names(self, const uint8_t *p, size_t n, uint64_t count) noexcept nogil:
+        """Append so many names, `n` bytes at `p`: as they are, or as a command; False: no memory."""
+        cdef uint8_t *out
+        if count == 0:
             return True
-        return self.of_slots and not self.slots.has_key(name, size)
+        if self.together:
+            return self.keep(p, n)
+        if not self.reserve(COUNT_BYTES_MOST + self.before_size + n):
+            return False
+        out = self.page + self.page_size
+        if count == 1:
+            memcpy(out, self.before_data, self.before_size)
+            out += self.before_size
+        else:
+            out = put_array_header(out, count + 1)
+            memcpy(out, self.before_data + ONE_NAME_BYTES, self.before_size - ONE_NAME_BYTES)
+            out += self.before_size - ONE_NAME_BYTES
+        memcpy(out, p, n)
+        self.page_size = out + n - self.page
+        self.commands += 1
+        return True
+
+    cdef inline bint is_own(self, const uint8_t *name, size_t size) noexcept nogil:
+        return size >= self.left_out_size and (
+            memcmp(name, self.left_out, self.left_out_size) == 0)
 
     cdef bint whole_names(self) noexcept nogil:
         """Take in the names that are here from head to end, as long as nothing is odd: what is goes
@@ -293,8 +327,11 @@ cdef class NamePageReader:
         cdef const uint8_t *data = input.data
         cdef size_t at, size
         cdef int64_t n
-        # What is kept and not copied yet begins here.
+        cdef int slot = 0, last = -1
+        cdef bint left_out
+        # So many names that go together begin here.
         cdef size_t first = input.start
+        cdef uint64_t count = 0
         while self.names_left:
             at = input.start
             n = read_length(data, &at, input.end, c'$')
@@ -304,24 +341,26 @@ cdef class NamePageReader:
             if data[at + size] != 13 or data[at + size + 1] != 10 or (
                     n > PAGE_BYTES_MOST - <int64_t>(self.page_size + (at - first))):
                 break
+            left_out = self.is_own(data + at, size)
+            if self.of_slots and not left_out:
+                slot = slot_of(data + at, size)
+                left_out = not self.slots.has_slot(slot)
+            if left_out or not (self.together or self.by_slot and slot == last):
+                if not self.keep_names(data + first, input.start - first, count):
+                    return False
+                first = input.start
+                count = 0
             self.names_left -= 1
             self.nbytes += size
-            if self.leaves_out(data + at, size):
-                if not self.keep(data + first, input.start - first):
-                    return False
-                input.start = first = at + size + 2
-                continue
-            self.kept += 1
-            if self.before_size:
-                if not self.reserve(self.before_size + at + size + 2 - first):
-                    return False
-                memcpy(self.page + self.page_size, self.before_data, self.before_size)
-                self.page_size += self.before_size
-                memcpy(self.page + self.page_size, data + first, at + size + 2 - first)
-                self.page_size += at + size + 2 - first
-                first = at + size + 2
             input.start = at + size + 2
-        return self.keep(data + first, input.start - first)
+            if left_out:
+                first = input.start
+                last = -1
+            else:
+                self.kept += 1
+                count += 1
+                last = slot
+        return self.keep_names(data + first, input.start - first, count)
 
     cdef NameStop read(self) noexcept nogil:
         """Read until the bytes run out or an item is whole."""
@@ -428,10 +467,11 @@ cdef class NamePageReader:
         cdef const uint8_t *name = self.page + self.body_start
         if self.page[self.page_size - 2] != 13 or self.page[self.page_size - 1] != 10:
             return False
-        if self.leaves_out(name, size):
+        if self.is_own(name, size) or self.of_slots and not self.slots.has_key(name, size):
             self.page_size = self.name_start
         else:
             self.kept += 1
+            self.commands += not self.together
         self.names_left -= 1
         self.state = NP_NAME
         return True

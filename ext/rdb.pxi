@@ -197,7 +197,8 @@ cdef class SnapshotReader:
     cdef readonly uint64_t elsewhere
     cdef SlotFilter slots
     cdef bint filters
-    cdef bint tagged                   # a key of the open batch has a `{`, if they are hashed
+    cdef int slot                      # of the last key, if they are hashed; -1: of none yet
+    cdef bint follows                  # it is that of the key before
     cdef bint drop_imports
     cdef bint footers
     cdef bint extend_fields
@@ -316,7 +317,7 @@ cdef class SnapshotReader:
         self.extend_fields = extend_fields
         self.unknown_number = -1
         self.state = SNAPSHOT_MAGIC
-        self.expire_at = self.access = -1
+        self.expire_at = self.access = self.slot = -1
         self.ready = []
         self.errors = []
         self.beyond = []
@@ -587,11 +588,9 @@ cdef class SnapshotReader:
     cdef int split_batch(self) except -1:
         """Close the batch before the record that has begun, which opens the next."""
         cdef size_t n = self.arena.size - self.record_at
-        cdef bint tagged = self.tagged
         begun = PyBytes_FromStringAndSize(<char *>self.arena.data + self.record_at, n)
         self.arena.size = self.record_at
         self.close_if_any()
-        self.tagged = tagged
         if not arena_reserve(&self.arena, n + FOOTER_BYTES, self.batch_bytes):
             raise MemoryError()
         memcpy(self.arena.data, PyBytes_AS_STRING(begun), n)
@@ -624,8 +623,7 @@ cdef class SnapshotReader:
         self.errors_count = 0
         batch.access_is_freq = self.batch_access == ACCESS_FREQ
         self.batch_access = ACCESS_NONE
-        batch.untagged = self.filters and not self.tagged
-        self.tagged = False
+        batch.hashed = self.filters
         if self.timed.size:
             batch.timed = PyBytes_FromStringAndSize(<char *>self.timed.data, self.timed.size)
             self.timed.size = 0
@@ -1083,13 +1081,14 @@ cdef class SnapshotReader:
     cdef inline SnapshotStop begin_record(self) noexcept nogil:
         """The key is there: it goes into the arena, and the type of its value behind it."""
         cdef size_t n = self.text.size
-        cdef const uint8_t *brace
+        cdef int slot
         if self.filters:
-            brace = find_brace(self.text.data, n)
-            if not self.slots.has_slot(slot_behind(self.text.data, n, brace)):
+            slot = slot_of(self.text.data, n)
+            if not self.slots.has_slot(slot):
                 text_release(&self.text)
                 return self.pass_over(REFUSED_ELSEWHERE)
-            self.tagged = self.tagged or brace != NULL
+            self.follows = slot == self.slot
+            self.slot = slot
         if 0 <= self.expire_at < self.drop_before:
             text_release(&self.text)
             return self.pass_over(REFUSED_EXPIRED)
@@ -1274,6 +1273,7 @@ cdef class SnapshotReader:
         record.expire_at = self.expire_at
         record.access = self.access
         record.adds = record.loss = False
+        record.follows = self.follows
         if self.access >= 0:
             self.batch_access = self.access_kind
         if 0 <= self.expire_at < self.extend_before:

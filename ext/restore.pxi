@@ -173,7 +173,6 @@ cdef class RestoreEncoder:
         if batch.streamed:
             raise ValueError("a streamed batch is encoded in pieces")
         cdef bint delete = self.replace and batch.adding
-        cdef bint apart = self.of_one_slot and batch.untagged
         cdef bint single = True
         result = new_output(
             batch.arena.size + batch.adding + count * RESTORE_OVERHEAD + 64)
@@ -187,7 +186,7 @@ cdef class RestoreEncoder:
             while i < count:
                 n = 0
                 if self.mset:
-                    out = self.put_strings(out, &batch.arena, i, apart, &n)
+                    out = self.put_strings(out, &batch.arena, i, batch.hashed, &n)
                 if records != NULL:
                     if delete and n == 0 and batch.arena.records[i].adds:
                         # The reply to DEL is about no record.
@@ -242,14 +241,13 @@ cdef class RestoreEncoder:
         self.mset = False
 
     cdef inline uint8_t *put_strings(
-        self, uint8_t *out, const Arena *arena, size_t first, bint apart, size_t *taken
+        self, uint8_t *out, const Arena *arena, size_t first, bint hashed, size_t *taken
     ) noexcept nogil:
-        """One MSET of the plain strings from record `first` on; `taken`: how many, maybe none. `apart`:
-        an MSET for each."""
+        """One MSET of the plain strings from record `first` on; `taken`: how many, maybe none."""
         cdef PlainString strings[MSET_KEYS]
         cdef const Record *record
         cdef const uint8_t *data
-        cdef size_t most = 1 if apart else min(arena.count - first, <size_t>MSET_KEYS)
+        cdef size_t most = min(arena.count - first, <size_t>MSET_KEYS)
         cdef size_t n = 0, i, size = 0
         cdef uint16_t slot = 0
         while n < most:
@@ -260,9 +258,10 @@ cdef class RestoreEncoder:
             if n and size + record.value_size > MSET_BYTES:
                 break
             if n and self.of_one_slot:
-                # Without hash tags two keys that follow each other share a slot once in 16384 times:
-                # to hash them costs more than it saves.
-                if find_brace(arena.data + record.offset, record.key_size) == NULL:
+                # Without hash tags two keys that follow each other share a slot once in 16384 times,
+                # unless they come slot by slot: to hash them costs more than it saves.
+                if not record.follows if hashed else find_brace(
+                        arena.data + record.offset, record.key_size) == NULL:
                     break
                 if n == 1:
                     slot = slot_of(arena.data + arena.records[first].offset,

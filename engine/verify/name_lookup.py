@@ -58,13 +58,13 @@ async def absent_names(
     Raises `LinkError`, `AuthError`, `ServerError`.
     """
     async with contextlib.AsyncExitStack() as stack:
-        # A cluster's node takes names of one slot in a command.
-        many = [not info.capabilities.exists_of_many or info.mode == "cluster" for info in infos]
-        dialled = (_dialled(end, settings, db, one) for end, one in zip(ends, many, strict=True))
-        one, other = await all_of(stack, dialled)
+        one, other = await all_of(
+            stack,
+            (_dialled(end, settings, db, info) for end, info in zip(ends, infos, strict=True)),
+        )
         lines = (
-            _Line(one, other, slots, settings, together=not many[1]),
-            _Line(other, one, slots, settings, together=not many[0]),
+            _Line(one, other, infos[1], slots, settings),
+            _Line(other, one, infos[0], slots, settings),
         )
         lookup = _Lookup(lines, infos, settings, db)
         wanted = [end for end, asked in enumerate((lacking, extra)) if asked]
@@ -172,16 +172,17 @@ class _Line:
         self,
         connection: Connection,
         other: Connection,
+        info: ServerInfo,
         slots: SlotFilter | None,
         settings: TransferSettings,
-        *,
-        together: bool,
     ) -> None:
-        """`together`: the `other` end, which is asked for the names of this one, takes a page of
-        them in one command."""
+        """`other`, a server of this `info`, is asked for the names of this one."""
         self._connection = connection
+        many, one_slot = _together(info)
         name = other.name_of("EXISTS")
-        self._reader = NamePageReader(OWN_PREFIX, slots, command=name, together=together)
+        self._reader = NamePageReader(
+            OWN_PREFIX, slots, command=name, together=many and not one_slot, by_slot=many
+        )
         self._answers: deque[asyncio.Future[Any]] = deque()
         connection.take_over(self._reader, self._on_ready, self._on_lost)
         connection.watch(lambda: bool(self._answers), settings.io_timeout)
@@ -236,12 +237,15 @@ class _Line:
 
 @contextlib.asynccontextmanager
 async def _dialled(
-    end: Admin, settings: TransferSettings, db: int, many: bool
+    end: Admin, settings: TransferSettings, db: int, info: ServerInfo
 ) -> AsyncIterator[Connection]:
-    """A connection of its own; `many`: a command for each name goes over it."""
+    """A connection of its own to a server of this `info`."""
+    many, one_slot = _together(info)
+    # Where there are many short commands fewer of its answers come by themselves.
+    widen = one_slot or not many
     connection, (selected, *_) = await dial_and_ask(
         end.endpoint,
-        [("SELECT", db), *((WIDEN_READS,) if many else ())],
+        [("SELECT", db), *((WIDEN_READS,) if widen else ())],
         fault=end.fault,
         timeout=settings.connect_timeout,
         may_ping=False,
@@ -251,6 +255,12 @@ async def _dialled(
         yield connection
     finally:
         connection.close()
+
+
+def _together(info: ServerInfo) -> tuple[bool, bool]:
+    """Whether a server of this `info` takes several names in a command; and of one slot alone, as
+    a cluster's node."""
+    return info.capabilities.exists_of_many, info.mode == "cluster"
 
 
 async def _absent(end: Admin, pages: Sequence[NamePage]) -> dict[NamePage, list[bytes]]:

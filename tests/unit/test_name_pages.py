@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine._native import NamePage, NamePageReader, ProtocolError, SlotFilter, encode_command
+from engine._native import (
+    NEED_DATA,
+    NamePage,
+    NamePageReader,
+    ProtocolError,
+    RespReader,
+    SlotFilter,
+    encode_command,
+    key_slot,
+)
 
 PREFIX = b"own:"
 NAMES = st.lists(
@@ -149,6 +158,38 @@ def test_names_of_other_slots_are_left_out(names: list[bytes], first: int) -> No
     assert page.names() == kept
     assert (len(page), page.named) == (len(kept), len(names))
     assert page.lookup() == b"".join(encode_command(b"EXISTS", name) for name in kept)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), max_size=40),
+    st.lists(st.integers(0, 1 << 20)),
+    st.booleans(),
+)
+def test_names_of_one_slot_go_together(
+    parts: list[tuple[str, int]], cuts: list[int], by_slot: bool
+) -> None:
+    """A command never has names of two slots; what comes whole is in as few as there can be."""
+    names = [b"{%s}%d" % (tag.encode(), number) for tag, number in parts]
+    slots = SlotFilter([(key_slot(tag), key_slot(tag)) for tag in (b"a", b"b")], keyless=False)
+    reader = NamePageReader(PREFIX, slots, command=b"LOOK", together=False, by_slot=by_slot)
+    reader.expect_page()
+    (page,) = feed(reader, page_reply(0, names), cuts)
+    assert isinstance(page, NamePage)
+    kept = [name for name in names if slots.takes(name)]
+    assert page.names() == kept
+    commands = RespReader()
+    commands.feed(page.lookup())
+    found = []
+    while (command := commands.gets()) is not NEED_DATA:
+        assert command[0] == b"LOOK"
+        assert len({key_slot(name) for name in command[1:]}) == 1
+        assert by_slot or len(command) == 2
+        found.append(command[1:])
+    assert list(itertools.chain.from_iterable(found)) == kept
+    assert page.replies == len(found)
+    runs = [tag for tag, _ in itertools.groupby(names, key=lambda name: name[:3])]
+    if by_slot and not cuts:
+        assert len(found) == len([tag for tag in runs if slots.takes(tag)])
 
 
 def test_what_is_not_owed() -> None:
