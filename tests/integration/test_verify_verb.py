@@ -205,6 +205,7 @@ def test_a_saboteur(
 @pytest.mark.parametrize(
     ("source", "target"), [("redis-5.0", "valkey-9.1"), ("redis-6.0", "redis-8.6")]
 )
+@pytest.mark.timeout(3_600 if SOAK else 180)
 def test_nothing_is_invented(server_factory: ServerFactory, source: str, target: str) -> None:
     """Of keys that are equal none differs, whatever forms their values have at either end."""
     here, there = server_factory(known(source)), server_factory(known(target))
