@@ -6,7 +6,7 @@ its own name nobody sees it in part, or without its expire time, and nothing of 
 name stays:
 
     DEL name; the commands, each answered; its size is the value's; expire times of fields
-    MULTI; PEXPIREAT | PERSIST name; RENAME name key; EXEC
+    MULTI; PEXPIREAT | PERSIST name; RENAME | RENAMENX name key; PEXPIRE name; EXEC
 
 The first element goes by itself, and until the last line the name expires within an hour: so an
 engine that is killed leaves nothing for long, and the next one removes it before that. The last
@@ -332,13 +332,17 @@ async def give_name(
     # By itself: behind one that is refused the rest would be no transaction.
     await connection.call("MULTI")
     *queued, done = await connection.together(
-        _end(name, expire_at), ("RENAME" if replace else "RENAMENX", name, key), ("EXEC",)
+        _end(name, expire_at),
+        ("RENAME" if replace else "RENAMENX", name, key),
+        # Where it has that name still.
+        ("PEXPIRE", name, ASIDE_MS),
+        ("EXEC",),
     )
     if isinstance(done, EngineError):
         await _leave_transaction(connection, done)
     for each in queued:
         answered(each)
-    ended, renamed = (
+    ended, renamed, _ = (
         connection.reply_error(str(each)) if isinstance(each, ReplyError) else each
         for each in answered(done)
     )

@@ -3,6 +3,7 @@ sight until they are whole."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -20,12 +21,15 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine._native import RespReader, key_slot
+from engine.errors import ServerError
+from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OwnKeys
 from engine.targets import rebuilt_values
 from engine.targets.crashing_values import REASON
-from engine.targets.rebuilt_values import GONE, stores
+from engine.targets.rebuilt_values import GONE, give_name, stores
 from engine.transfer import key_resync
 from engine.transfer.follow import _without
+from engine.wire.dial import dial
 from tests.integration.test_verify_verb import verify
 from tests.support.comparison import assert_settled
 from tests.support.library import copied, copying, migrating
@@ -351,6 +355,25 @@ def test_a_script_gives_it_its_name(server_factory: ServerFactory, server: str) 
             named(-1)
         assert not client.exists("key")
         assert 0 < client.ttl("aside") <= 100
+
+
+@pytest.mark.parametrize("server", ["redis-6.0", "valkey-9"])
+async def test_one_whose_key_has_come_meanwhile(server_factory: ServerFactory, server: str) -> None:
+    """What is not to replace it keeps its end."""
+    target = server_factory(known(server))
+    client = target.client()
+    client.set("key", "own")
+    connection = await dial(Endpoint.parse(target.url), fault="target", timeout=5)
+    with contextlib.closing(connection):
+        client.set("aside", "value", ex=100)
+        assert not await give_name(connection, b"aside", b"key", -1, replace=False)
+        assert client.get("key") == b"own"
+        assert HOUR_MS - 60_000 < client.pttl("aside") <= HOUR_MS
+        assert await give_name(connection, b"aside", b"key", -1, replace=True)
+        assert (client.get("key"), client.pttl("key")) == (b"value", -1)
+        with pytest.raises(ServerError, match=GONE):
+            await give_name(connection, b"aside", b"key", -1, replace=True)
+        assert client.get("key") == b"value"
 
 
 def test_a_repair_of_a_comparison(ends: tuple[Server, Server]) -> None:
