@@ -104,6 +104,7 @@ class Runner:
             credentials=credentials,
             held_before=lambda: self._held_before,
             processes=LaneProcesses(self._had_keys),
+            first=self._look_at_target,
         )
 
     async def run(self) -> Report:
@@ -124,10 +125,6 @@ class Runner:
         # 1. Run, with the checkpoint kept; a cancellation of ours is a stop.
         self._state.start()
         try:
-            try:
-                await self._look_at_target()
-            except asyncio.CancelledError:
-                self.stop()
             # A file is one file, from the first byte that is carried to the last that is compared.
             with holding(self._source.rdb_path, self._claimed.record.settings, self._happened):
                 report = await self._until_ended()

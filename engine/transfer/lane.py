@@ -366,6 +366,7 @@ class Lane:
         # What an engine before this one could not bring.
         context.lost |= dict(self._mark.lost)
         async for attempt in Attempts(patience):
+            approaching: asyncio.Future[None] | None = None
             try:
                 self._figures.source_lost = False
                 # Before anything is written: the claim as well. Beside the dialling of the source,
@@ -400,7 +401,11 @@ class Lane:
                         await self._source_cluster.keep_still()
                     await self._turns.take(self._shared_source, context.trouble_of("a turn"))
                     has_turn = True
+                if beside and not self._mark.begun:
+                    approaching = asyncio.ensure_future(self._ownership.approach())
                 sync = await self._open_source(position, doubtful, apart=not beside)
+                if approaching is not None:
+                    await approaching
                 if isinstance(sync, PartialSync):
                     _check_history(target_position, sync)
                 self._writer.leave_telemetry(GRAPH_MODULE in self._source.info.modules)
@@ -462,6 +467,9 @@ class Lane:
                 self._figures.source_lost = isinstance(exc, LinkError) and exc.fault == "source"
             finally:
                 has_turn = self._end_turn(has_turn)
+                if approaching is not None:
+                    await cancelled(approaching)
+                    await self._ownership.leave()
                 await self._let_go()
             if (reached is not None and reached != before) or self._writer.learned > learned:
                 before, learned = reached or before, self._writer.learned

@@ -119,6 +119,11 @@ class Migration:
         for lane in self.lanes:
             lane.context.enter(Phase.DONE)
 
+    @property
+    def asks(self) -> bool:
+        """Whether something is asked while the lanes connect (`allowed`)."""
+        return self._allowed is not None
+
     async def _connect(self) -> list[bool]:
         """Of each lane whether nothing is left to do. Raises as `run`."""
         lanes = together([_of(lane, lane.connect()) for lane in self.lanes])

@@ -118,8 +118,16 @@ class TargetClaim:
             else None
         )
 
-    async def take(self, target: Admin) -> TargetPosition:
-        """Write our name beside the position that is there, if any; what is there then.
+    async def look(self, target: Admin) -> bytes | None:
+        """What the key has; from here on a WATCH stands. Raises `LinkError`, `ServerError`,
+        `AuthError`."""
+        _, _, value = await target.ask(("UNWATCH",), ("WATCH", self._key), ("GET", self._key))
+        found: bytes | None = value
+        return found
+
+    async def take(self, target: Admin, seen: tuple[bytes | None] | None = None) -> TargetPosition:
+        """Write our name beside the position that is there, if any; what is there then. `seen`:
+        what `look` has found over this connection, which nothing was sent over since.
 
         Raises what the state raises, `LinkError`, `ServerError`, `AuthError`.
         """
@@ -130,7 +138,7 @@ class TargetClaim:
                 target_position = replace(found, engine=target_position.engine).anew()
             return [], target_position
 
-        target_position = await self._guarded(target, "Claim the target", taken)
+        target_position = await self._guarded(target, "Claim the target", taken, seen)
         where = target_position.position
         if where is None:
             _log.info("The target has no position of this migration", extra={"end": "target"})
@@ -220,17 +228,19 @@ class TargetClaim:
         target: Admin,
         what: str,
         work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
+        seen: tuple[bytes | None] | None = None,
     ) -> TargetPosition:
         with logs.timed(_log, what, extra={"end": "target", "engine": self.bare.engine}):
-            return await self._try(target, work)
+            return await self._try(target, work, seen)
 
     async def _try(
         self,
         target: Admin,
         work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
+        seen: tuple[bytes | None] | None,
     ) -> TargetPosition:
         for _ in range(_TRIES_MOST):
-            _, _, value = await target.ask(("UNWATCH",), ("WATCH", self._key), ("GET", self._key))
+            (value,), seen = seen or (await self.look(target),), None
             found, other = self.ours(value), self.another(value)
             if other is not None and not self.first:
                 raise beaten(other)

@@ -8,8 +8,11 @@ there.
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from engine.errors import TransferFailed, TransferStopped
+from engine.errors import EngineError, TransferFailed, TransferStopped
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import TargetPosition
 from engine.model.server import ServerInfo
@@ -22,6 +25,8 @@ from engine.wire.control_connection import Admin
 
 # How often the position may be found under another engine's name while the state has ours.
 _OVERTAKEN_MOST = 3
+# What was dialled for a claim is good for so many seconds.
+_AHEAD_SECONDS = 5.0
 
 
 class TargetOwnership:
@@ -35,6 +40,8 @@ class TargetOwnership:
         self.replaced = False
         """Another engine has the migration: what is on the target is that one's."""
         self._overtaken = 0
+        # Dialled for the next claim, with what was found there, and when.
+        self._ahead: tuple[AsyncExitStack, Admin, bytes | None, float] | None = None
         self.info: ServerInfo | None = None
         """What the target said of itself behind the claim that was taken last."""
 
@@ -53,12 +60,42 @@ class TargetOwnership:
             take_over=self._ends.settings.take_over,
         )
 
+    async def approach(self) -> None:
+        """Dial for the claim that is taken next, and look at what is there, beside what has to come
+        before it. Where that fails the claim dials by itself."""
+        async with AsyncExitStack() as stack:
+            with suppress(EngineError):
+                end = await stack.enter_async_context(self._ends.admin("target"))
+                found = await self.claim.look(end)
+                await self.leave()
+                self._ahead = stack.pop_all(), end, found, time.monotonic()
+
+    async def leave(self) -> None:
+        """Close what `approach` has dialled, if no claim has taken it."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            await ahead[0].aclose()
+
+    @asynccontextmanager
+    async def _dialled(self) -> AsyncIterator[tuple[Admin, tuple[bytes | None] | None]]:
+        """A connection for a claim, and what was found over it."""
+        ahead = self._ahead
+        if ahead is None or time.monotonic() - ahead[3] > _AHEAD_SECONDS:
+            # The target closes idle connections, it may be.
+            await self.leave()
+            async with self._ends.admin("target") as end:
+                yield end, None
+            return
+        self._ahead = None
+        async with ahead[0]:
+            yield ahead[1], (ahead[2],)
+
     async def take(self) -> TargetPosition:
         """Claim the target; what it holds of us. Raises as `TargetClaim.take` does."""
         claim = self.claim
-        async with self._ends.admin("target") as end:
+        async with self._dialled() as (end, seen):
             try:
-                target_position = await claim.take(end)
+                target_position = await claim.take(end, seen)
             except Foreign:
                 self.replaced = self.replaced or not claim.first
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -111,6 +111,7 @@ class Transfer:
             source that is scanned; one that is followed keeps it on the target.
         credentials: by host, for servers of the source's replication that are found on the way.
         processes: starts processes that drive lanes; None: all lanes are driven in this one.
+        first: awaited before anything is written to the target, beside what is asked until then.
     """
 
     def __init__(
@@ -133,7 +134,10 @@ class Transfer:
         credentials: Credentials = Credentials(),  # noqa: B008
         held_before: Callable[[], bool | None] = lambda: None,
         processes: LaneProcesses | None = None,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        # Until it is awaited.
+        self._first = first
         self._known_before = held_before
         self._processes = processes
         # Of each plan of lanes that other processes have driven.
@@ -298,6 +302,8 @@ class Transfer:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
         lanes = await self._planned()
         way = self._way = self._of_lanes(lanes) if lanes else self._choose()
+        if not (_follows(way) and way.asks):
+            await self._do_first()
         try:
             while lanes:
                 assert _follows(way)
@@ -527,9 +533,14 @@ class Transfer:
             return self._offline()
         return self._online(self._may_follow)
 
+    async def _do_first(self) -> None:
+        first, self._first = self._first, None
+        if first is not None:
+            await first()
+
     async def _may_follow(self) -> None:
         """Raises where the users may not do what following takes."""
-        denied = await self._denied()
+        denied, _ = await together([self._denied(), self._do_first()])
         if denied is None:
             return
         reason, remedy = denied
@@ -610,6 +621,7 @@ class Transfer:
         )
 
         async def allowed() -> None:
+            await self._do_first()
             for each in ends:
                 denied = await self._denied(each.source, each.target)
                 if denied is not None:

@@ -12,6 +12,8 @@ from engine.wire.control_connection import Admin, Arg
 
 # Pages begin small, for names may be long, and grow by so much: far away each one is a wait.
 _FIRST_PAGE = 50
+# A table of so few keys is one page.
+_FEW_KEYS = 128
 _GROWTH = 8
 _PAGE = 2000
 # The same where other places are walked beside it: a server answers no one else meanwhile.
@@ -28,13 +30,21 @@ _TRIES = 4
 
 class Pages:
     """Goes through the keys that match the settings' filters, a page at a time, from the cursor
-    `start` on, with so many others `beside` it."""
+    `start` on, with so many others `beside` it. `keys`: how many there are; None: not known."""
 
-    def __init__(self, settings: TransferSettings, start: int = 0, beside: int = 0) -> None:
+    def __init__(
+        self,
+        settings: TransferSettings,
+        start: int = 0,
+        beside: int = 0,
+        keys: int | None = None,
+    ) -> None:
         self._filters = _filters(settings)
         self.cursor = start
         """Where the next page begins."""
-        self._count = _FIRST_PAGE
+        few = keys is not None and keys <= _FEW_KEYS
+        # A table has up to twice as many places as keys.
+        self._count = 2 * _FEW_KEYS if few else _FIRST_PAGE
         self._most = _PAGE_OF_MANY if beside else _PAGE
         self._most_bytes = _PAGE_BYTES // (1 + beside)
         self.over = False
@@ -60,12 +70,15 @@ class Pages:
         self.over = cursor == 0
 
 
-async def every_key(end: Admin, settings: TransferSettings) -> AsyncIterator[list[bytes]]:
-    """Pages of the keys that match the settings' filters. SCAN may name a key twice."""
-    pages = Pages(settings)
+async def every_key(
+    end: Admin, settings: TransferSettings, keys: int | None = None
+) -> AsyncIterator[list[bytes]]:
+    """Pages of the keys that match the settings' filters, of so many `keys` (None: not known). SCAN
+    may name a key twice."""
+    pages = Pages(settings, keys=keys)
     while not pages.over:
-        if keys := pages.take(await end.call(*pages.command())):
-            yield keys
+        if page := pages.take(await end.call(*pages.command())):
+            yield page
 
 
 async def some_keys(
@@ -75,9 +88,10 @@ async def some_keys(
     seed: int,
     spread: bool,
     among: Callable[[list[bytes]], list[bytes]] | None = None,
+    keys: int | None = None,
 ) -> list[bytes]:
     """Up to `wanted` distinct keys; with `spread` from random places, else SCAN's first ones.
-    `among`: gives those of a page that are wanted at all.
+    `among`: gives those of a page that are wanted at all. `keys`: how many there are, if known.
 
     A cursor is a bucket's number with its bits reversed (dictScan, dict.c), so that any number is a
     place to begin. The same `seed` and the same tables give the same keys.
@@ -103,7 +117,7 @@ async def some_keys(
             if found:
                 room = _PAGE_BYTES // max(_bytes(found) // len(found), 1)
                 at_once = max(min(_PLACES_AT_ONCE, room // _AT_A_PLACE), 1)
-    async for page in every_key(end, settings):
+    async for page in every_key(end, settings, keys):
         found.update(dict.fromkeys(among(page) if among is not None else page))
         if len(found) >= wanted or _bytes(found) > _SAMPLE_BYTES:
             break

@@ -396,7 +396,13 @@ class LiveComparison:
                 end.choose(entry.db)
                 among = None if self._slots.all else self._slots.among
                 keys = await some_keys(
-                    end, _EVERYTHING, self._sample, seed + entry.db, spread, among=among
+                    end,
+                    _EVERYTHING,
+                    self._sample,
+                    seed + entry.db,
+                    spread,
+                    among=among,
+                    keys=entry.keys,
                 )
                 keys = [key for key in keys if not key.startswith(OWN_PREFIX)]
                 keys = await self._shared(end, keys)

@@ -123,19 +123,21 @@ class _Lookup:
         await _all([self._walk(here, seconds) for here in ends])
 
     async def _walk(self, here: int, round_trip: float) -> None:
-        info = self._infos[here]
-        keys = sum(entry.keys for entry in info.keyspace if entry.db == self._db)
-        parts = ranges(info, keys, round_trip)
+        parts = ranges(self._infos[here], self._keys(here), round_trip)
         # They begin one after another, so that their pages do not come in one heap.
         pauses = [round_trip * number / len(parts) for number in range(len(parts))]
         walks = [self._part(here, *each, len(parts)) for each in zip(parts, pauses, strict=True)]
         if not all(await _all(walks)):
             await self._part(here, Range(), 0.0, 1)
 
+    def _keys(self, here: int) -> int:
+        return sum(entry.keys for entry in self._infos[here].keyspace if entry.db == self._db)
+
     async def _part(self, here: int, part: Range, pause: float, parts: int) -> bool:
         """Walk one of so many ranges; False: its cursors are in another order."""
         ours, other = self._lines[here], self._lines[1 - here]
-        pages = Pages(self._settings, start=part.start, beside=parts - 1)
+        keys = self._keys(here) // parts
+        pages = Pages(self._settings, start=part.start, beside=parts - 1, keys=keys)
         page: NamePage | None = None
         await asyncio.sleep(pause)
         while page is not None or not pages.over:

@@ -14,6 +14,8 @@ from benches.support.waiting import wait_for
 from engine.errors import LinkError
 from engine.fleet.verification_gate import comparison_of, verification_gate_of
 from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import OwnKeys
+from engine.model.position import TargetPosition
 from engine.model.progress import Phase
 from engine.model.replication import Replication
 from engine.model.settings import TransferSettings
@@ -22,7 +24,10 @@ from engine.transfer import write_block
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.fence import PauseFence
 from engine.transfer.promotion import Promotion
+from engine.transfer.target_claim import Foreign, TargetClaim
 from engine.verify import verify
+from engine.wire import event_loop
+from engine.wire.control_connection import admin
 from tests.support.comparison import assert_settled
 from tests.support.library import Run, migrated, migrating
 from tests.support.own_keys import assert_tidy
@@ -57,6 +62,28 @@ def test_a_second_one_is_refused(ends: tuple[Server, Server], source_type: str) 
     assert counters.check(target) == []
     assert_settled(source, target, 2)
     assert_tidy(target)
+
+
+def test_another_one_claims_the_target_behind_our_look(server_factory: ServerFactory) -> None:
+    """We look ahead of our claim. By then it is the other one's, whose claim stands."""
+    target = server_factory(known(NAME))
+    server, own = target.client(), OwnKeys("ours")
+    theirs = TargetPosition("theirs", None, "other").encode()
+
+    async def still_ours() -> None:
+        """By the state it is."""
+
+    async def late() -> None:
+        claim = TargetClaim(own, "one", still_ours, first=True)
+        async with admin(Endpoint.parse(target.url), timeout=5, fault="target") as side:
+            seen = (await claim.look(side),)
+            assert seen == (None,)
+            server.mset({own.position: theirs, own.left: "theirs"})
+            await claim.take(side, seen)
+
+    with pytest.raises(Foreign, match="another migration, theirs"):
+        event_loop.run(late())
+    assert server.mget(own.position, own.left) == [theirs, b"theirs"]
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.model.server import ServerInfo
+from engine.model.settings import TransferSettings
+from engine.verify.key_sampling import Pages
 from engine.verify.parallel_scan_ranges import ranges
 
 NEAR, FAR = 0.001, 0.05
@@ -66,3 +69,9 @@ def test_cursors_in_another_order() -> None:
     assert not part.leads_on(part.start, part.start)
     assert not part.leads_on(2, 1 << 63)
     assert part.leads_on(1 << 63, 2)
+
+
+@pytest.mark.parametrize(("keys", "count"), [(None, 50), (100, 256), (128, 256), (129, 50)])
+def test_the_first_page_is_small_unless_it_is_all(keys: int | None, count: int) -> None:
+    """Names may be long; a table of a few keys is one page, for it has up to two places a key."""
+    assert Pages(TransferSettings(), keys=keys).command() == ("SCAN", 0, "COUNT", count)
