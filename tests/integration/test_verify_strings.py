@@ -14,7 +14,7 @@ from engine import Engine
 from engine.model.endpoint import Endpoint
 from engine.model.proof import ProofProgress
 from engine.proof import asked_server, second_looks
-from tests.integration.test_verify_verb import FAR, verify
+from tests.integration.test_verify_verb import FAR, SABOTAGES, verify
 from tests.support.servers import ServerFactory, known, url_of
 
 KEYS = 3_000
@@ -107,7 +107,7 @@ def test_a_saboteur_of_strings(
         assert asked(client, "dump") < 20
         ttls = asked(client, "pttl") + asked(client, "pexpiretime")
         assert (ttls > KEYS) if expiring else (ttls < 20), ttl
-    wrong = sabotage(there.client(), 60, seed=5)
+    wrong = sabotage(there.client(), min(SABOTAGES, 990), seed=5)
     found = verify(here, there, seed=1)
     assert {each.key: each.kinds[0] for each in found.differences} == wrong
     assert (found.outcome, found.unknown) == ("different", 0)
