@@ -365,6 +365,13 @@ cdef class RecordBatch:
             self.arena.records[i] = self.arena.records[i + 1]
         self.arena.count -= 1
 
+    def lose(self, size_t index, uint8_t losses):
+        """A value is made by commands, and loses this (a bit each)."""
+        if index >= self.arena.count:
+            raise IndexError(index)
+        self.arena.records[index].loss |= losses
+        self.lossy |= losses
+
     def losses(self, refused, Py_ssize_t most):
         """What values have lost that were rewritten: (the loss's bit, how many values, the first
         `most` of their keys), without the records of the indexes in `refused`."""
@@ -375,7 +382,7 @@ cdef class RecordBatch:
         if not self.lossy:
             return []
         left = set(refused)
-        for bit in (1, 2, 4):
+        for bit in (1, 2, 4, 8):
             count, names = 0, []
             for i in range(self.arena.count):
                 loss = self.arena.records[i].loss
