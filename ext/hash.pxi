@@ -295,6 +295,8 @@ def crc64_with(str name, data, uint64_t crc=0):
 # ---------------------------------------------------------------------------- CRC16, slots
 
 cdef uint16_t crc16_update(uint16_t crc, const uint8_t *p, size_t n) noexcept nogil:
+    cdef uint16_t found
+    cdef size_t i
     while n >= 8:
         crc = (
             crc16_tables[7][p[0] ^ (crc >> 8)] ^ crc16_tables[6][p[1] ^ (crc & 0xff)]
@@ -303,24 +305,44 @@ cdef uint16_t crc16_update(uint16_t crc, const uint8_t *p, size_t n) noexcept no
         )
         p += 8
         n -= 8
-    while n:
-        crc = <uint16_t>(crc << 8) ^ crc16_tables[0][(crc >> 8) ^ p[0]]
-        p += 1
-        n -= 1
-    return crc
+    if n == 0:
+        return crc
+    if n == 1:
+        return <uint16_t>(crc << 8) ^ crc16_tables[0][(crc >> 8) ^ p[0]]
+    # The same of what is left. (A loop in which each byte waits for the one before took as long as
+    # several times eight.)
+    found = crc16_tables[n - 1][p[0] ^ (crc >> 8)] ^ crc16_tables[n - 2][p[1] ^ (crc & 0xff)]
+    for i in range(2, n):
+        found ^= crc16_tables[n - 1 - i][p[i]]
+    return found
+
+
+cdef inline bint has_brace(uint64_t eight) noexcept nogil:
+    """Whether one of eight bytes is a `{`."""
+    eight ^= <uint64_t>0x7b7b7b7b7b7b7b7b
+    # One of them is zero then.
+    return ((eight - <uint64_t>0x0101010101010101) & ~eight & <uint64_t>0x8080808080808080) != 0
 
 
 cdef inline const uint8_t *find_brace(const uint8_t *p, size_t n) noexcept nogil:
     """The first `{` of n bytes, or NULL. Keys are short: a call of memchr took as long as the hash."""
     cdef uint64_t eight
-    while n >= 8:
-        memcpy(&eight, p, 8)
-        eight ^= <uint64_t>0x7b7b7b7b7b7b7b7b
-        # Whether one of the eight bytes is zero now.
-        if (eight - <uint64_t>0x0101010101010101) & ~eight & <uint64_t>0x8080808080808080:
-            break
-        p += 8
-        n -= 8
+    cdef uint32_t first, last
+    if n >= 8:
+        while True:
+            memcpy(&eight, p, 8)
+            if has_brace(eight):
+                break
+            if n == 8:
+                return NULL
+            # The last eight may begin among those before.
+            p += min(n - 8, <size_t>8)
+            n = max(n - 8, <size_t>8)
+    elif n >= 4:
+        memcpy(&first, p, 4)
+        memcpy(&last, p + n - 4, 4)
+        if not has_brace(first | <uint64_t>last << 32):
+            return NULL
     while n:
         if p[0] == c'{':
             return p

@@ -39,6 +39,7 @@ cdef enum:
     # `*2` and CRLF, and the longest line of its kind.
     ONE_NAME_BYTES = 4
     COUNT_BYTES_MOST = 24
+    PADDED_BYTES = 32
 
 # What EXISTS answers for a name that is there, again and again.
 cdef uint8_t many_ones[ONE_BYTES * REPLIES_AT_ONCE]
@@ -125,6 +126,7 @@ cdef class NamePageReader:
     # A command's beginning, for one name; and behind its first line, however many they are.
     cdef bytes before
     cdef const uint8_t *before_data
+    cdef uint8_t before_padded[PADDED_BYTES]
     cdef size_t before_size
     cdef SlotFilter slots
     cdef const uint8_t *left_out
@@ -169,6 +171,7 @@ cdef class NamePageReader:
         self.before = b"" if together else b"*2\r\n$%d\r\n%s\r\n" % (len(command), command)
         self.before_data = <const uint8_t *>PyBytes_AS_STRING(self.before)
         self.before_size = PyBytes_GET_SIZE(self.before)
+        memcpy(self.before_padded, self.before_data, min(self.before_size, <size_t>PADDED_BYTES))
         self.slots = slots
         self.of_slots = slots is not None
         self.input = InputBuffer()
@@ -301,11 +304,14 @@ cdef class NamePageReader:
             return True
         if self.together:
             return self.keep(p, n)
-        if not self.reserve(COUNT_BYTES_MOST + self.before_size + n):
+        if not self.reserve(PADDED_BYTES + COUNT_BYTES_MOST + self.before_size + n):
             return False
         out = self.page + self.page_size
         if count == 1:
-            memcpy(out, self.before_data, self.before_size)
+            # Most often: a copy of fixed size, of which some is written over.
+            memcpy(out, self.before_padded, PADDED_BYTES)
+            if self.before_size > PADDED_BYTES:
+                memcpy(out, self.before_data, self.before_size)
             out += self.before_size
         else:
             out = put_array_header(out, count + 1)

@@ -108,6 +108,17 @@ def test_hash_tags(key: bytes, same_as: bytes | None) -> None:
     assert _native.key_slot(key) == reference.crc16(hashed) % 16384
 
 
+def test_a_hash_tag_anywhere_in_a_key_of_any_length() -> None:
+    """A key is looked through eight bytes at a time, and the last ones overlap those before."""
+    for size in range(40):
+        key = bytes(range(97, 97 + 20)) * 2
+        assert _native.key_slot(key[:size]) == reference.key_slot(key[:size])
+        for at in range(size):
+            tagged = key[:at] + b"{" + key[at : size - 1]
+            for other in (tagged, tagged + b"}", tagged[: at + 2] + b"}" + tagged[at + 2 :]):
+                assert _native.key_slot(other) == reference.key_slot(other)
+
+
 def test_known_slots() -> None:
     # CLUSTER KEYSLOT, on a real server.
     assert _native.key_slot(b"foo") == 12182
