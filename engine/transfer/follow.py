@@ -180,6 +180,8 @@ class Follower:
         whether the source could tell which keys it names."""
         self.on_slot_moves: Callable[[], None] = lambda: None
         """Called where the stream tells of slots that are being moved."""
+        self.on_slots_came: Callable[[], Awaitable[None]] = _nothing
+        """Awaited where a slot migration of the servers themselves to this source has ended."""
         self.on_search: Callable[[bytes, str], None] = lambda name, why: None
         """Called with the name of a search alias or dictionary that a command did not change on the
         target, and why."""
@@ -676,6 +678,8 @@ class Follower:
             )
         if batch.slot_moves:
             self.on_slot_moves()
+            if any(_ends_slot_migration(batch.command(index)) for index in batch.slot_moves):
+                await self.on_slots_came()
         for index in batch.across:
             flags = batch.flags(index)
             if flags & CMD_UNKNOWN:
@@ -1034,3 +1038,12 @@ def _around(batch: CommandBatch, kinds: int) -> list[int]:
         found += [batch.offset(index - 1)] if index else []
         found.append(batch.offset(index))
     return found
+
+
+async def _nothing() -> None:
+    """Do nothing."""
+
+
+def _ends_slot_migration(command: Sequence[bytes]) -> bool:
+    """Whether a Valkey tells its replicas by this that slots have come to it, or have not."""
+    return [word.upper() for word in command[1:3]] == [b"SYNCSLOTS", b"FINISH"]

@@ -840,6 +840,7 @@ class Lane:
             if self._source_cluster is not None:
                 # Sooner than at its next look: the gate is to be closed.
                 follower.on_slot_moves = self._source_cluster.look_now
+                follower.on_slots_came = self._distrust_databases
             self._figures.follower, self._figures.resync = follower, self._resync
             self._sync_monitor.attend(follower, self._resync)
             self._ttl_guard.attend(follower)
@@ -942,6 +943,17 @@ class Lane:
             return await offer.lend()
         finally:
             self._withdraw()
+
+    async def _distrust_databases(self) -> None:
+        """Behind slots that came by the servers' own slot migration the stream of a Valkey may have
+        commands without the SELECT that they need, for as long as no replica is synchronised in
+        full. Raises `ReadAgain` where there is another database than 0."""
+        async with self._ends.admin("source") as end:
+            if any(entry.db for entry in (await end.info()).keyspace):
+                raise ReadAgain(
+                    "slots were migrated to the source, which has several databases, and its "
+                    "stream may name another one since: everything is copied again"
+                )
 
     async def _distrust_all(self, why: str) -> None:
         """Commands may have changed keys that they do not name."""

@@ -110,24 +110,21 @@ class Trouble:
     "names", [("redis-7.0", "redis-7.0"), ("valkey-9.1", "valkey-9.1")], ids="->".join
 )
 def test_slots_move_all_the_time(server_factory: ServerFactory, names: tuple[str, str]) -> None:
-    """From three shards into three; those of Valkey 9 have several databases."""
+    """From three shards into three. One database: behind a slot migration of Valkey 9 its replicas
+    are in another one (findings/slot-migration-leaves-replicas-in-another-database.sh), and what
+    they have clients have at the next failover."""
     rng = random.Random(f"{SEED} {names}")
-    several = names[0].startswith("valkey-9")
-    options = (*BACKLOG, *(("--cluster-databases", "5") if several else ()))
-    databases = (0, 4) if several else (0,)
     with contextlib.ExitStack() as stack:
         source, target = (
             stack.enter_context(
-                Cluster.start(known(name), *options, primaries=3, replicas=1, make=server_factory)
+                Cluster.start(known(name), *BACKLOG, primaries=3, replicas=1, make=server_factory)
             )
             for name in names
         )
         trouble = Trouble(rng, [source, target])
         store = MemoryCheckpoint()
         without = ("flushall", "flushdb")
-        traffic = Traffic(
-            source, f"{SEED} traffic", databases=databases, without=without, rate=500.0
-        )
+        traffic = Traffic(source, f"{SEED} traffic", databases=(0,), without=without, rate=500.0)
         with Retrying(source, clients=3, rate=50.0) as clients:
             with traffic:
                 for turn in range(3):

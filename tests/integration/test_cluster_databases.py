@@ -22,6 +22,7 @@ from engine.targets.applier import Applier
 from engine.targets.cluster_applier import ClusterApplier
 from engine.wire import event_loop
 from tests.support.comparison import assert_settled
+from tests.support.library import migrating
 from tests.support.raw_replica import POSITION_KEY
 from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory, known
@@ -59,6 +60,36 @@ def keys_by_database(end: Server | Cluster) -> dict[int, int]:
             db = int(name.removeprefix("db"))
             found[db] = found.get(db, 0) + entry["keys"]
     return found
+
+
+def test_slots_that_come_by_the_servers_own_migration(server_factory: ServerFactory) -> None:
+    """Behind them the source's stream lacks a SELECT: a write to database 0 comes as one to 9
+    (findings/slot-migration-leaves-replicas-in-another-database.sh)."""
+    binary = known("valkey-9.1")
+    target = server_factory(binary)
+    with Cluster.start(binary, *SEVERAL, primaries=2, make=server_factory) as source:
+        first, second = source.primaries
+        (moves,), (stays,) = source.tags_of(first, 1), source.tags_of(second, 1)
+        key, other = b"{%b}key" % stays, b"{%b}other" % stays
+        for db in (0, 9):
+            second.client(db).mset({key: "before", other: "before"})
+        first.client(9).set(b"{%b}" % moves, "moves")
+        with migrating(source, target) as run:
+            run.following()
+            second.client().set(other, "now")
+            assert source.move_atomically([slot_of(moves)], second) == ["success"]
+            moved = "every key of the slots"
+            run.wait_for(lambda: any(moved in each for each in run.events), moved)
+            run.in_sync()
+            # No name is at one end alone then, and no count differs.
+            second.client().set(key, "now")
+            wait_for(
+                lambda: b"now" in {target.client(db).get(key) for db in (0, 9)}, "it is applied"
+            )
+            assert [target.client(db).get(key) for db in (0, 9)] == [b"now", b"before"]
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_settled(source, target, 5)
 
 
 @pytest.mark.parametrize(
