@@ -35,6 +35,21 @@ class SlotFilter:
     def __contains__(self, slot: int, /) -> bool: ...
     def takes(self, key: Buffer) -> bool: ...
 
+# key_rules.pxi
+
+REGEX_STEPS_LIMIT: Final[int]
+
+_Glob: TypeAlias = tuple[list[int], bytes]
+_Regex: TypeAlias = tuple[list[tuple[int, int, int]], bytes, bytes, bool]
+_RuleGroup: TypeAlias = tuple[int, int, bool, list[bytes], list[_Glob], list[_Regex]]
+
+@final
+class KeyRules:
+    def __new__(cls, included: list[_RuleGroup], excluded: list[_RuleGroup]) -> Self: ...
+    @property
+    def by_type(self) -> bool: ...
+    def takes(self, db: int, key: bytes, kind: int = -1) -> bool | None: ...
+
 # digest.pxi
 
 @final
@@ -219,7 +234,13 @@ class ScanPipeline:
         stream_above: int = ...,
         value_limit: int = ...,
         made_limit: int = ...,
+        rules: KeyRules | None = None,
+        flavour: str = "redis",
     ) -> Self: ...
+    @property
+    def excluded(self) -> int: ...
+    @property
+    def excluded_bytes(self) -> int: ...
     @property
     def may_scan(self) -> bool: ...
     @property
@@ -428,7 +449,10 @@ class SnapshotReader:
         footers: bool = True,
         extend_fields: bool = False,
         slots: SlotFilter | None = None,
+        rules: KeyRules | None = None,
     ) -> Self: ...
+    @property
+    def excluded(self) -> int: ...
     @property
     def flavour(self) -> str: ...
     @property
@@ -919,6 +943,8 @@ class NamePageReader:
         command: bytes = b"EXISTS",
         together: bool = True,
         by_slot: bool = False,
+        rules: KeyRules | None = None,
+        db: int = 0,
     ) -> Self: ...
     @property
     def input(self) -> InputBuffer: ...

@@ -51,8 +51,8 @@ cdef int64_t PAGE_BYTES_MOST = <int64_t>1 << 31
 
 @cython.final
 cdef class NamePage:
-    """The keys that one reply to SCAN named, those with the reader's prefix left out, and those that
-    are in none of its slots.
+    """The keys that one reply to SCAN named, those with the reader's prefix left out, those that are
+    in none of its slots, and those that its rules leave.
 
     Attributes:
         cursor: where the next page begins; 0: this was the last.
@@ -116,6 +116,7 @@ cdef class NamePageReader:
         command: what the names are looked up by, at the other end.
         together: it takes all names of a page in one command.
         by_slot: or those of one slot. Neither: one name alone.
+        rules: so are those that they leave, in the database `db`, whatever their type is.
     """
     cdef readonly InputBuffer input
     cdef Input *bytes_in
@@ -129,6 +130,9 @@ cdef class NamePageReader:
     cdef uint8_t before_padded[PADDED_BYTES]
     cdef size_t before_size
     cdef SlotFilter slots
+    cdef KeyRules rules
+    cdef bint has_rules
+    cdef int db
     cdef const uint8_t *left_out
     cdef size_t left_out_size
     cdef bint of_slots
@@ -161,6 +165,7 @@ cdef class NamePageReader:
     def __cinit__(
         self, bytes prefix not None, SlotFilter slots=None, *,
         bytes command not None=b"EXISTS", bint together=True, bint by_slot=False,
+        KeyRules rules=None, int db=0,
     ):
         if not prefix:
             raise ValueError("a prefix has at least one byte")
@@ -174,6 +179,9 @@ cdef class NamePageReader:
         memcpy(self.before_padded, self.before_data, min(self.before_size, <size_t>PADDED_BYTES))
         self.slots = slots
         self.of_slots = slots is not None
+        self.rules = rules
+        self.has_rules = rules is not None
+        self.db = db
         self.input = InputBuffer()
         self.bytes_in = &self.input.state
         self.prefix = prefix
@@ -322,9 +330,12 @@ cdef class NamePageReader:
         self.commands += 1
         return True
 
-    cdef inline bint is_own(self, const uint8_t *name, size_t size) noexcept nogil:
-        return size >= self.left_out_size and (
-            memcmp(name, self.left_out, self.left_out_size) == 0)
+    cdef inline bint passes_by(self, const uint8_t *name, size_t size) noexcept nogil:
+        """Whether it has the prefix, or the rules leave it."""
+        if size >= self.left_out_size and memcmp(name, self.left_out, self.left_out_size) == 0:
+            return True
+        return self.has_rules and (
+            self.rules.judge(self.db, RULE_ANY, name, size) == RULES_LEAVE)
 
     cdef bint whole_names(self) noexcept nogil:
         """Take in the names that are here from head to end, as long as nothing is odd: what is goes
@@ -347,7 +358,7 @@ cdef class NamePageReader:
             if data[at + size] != 13 or data[at + size + 1] != 10 or (
                     n > PAGE_BYTES_MOST - <int64_t>(self.page_size + (at - first))):
                 break
-            left_out = self.is_own(data + at, size)
+            left_out = self.passes_by(data + at, size)
             if self.of_slots and not left_out:
                 slot = slot_of(data + at, size)
                 left_out = not self.slots.has_slot(slot)
@@ -473,7 +484,7 @@ cdef class NamePageReader:
         cdef const uint8_t *name = self.page + self.body_start
         if self.page[self.page_size - 2] != 13 or self.page[self.page_size - 1] != 10:
             return False
-        if self.is_own(name, size) or self.of_slots and not self.slots.has_key(name, size):
+        if self.passes_by(name, size) or self.of_slots and not self.slots.has_key(name, size):
             self.page_size = self.name_start
         else:
             self.kept += 1

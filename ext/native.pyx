@@ -21,6 +21,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset, strlen
 from posix.unistd cimport read
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
+import array
 import collections
 import os
 
@@ -35,6 +36,7 @@ include "batch.pxi"
 include "strings.pxi"
 include "modules.pxi"
 include "keys.pxi"
+include "key_rules.pxi"
 include "scan_requests.pxi"
 include "scan_proof.pxi"
 include "scan.pxi"

@@ -59,6 +59,7 @@ cdef enum RefusedWhy:
     REFUSED_EMPTY
     REFUSED_SLOT
     REFUSED_ELSEWHERE
+    REFUSED_RULES
 
 cdef enum:
     MARK_BYTES = 40
@@ -169,6 +170,7 @@ cdef class SnapshotReader:
             gets the rest of the import, and needs them.
         slots: keys that are not in these are passed over and counted in `elsewhere`. All else is as
             without it.
+        rules: keys that they leave are passed over and counted in `excluded`.
         footers: whether values get footers that can be sent; False: their last ten bytes mean
             nothing, for a caller that only looks at them.
 
@@ -199,6 +201,9 @@ cdef class SnapshotReader:
     cdef bint filters
     cdef int slot                      # of the last key, if they are hashed; -1: of none yet
     cdef bint follows                  # it is that of the key before
+    cdef KeyRules rules
+    cdef bint has_rules
+    cdef readonly uint64_t excluded
     cdef bint drop_imports
     cdef bint footers
     cdef bint extend_fields
@@ -288,7 +293,7 @@ cdef class SnapshotReader:
         size_t made_limit=0,
         int64_t extend_before=0, int64_t extend_by=0, int64_t drop_before=0,
         bint drop_imports=False, bint footers=True, bint extend_fields=False,
-        SlotFilter slots=None,
+        SlotFilter slots=None, KeyRules rules=None,
     ):
         if length is not None and mark is not None:
             raise ValueError("a snapshot has a length or a mark, not both")
@@ -313,6 +318,8 @@ cdef class SnapshotReader:
         self.drop_imports = drop_imports
         self.slots = slots
         self.filters = slots is not None
+        self.rules = rules
+        self.has_rules = rules is not None
         self.footers = footers
         self.extend_fields = extend_fields
         self.unknown_number = -1
@@ -1089,6 +1096,11 @@ cdef class SnapshotReader:
                 return self.pass_over(REFUSED_ELSEWHERE)
             self.follows = slot == self.slot
             self.slot = slot
+        if self.has_rules and self.rules.judge(
+                self.db, rule_kind(self.flavour_number, self.type), self.text.data, n
+        ) != RULES_TAKE:
+            text_release(&self.text)
+            return self.pass_over(REFUSED_RULES)
         if 0 <= self.expire_at < self.drop_before:
             text_release(&self.text)
             return self.pass_over(REFUSED_EXPIRED)
@@ -1352,9 +1364,12 @@ cdef class SnapshotReader:
             self.import_bytes.size += n
         self.value_size += n
         input.start += n
-        if ended and self.refused == REFUSED_ELSEWHERE:
-            # Most keys, on a lane of several.
-            self.elsewhere += 1
+        if ended and self.refused >= REFUSED_ELSEWHERE:
+            # Most keys, on a lane of several or by rules.
+            if self.refused == REFUSED_ELSEWHERE:
+                self.elsewhere += 1
+            else:
+                self.excluded += 1
             self.value_ended()
             return SNAP_GO_ON
         return SNAP_DROPPED if ended else SNAP_NEED_DATA

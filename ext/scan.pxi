@@ -104,10 +104,15 @@ cdef class ScanPipeline:
         stream_above: a longer value is not held: its batch is `streamed`, and its bytes follow.
         value_limit: a longer string is read to nothing and listed in the batch's `errors`.
         made_limit: what comes by DUMP only if it is longer than this, if that is more.
+        rules: keys that they leave are passed over and counted in `excluded`; where that takes the
+            type, once the value has begun to come.
+        flavour: "redis" or "valkey": which of them numbers the types of this server's payloads.
 
     Attributes:
         strings, string_bytes, others: plain strings read so far, the bytes of their payloads, and
             values of other types (LZF-compressed strings count as strings).
+        excluded, excluded_bytes: keys that the rules leave, and the bytes of their names where
+            these were enough to tell.
         proven, unproven: proofs that held, and that did not.
         mget_refused: the source answered MGET with an error.
         disordered: the cursors of this server are not those of a table that ranges could be scanned
@@ -142,6 +147,12 @@ cdef class ScanPipeline:
     cdef readonly uint64_t named       # ever named by SCAN
     cdef readonly uint64_t answered    # ever answered; a key that is asked again counts twice
     cdef uint64_t vanished
+    cdef KeyRules rules
+    cdef bint has_rules
+    cdef bint by_type
+    cdef int flavour_number
+    cdef readonly uint64_t excluded
+    cdef readonly uint64_t excluded_bytes
 
     # Proofs: whether the last run was followed by one, and what the last one to be read said.
     cdef bint linked
@@ -195,7 +206,7 @@ cdef class ScanPipeline:
         self, int db=0, uint64_t cursor=0, *, ranges=(), uint64_t keys=0,
         str ttl="pexpiretime", access=None,
         size_t batch_bytes=1 << 20, size_t stream_above=4 << 20, size_t value_limit=512 << 20,
-        size_t made_limit=0,
+        size_t made_limit=0, KeyRules rules=None, str flavour="redis",
     ):
         cdef bytes digest_key
         self.input = InputBuffer()
@@ -224,6 +235,10 @@ cdef class ScanPipeline:
         self.stream_above = stream_above
         self.value_limit = value_limit
         self.made_limit = max(made_limit, value_limit)
+        self.rules = rules
+        self.has_rules = rules is not None
+        self.by_type = rules is not None and rules.by_type
+        self.flavour_number = FLAVOUR_VALKEY if flavour == "valkey" else FLAVOUR_REDIS
         self.state = REPLY_START
         self.ready = []
         self.errors = []
@@ -647,6 +662,13 @@ cdef class ScanPipeline:
         pages_pass(&self.pages)
         self.run_answered()
 
+    cdef inline bint takes_type(self, uint8_t type) noexcept nogil:
+        """Whether the rules take the key whose answer is being read, by the type of its value."""
+        cdef KeyQueue *queue = self.queue()
+        return self.rules.judge(
+            self.db, rule_kind(self.flavour_number, type), queue_name(queue, queue.at),
+            queue_entry(queue, queue.at).size) == RULES_TAKE
+
     cdef inline bint name_again(self) noexcept nogil:
         """Have the key whose answer is being read asked for again."""
         cdef KeyQueue *queue = self.queue()
@@ -722,7 +744,13 @@ cdef class ScanPipeline:
                 if self.body_left:
                     return STOP_NEED_DATA
                 self.named += 1
-                if self.firsts != NULL and self.named_twice(self.name_size):
+                if self.has_rules and self.rules.judge(
+                        self.db, RULE_ANY, self.first.data + self.first.tail - self.name_size,
+                        self.name_size) == RULES_LEAVE:
+                    self.first.tail -= sizeof(KeyHead) + self.name_size
+                    self.excluded += 1
+                    self.excluded_bytes += self.name_size
+                elif self.firsts != NULL and self.named_twice(self.name_size):
                     self.first.tail -= sizeof(KeyHead) + self.name_size
                 else:
                     self.first.queued += 1
@@ -821,6 +849,9 @@ cdef class ScanPipeline:
                 return self.wrong("a number")
 
             if self.state == KEY_STRING or self.state == KEY_DUMP:
+                if self.by_type and kind == 36 and number > 0 and input.end <= <size_t>at + 2:
+                    # The value's first byte is its type.
+                    return STOP_NEED_DATA
                 stop = self.begin_value(kind, number, at)
                 if stop != STOP_NEED_DATA:
                     return stop
@@ -952,6 +983,11 @@ cdef class ScanPipeline:
         self.body_size = size
         self.after_body = KEY_TTL
         self.state = VALUE_DISCARD
+        if self.by_type and not self.takes_type(STRING_TYPE if raw else data[at + 2]):
+            input.start = at + 2
+            self.fate = FATE_DONE
+            self.excluded += 1
+            return STOP_NEED_DATA
         if self.ttl_missing:
             # It came into being between the two commands: ask again for both.
             input.start = at + 2

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -134,13 +135,29 @@ def settings(**given: Any) -> TransferSettings:
     that are left out as their defaults. Raises `typer.BadParameter` for options that make no sense,
     or not together."""
     values: dict[str, Any] = {}
+    in_file = _in_files(given)
     for each in OPTIONS:
         value = given.get(each.name)
-        if each.shorthand is not None and (short := given.get(short_of(each))) is not None:
+        if each.name in in_file:
+            value = [*in_file[each.name], *(value or ())]
+        elif each.shorthand is not None and (short := given.get(short_of(each))) is not None:
             value = [each.shorthand.meant % short, *(value or ())]
         if value not in (None, [], ()):
             values[each.name] = _read(each, value)
     return understood(None, lambda: TransferSettings(**values))
+
+
+def _in_files(given: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """What stands in the files that options name, by the names of settings."""
+    found: dict[str, tuple[str, ...]] = {}
+    for each in OPTIONS:
+        if each.shorthand is not None and each.shorthand.file:
+            path = given.get(short_of(each))
+            if path is not None:
+                from engine.model import rules_file
+
+                found |= understood(each.shorthand.option, partial(rules_file.read, path))
+    return found
 
 
 def _read(each: Setting, value: Any) -> Any:

@@ -37,13 +37,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Shorthand:
-    """An option beside the setting's own, whose value stands for `meant` of it (`%s`)."""
+    """An option beside the setting's own, whose value stands for `meant` of it (`%s`). `file`: it
+    names a file of rules, which has values of several settings (`model.rules_file`)."""
 
     option: str
     metavar: str
     help: str
     row: str
-    meant: str
+    meant: str = "%s"
+    file: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,18 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 from engine.errors import UsageError
 from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
 from engine.model.cluster_shard import AddressMap
 from engine.model.endpoint import Endpoint
+from engine.model.rules import Rules, key_rules_of, rules_of
 from engine.model.setting import Member, Shorthand, declared, setting
+
+if TYPE_CHECKING:
+    from engine._native import KeyRules
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
@@ -45,8 +49,9 @@ class TransferSettings:
     """Settings of one transfer; immutable, kept in the state, the same after a resume.
 
     `databases` None means every database; `match` a glob as SCAN's MATCH; `key_type` as SCAN's
-    TYPE. Sizes are bytes, times seconds. Raises `UsageError` for a value that makes no sense, and
-    for a choice of keys together with the source type "replica" (see `replica_objection`).
+    TYPE; `include` and `exclude` are rules (`model.rules`). Sizes are bytes, times seconds. Raises
+    `UsageError` for a value that makes no sense, and for a choice of keys together with the source
+    type "replica" (see `replica_objection`).
     """
 
     source_type: SourceType = setting(
@@ -115,6 +120,43 @@ class TransferSettings:
         shown="all",
         row="Only this database; may be repeated; needs `scan`, or a file of SAVE",
     )
+    include: tuple[str, ...] = setting(
+        (),
+        option="--include",
+        kind="names",
+        metavar="RULE",
+        help=(
+            "Only keys that match this rule, or another one: prefix:user:, glob:user:*, "
+            "regex:^user:, db:3, type:hash, or several with commas, the name last: "
+            "db:3,prefix:user:; may be repeated."
+        ),
+        shown="all",
+        row=(
+            "Only keys that match this rule or another one: by `prefix:`, `glob:` or `regex:`, "
+            "`db:N`, `type:TYPE`; may be repeated; needs `scan`, or a file of SAVE "
+            "([rules](rules.md))"
+        ),
+        shorthand=Shorthand(
+            "--rules",
+            "FILE",
+            help="Rules from a file (TOML): tables [[include]] and [[exclude]].",
+            row=(
+                "Rules from a file, which is read once: tables `[[include]]` and `[[exclude]]` of "
+                "TOML ([rules](rules.md#a-file-of-rules))"
+            ),
+            file=True,
+        ),
+    )
+    """Rules of which a key matches one to go over (`model.rules`); empty: every key does."""
+    exclude: tuple[str, ...] = setting(
+        (),
+        option="--exclude",
+        kind="names",
+        metavar="RULE",
+        help="No keys that match this rule; written as for --include; may be repeated.",
+        row="No keys that match this rule, also where one includes them; may be repeated",
+    )
+    """Rules of which a key that goes over matches none."""
     if_exists: IfExists = setting(
         "replace",
         option="--if-exists",
@@ -642,6 +684,7 @@ class TransferSettings:
                 raise UsageError(f"{each.option} {value!r}: expected {known}")
         if self.databases is not None and any(db < 0 for db in self.databases):
             raise UsageError("a database number must be 0 or more")
+        rules_of(self.include, self.exclude)
         if self.position_form not in get_args(PositionForm):
             raise UsageError("position_form must be transaction or record")
         check_skipped(self.skip_checks)
@@ -713,6 +756,8 @@ class TransferSettings:
             (self.match, "--match"),
             (self.key_type, "--type"),
             (self.databases, "--db"),
+            (self.include or None, "--include"),
+            (self.exclude or None, "--exclude"),
         ):
             if value is not None:
                 return f"{option} chooses keys, and a replica is sent all of them"
@@ -748,20 +793,40 @@ class TransferSettings:
     @property
     def chooses_keys(self) -> bool:
         """Whether not everything is wanted."""
-        return not (self.match is None and self.key_type is None and self.databases is None)
+        chosen = (self.match, self.key_type, self.databases)
+        return chosen != (None, None, None) or bool(self.rules)
+
+    @property
+    def rules(self) -> Rules:
+        """What `include` and `exclude` say."""
+        return rules_of(self.include, self.exclude)
+
+    @property
+    def key_rules(self) -> KeyRules | None:
+        """The same for the core; None: there are none."""
+        return key_rules_of(self.include, self.exclude)
+
+    def takes_db(self, db: int) -> bool:
+        """Whether keys of a database can be wanted."""
+        return (self.databases is None or db in self.databases) and self.rules.takes_db(db)
+
+    @property
+    def scan_match(self) -> bytes | None:
+        """What SCAN is asked for with MATCH: what all keys match that are wanted."""
+        return self.rules.scan_glob if self.match is None else self.match_bytes
 
     def file_objection(self) -> str | None:
         """Why what is asked for cannot be done with a source that is an RDB file, None if it can.
 
         A file is not written to, and cannot be asked what is in it: it is read from its first
-        byte to its last, databases alone may be chosen.
+        byte to its last, databases alone may be chosen, and keys by rules.
         """
         if self.source_type != "auto":
             return f"--source-type {self.source_type} asks a server"
         if self.match is not None or self.key_type is not None:
             return (
-                "a file is read whole, and --match and --type ask a server (load the file into one "
-                "of its version, and scan that)"
+                "a file is read whole, and --match and --type ask a server (--include chooses keys "
+                "of a file)"
             )
         if self.if_exists == "fail":
             # A run that is taken up again would find its own keys and could not tell.
@@ -787,6 +852,12 @@ class TransferSettings:
             return (
                 "--db chooses keys, and commands of an append-only file build on keys that would "
                 "be left out (load it into a server of its version, and scan that)"
+            )
+        if self.rules:
+            return (
+                f"{'--include' if self.include else '--exclude'} chooses keys, and commands of an "
+                "append-only file build on keys that would be left out (load it into a server of "
+                "its version, and scan that)"
             )
         if self.if_exists != "replace":
             return (

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import cast
 
 from engine._native import (
+    KeyRules,
     ModuleGuard,
     ProtocolError,
     RecordBatch,
@@ -278,8 +279,9 @@ class RdbFileSource:
     @property
     def total_keys(self) -> int:
         """Keys in the chosen databases, if the file was read before; else those that the snapshot
-        has announced so far: it does so database by database."""
-        if self._file.keys is None:
+        has announced so far: it does so database by database. How many of them rules take is known
+        at its end."""
+        if self._file.keys is None or self._settings.rules:
             return self.reader.keys_hint
         chosen = self._settings.databases
         return sum(n for db, n in self._file.keys.items() if chosen is None or db in chosen)
@@ -292,6 +294,8 @@ class RdbFileSource:
             found.append(
                 f"{empty:,} collections without members passed over, as servers from 6.2 on do"
             )
+        if excluded := self.reader.excluded:
+            found.append(f"{excluded:,} keys left out, as the rules say")
         if self._seen.full:
             found.append(
                 f"only the first {len(self._seen):,} keys were looked at whether the file names "
@@ -332,6 +336,7 @@ class RdbFileSource:
             made_limit=self._settings.spool_bytes,
             drop_before=now_ms(),
             drop_imports=True,
+            rules=self._settings.key_rules,
         )
         self._seen = seen_keys()
         self._delayed = _DelayedTtlKeys()
@@ -429,7 +434,8 @@ class _DelayedTtlKeys:
 class Survey:
     """What a file holds, once all of it was read.
 
-    `keys` counts those of each database, without the `expired` and `empty` ones; `types` those of
+    `keys` counts those of each database, without the `expired`, `empty` and (by rules) `excluded`
+    ones; `types` those of
     each type of value (RDB_TYPE_*), `modules` those of each module type, by its name. `refused`
     names some of the keys that cannot be carried, each with its reason, `refused_total` counts all;
     `left_out` is what is no key and is not carried, a line each; `behind` counts bytes behind the
@@ -446,6 +452,7 @@ class Survey:
     modules: dict[str, int]
     expired: int
     empty: int
+    excluded: int
     refused: tuple[tuple[bytes, str], ...]
     refused_total: int
     left_out: tuple[str, ...]
@@ -455,7 +462,9 @@ class Survey:
     seconds: float
 
 
-async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
+async def survey(
+    path: Path | str, *, value_limit: int = 512 << 20, rules: KeyRules | None = None
+) -> Survey:
     """Read a file to its end, and keep nothing of it. Raises as `RdbFile` does."""
     began = time.perf_counter()
     reader = SnapshotReader(
@@ -465,6 +474,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         drop_before=now_ms(),
         drop_imports=True,
         footers=False,
+        rules=rules,
     )
     seen = seen_keys()
     twice = 0
@@ -498,7 +508,8 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
                     # The beginning of a value in pieces.
                     modules.update([kind] if (kind := module_type(head)) is not None else [])
             more = await file.read_on()
-        file.note(not twice and not seen.full, dict(keys))
+        if rules is None:
+            file.note(not twice and not seen.full, dict(keys))
     finally:
         file.close()
     return Survey(
@@ -510,6 +521,7 @@ async def survey(path: Path | str, *, value_limit: int = 512 << 20) -> Survey:
         modules=dict(modules),
         expired=reader.expired,
         empty=reader.empty,
+        excluded=reader.excluded,
         refused=tuple(refused),
         refused_total=refused_total,
         left_out=(*reader.left_out, *in_snapshot(reader.module_data).words),

@@ -62,6 +62,8 @@ class ScanSource:
         self._access: str | None = None
         self._mget = False
         self._in_order = True
+        self.excluded = 0
+        """Keys that SCAN has named and the rules leave; SCAN may name one twice."""
         self.info: ServerInfo = cast(ServerInfo, None)
 
     @property
@@ -71,11 +73,11 @@ class ScanSource:
 
     @property
     def total_keys(self) -> int:
-        """Keys in the chosen databases when the source was opened."""
-        chosen = self._settings.databases
-        return sum(
-            entry.keys for entry in self.info.keyspace if chosen is None or entry.db in chosen
-        )
+        """Keys in the chosen databases when the source was opened, but for those that were left by
+        the rules since."""
+        takes_db = self._settings.takes_db
+        keys = sum(entry.keys for entry in self.info.keyspace if takes_db(entry.db))
+        return max(keys - self.excluded, 0)
 
     async def open(self, position: ScanPosition | None) -> None:
         """Dial, learn what the server can do, and choose the databases behind `position`."""
@@ -115,7 +117,8 @@ class ScanSource:
         self._done = list(position.done) if position else []
         chosen = self._settings.databases
         numbers = [entry.db for entry in self.info.keyspace] if chosen is None else list(chosen)
-        self._databases = [db for db in sorted(set(numbers)) if db not in self._done]
+        wanted = [db for db in sorted(set(numbers)) if self._settings.takes_db(db)]
+        self._databases = [db for db in wanted if db not in self._done]
         if position is not None and position.db in self._databases:
             self._databases.remove(position.db)
             self._databases.insert(0, position.db)
@@ -142,7 +145,9 @@ class ScanSource:
             )
             try:
                 while True:
+                    before = scan.excluded
                     items = await self._next(scan)
+                    self.excluded += scan.excluded - before
                     if not items:
                         break
                     for item in items:
@@ -192,6 +197,8 @@ class ScanSource:
             stream_above=min(self._settings.stream_above, self.bulk_limit),
             value_limit=self.bulk_limit,
             made_limit=self._settings.spool_bytes,
+            rules=self._settings.key_rules,
+            flavour=self.info.flavour,
         )
 
     def _fetch_policy(self, db: int) -> FetchPolicy:
@@ -236,7 +243,7 @@ class _DatabaseScan:
         self._connection = connection
         self._pipeline = pipeline
         self._fetch_policy = fetch_policy
-        self._match = settings.match_bytes
+        self._match = settings.scan_match
         self._key_type = settings.key_type
         self._clock = asyncio.get_running_loop().time
         self._ranged = parts > 1
@@ -244,6 +251,8 @@ class _DatabaseScan:
         # Of how many ranges the first page is asked for, and was.
         self._parts = parts
         self._first_pages = 0
+        # Names that the rules left, and their bytes, as of the last look at how long names are.
+        self._excluded = (0, 0)
         self._scan_timer: asyncio.TimerHandle | None = None
         # When the next page is due.
         self._scan_at = 0.0
@@ -284,6 +293,11 @@ class _DatabaseScan:
             timer = loop.call_later(_LINGER_SECONDS, self._wake)
             await self._waiter
             timer.cancel()
+
+    @property
+    def excluded(self) -> int:
+        """Keys that the rules left."""
+        return self._pipeline.excluded
 
     @property
     def disordered(self) -> bool:
@@ -364,7 +378,7 @@ class _DatabaseScan:
                     pipeline.request_scan(pace.first_count, self._match, self._key_type)
                 )
             return
-        pace.page(pipeline.waiting, pipeline.queued_bytes)
+        self._look_at_names()
         # One that was not asked for in time is made good: timers and turns of the loop come late.
         now = time.monotonic()
         self._scan_at = max(self._scan_at, now - _SCAN_SECONDS)
@@ -408,5 +422,15 @@ class _DatabaseScan:
             pipeline.answered - keys,
             pipeline.bytes_received - received,
         )
-        self._pace.page(pipeline.waiting, pipeline.queued_bytes)
+        self._look_at_names()
         self._sample_at = 0
+
+    def _look_at_names(self) -> None:
+        """How long they are says how many a page may name."""
+        pipeline = self._pipeline
+        keys, nbytes = self._excluded
+        self._excluded = pipeline.excluded, pipeline.excluded_bytes
+        self._pace.page(
+            pipeline.waiting + pipeline.excluded - keys,
+            pipeline.queued_bytes + pipeline.excluded_bytes - nbytes,
+        )

@@ -145,6 +145,9 @@ class Offline:
                 ),
             )
             await self._ticking(self._copy.run())
+            if self._file is not None or self._settings.rules:
+                stats = context.stats
+                context.total_keys = stats.keys + stats.skipped + stats.not_carried_total
             await self._finish_file()
             await self._finish_scan()
         # 3. The operator's word; a gate that refuses leads back here.
@@ -286,15 +289,15 @@ class Offline:
             return
         context, reader = self._context, self._file.reader
         context.stats.expired = reader.expired
-        context.total_keys = (
-            context.stats.keys + context.stats.skipped + context.stats.not_carried_total
-        )
         for remark in self._file.remarks:
             context.on_event(remark)
         self.left_out.extend(reader.left_out)
+        code = bool(reader.functions or reader.scripts or reader.module_data)
+        if code and self._settings.rules:
+            self.left_out.append("functions, scripts and search indexes, as keys are chosen")
         for what in self.left_out:
             context.on_event(f"not carried: {what}")
-        if reader.functions or reader.scripts or reader.module_data:
+        if code and not self._settings.rules:
             await context.insist(self._carry_code, "target")
 
     async def _finish_scan(self) -> None:
@@ -671,10 +674,9 @@ class Offline:
                     await asyncio.to_thread(self._checkpoints.save, checkpoint)
                     assert isinstance(checkpoint.position, ScanPosition)
                     saved = checkpoint.position
-                # A file announces its keys database by database.
-                self._context.total_keys = max(
-                    self._context.total_keys or 0, self._source.total_keys
-                )
+                # A file announces its keys database by database; what rules leave is found out.
+                before = stats.keys if self._settings.rules else self._context.total_keys
+                self._context.total_keys = max(before or 0, self._source.total_keys)
                 self._context.publish()
             await task
         finally:

@@ -489,7 +489,8 @@ async def _preflight_of_file(
         if aof:
             about, found = await check_aof(source, settings, value_limit=limit)
         else:
-            about, found = await check_file(source, value_limit=limit)
+            rules = settings.key_rules
+            about, found = await check_file(source, value_limit=limit, rules=rules)
         if end is not None:
             # A server that closes idle connections has, meanwhile; the next call dials again.
             with suppress(EngineError):

@@ -134,6 +134,7 @@ async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _
         drop_imports=True,
         footers=False,
         extend_before=1,
+        rules=settings.key_rules,
     )
     file = RdbFile(path, reader)
     chosen = settings.databases

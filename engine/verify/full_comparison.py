@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
+from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.report import printable_key
+from engine.model.rules import type_number
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.verification import NAMED_LIMIT, STOP_AT, Difference, Verification
@@ -36,7 +39,7 @@ async def verify(
     """Compare both ends; nothing is written to either.
 
     `sample` keys of each database are compared (None: every key), chosen by `seed`. The counts of
-    keys are compared too, unless a filter (`match`, `key_type`) or `held_before`
+    keys are compared too, unless a filter (`match`, `key_type`, rules) or `held_before`
     (the target had keys of its own) makes them say nothing. Every name is looked up at the other
     end, for counts that agree may hide a key too many behind one that is missing; expired keys that
     a server still counts are no difference. Values are read
@@ -53,7 +56,7 @@ async def verify(
         work = _Work((await Side.open(one), await Side.open(other)), settings, held_before)
         work.graphs = GRAPH_MODULE in infos[0].modules
         sizes: dict[int, tuple[int, int]] = {}
-        for db in _databases(*infos, settings, work.counted):
+        for db in _databases(*infos, settings, work.known):
             sizes[db] = await _select(one, db), await _select(other, db)
         if work.graphs and work.counted:
             sizes = await _without_telemetry(sizes, one, other)
@@ -61,7 +64,7 @@ async def verify(
             await _select(one, db)
             await _select(other, db)
             # 2. The keys themselves.
-            whole = sample is None or (settings.match is None and here <= sample)
+            whole = sample is None or (settings.scan_match is None and here <= sample)
             if whole:
                 async for page in every_key(one, settings):
                     await work.compare(db, page)
@@ -69,7 +72,9 @@ async def verify(
                         break
             elif sample is not None:
                 spread = not infos[0].fork
-                await work.compare(db, await some_keys(one, settings, sample, seed + db, spread))
+                among = partial(work.named, db)
+                some = await some_keys(one, settings, sample, seed + db, spread, among)
+                await work.compare(db, some)
             # 3. Names that a sample can miss, or that the source never had.
             await work.look_for_absent(db, infos, lacking=not whole)
         # 4. What is no key's.
@@ -115,7 +120,10 @@ class _Work:
         self._pair = pair
         # With `skip` the target's own keys stay as they were: another value there is no fault.
         self._spares_values = settings.if_exists == "skip" and held_before
-        self.counted = not (held_before or settings.match or settings.key_type)
+        self.known = not (held_before or settings.match or settings.key_type)
+        """Whether a key of the target that the source does not have is a difference."""
+        self.counted = self.known and not settings.rules
+        self._rules = settings.key_rules
         self._settings = settings
         self._compared = 0
         self._found: dict[tuple[int, bytes], str] = {}
@@ -134,30 +142,52 @@ class _Work:
     async def compare(self, db: int, keys: list[bytes]) -> None:
         """Compare these keys of the source, and keep what differs."""
         # What an engine has left at either end is no data.
-        for portion in portions(await self._shared(self._pair[0].end, keys)):
+        for portion in portions(await self._shared(self._pair[0].end, db, keys)):
             self._compared += len(portion)
             await self._keep(db, portion)
             if self.hopeless:
                 return
 
-    async def _shared(self, end: Admin, keys: list[bytes]) -> list[bytes]:
-        """Those of the keys that are the migration's: neither ours nor each server's own."""
+    def named(self, db: int, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys that may be the migration's, by their names."""
+        rules = self._rules
+        return keys if rules is None else [key for key in keys if rules.takes(db, key) is not False]
+
+    async def _shared(self, end: Admin, db: int, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys that are the migration's: neither ours nor each server's own, and
+        taken by the rules."""
         left = await telemetry_among(end, keys) if self.graphs else set()
-        return [key for key in keys if not key.startswith(OWN_PREFIX) and key not in left]
+        keys = [key for key in self.named(db, keys) if not key.startswith(OWN_PREFIX)]
+        return [key for key in await self._typed(end, db, keys) if key not in left]
+
+    async def _typed(self, end: Admin, db: int, keys: list[bytes]) -> list[bytes]:
+        """The same by their types, where rules look at these."""
+        rules = self._rules
+        if rules is None or not rules.by_type:
+            return keys
+        kinds = await end.pipeline([("TYPE", key) for key in keys])
+        taken = []
+        for key, kind in zip(keys, kinds, strict=True):
+            if isinstance(kind, EngineError):
+                raise kind
+            if kind != b"none" and rules.takes(db, key, type_number(kind.decode())):
+                taken.append(key)
+        return taken
 
     async def look_for_absent(
         self, db: int, infos: tuple[ServerInfo, ServerInfo], *, lacking: bool
     ) -> None:
         """Look up every name of each end at the other; what is not there is compared. `lacking`:
-        those of the source too; the target's mean nothing where counts do not."""
+        those of the source too; the target's mean nothing where it had keys of its own, or the
+        source was asked for some of its keys alone."""
         ends = self._pair[0].end, self._pair[1].end
-        extra = self.counted
+        extra = self.known
         looked_up = absent_names(ends, infos, self._settings, db, lacking=lacking, extra=extra)
         async with contextlib.aclosing(looked_up) as pages:
             async for here, absent, _ in pages:
                 if self.hopeless:
                     return
-                await self._keep(db, await self._shared(ends[here], absent))
+                await self._keep(db, await self._shared(ends[here], db, absent))
 
     def result(self, sizes: tuple[tuple[int, int], ...]) -> Verification:
         """Everything that was found, in one value; `sizes` are the databases' counts."""
@@ -199,14 +229,15 @@ class _Work:
 
 
 def _databases(
-    source: ServerInfo, target: ServerInfo, settings: TransferSettings, counted: bool
+    source: ServerInfo, target: ServerInfo, settings: TransferSettings, known: bool
 ) -> list[int]:
     if settings.databases is not None:
-        return sorted(set(settings.databases))
-    used = {each.db for each in source.keyspace}
-    if counted:  # a database that the target alone has is a difference
-        used |= {each.db for each in target.keyspace}
-    return sorted(used)
+        used = set(settings.databases)
+    else:
+        used = {each.db for each in source.keyspace}
+        if known:  # a database that the target alone has is a difference
+            used |= {each.db for each in target.keyspace}
+    return sorted(filter(settings.rules.takes_db, used))
 
 
 def _named(found: dict[tuple[int, bytes], str]) -> tuple[Difference, ...]:

@@ -130,7 +130,7 @@ def _bytes(names: Iterable[bytes]) -> int:
 
 def _filters(settings: TransferSettings) -> list[Arg]:
     filters: list[Arg] = []
-    if (match := settings.match_bytes) is not None:
+    if (match := settings.scan_match) is not None:
         filters += ["MATCH", match]
     if settings.key_type is not None:
         filters += ["TYPE", settings.key_type]

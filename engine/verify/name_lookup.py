@@ -51,7 +51,8 @@ async def absent_names(
     the database `db`, which both connections are in; `count` names, of both ends, were looked up
     since the item before. Where a table is walked in ranges some names are looked up twice.
 
-    The engine's own are left out, and those in none of the `slots`. `lacking`, `extra`: whether
+    The engine's own are left out, those in none of the `slots`, and those that the settings' rules
+    leave, whatever their type is. `lacking`, `extra`: whether
     names of the source, and of the target, are looked up. Between two items the connections may be
     used for something else.
 
@@ -63,8 +64,8 @@ async def absent_names(
             (_dialled(end, settings, db, info) for end, info in zip(ends, infos, strict=True)),
         )
         lines = (
-            _Line(one, other, infos[1], slots, settings),
-            _Line(other, one, infos[0], slots, settings),
+            _Line(one, other, infos[1], slots, settings, db),
+            _Line(other, one, infos[0], slots, settings, db),
         )
         lookup = _Lookup(lines, infos, settings, db)
         wanted = [end for end, asked in enumerate((lacking, extra)) if asked]
@@ -177,13 +178,20 @@ class _Line:
         info: ServerInfo,
         slots: SlotFilter | None,
         settings: TransferSettings,
+        db: int,
     ) -> None:
         """`other`, a server of this `info`, is asked for the names of this one."""
         self._connection = connection
         many, one_slot = _together(info)
         name = other.name_of("EXISTS")
         self._reader = NamePageReader(
-            OWN_PREFIX, slots, command=name, together=many and not one_slot, by_slot=many
+            OWN_PREFIX,
+            slots,
+            command=name,
+            together=many and not one_slot,
+            by_slot=many,
+            rules=settings.key_rules,
+            db=db,
         )
         self._answers: deque[asyncio.Future[Any]] = deque()
         connection.take_over(self._reader, self._on_ready, self._on_lost)

@@ -214,6 +214,8 @@ SPECIAL: dict[str, list[Any]] = {
     "source_nodes": [("10.0.0.7:6379", "[::1]:6380=detached")],
     "address_map": [("10.0.0.7:6379=127.0.0.1:16379", "10.0.0.8=127.0.0.1")],
     "durability": ["replicas=2"],
+    "include": [("prefix:a,b",), ("db:3,type:hash", "regex:^a")],
+    "exclude": [("glob:a*",)],
     "command_names": [("source:PSYNC=XYZ", "CONFIG=ABC")],
     "skip_checks": [("memory",), ("memory", "probe")],
 }

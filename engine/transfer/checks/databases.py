@@ -20,8 +20,10 @@ from engine.wire.engine_key_count import OWN_DB, count_own
 def moved_databases(source: ServerInfo, settings: TransferSettings) -> list[int]:
     """The databases that a transfer would read: those chosen, or those with keys; ascending."""
     if settings.databases is not None:
-        return sorted(set(settings.databases))
-    return [each.db for each in source.keyspace]
+        chosen = sorted(set(settings.databases))
+    else:
+        chosen = [each.db for each in source.keyspace]
+    return list(filter(settings.rules.takes_db, chosen))
 
 
 async def check_chosen(source: Admin, info: ServerInfo, moved: list[int]) -> Check:

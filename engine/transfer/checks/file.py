@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine._native import KeyRules
 from engine.errors import EngineError, ProtocolFault
 from engine.model.endpoint import STDIN_PATH, Endpoint
 from engine.model.modules import ModuleTypes
@@ -17,11 +18,13 @@ from engine.transfer.checks.check_result import Check, failed, listed, passed, s
 from engine.transfer.checks.file_values import check_carried, writer_of
 
 
-async def check_file(source: Endpoint, *, value_limit: int) -> tuple[list[Check], Survey | None]:
+async def check_file(
+    source: Endpoint, *, value_limit: int, rules: KeyRules | None = None
+) -> tuple[list[Check], Survey | None]:
     """Read the file; None in the place of its survey if that cannot be done."""
     path = source.rdb_path or ""
     try:
-        found = await survey(path, value_limit=value_limit)
+        found = await survey(path, value_limit=value_limit, rules=rules)
     except ProtocolFault as error:
         remedy = error.remedy or "Have its server write it anew."
         return [failed("source-file", error.message, remedy)], None
@@ -78,8 +81,11 @@ def _keys(found: Survey) -> Check:
             f"; {found.empty:,} more are collections without members, and are left out, as servers "
             "from 6.2 on do"
         )
+    if found.excluded:
+        figure += f"; {found.excluded:,} more are left out by the rules"
     if not total:
-        return warned("source-keys", figure, "Is it the right file?")
+        right = "Are they the right rules?" if found.excluded else "Is it the right file?"
+        return warned("source-keys", figure, right)
     return passed("source-keys", figure)
 
 

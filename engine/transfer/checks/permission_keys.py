@@ -58,7 +58,7 @@ async def sample_keys(
 
     Raises `LinkError`.
     """
-    match = settings.match_bytes
+    match, rules = settings.scan_match, settings.key_rules
     pattern = () if match is None else ("MATCH", match)
     found: list[bytes] = []
     for db in databases if source is not None else ():
@@ -70,7 +70,10 @@ async def sample_keys(
             )
             if isinstance(selected, EngineError) or not isinstance(page, list):
                 break
-            found += page[1]
+            if rules is None:
+                found += page[1]
+            else:
+                found += [name for name in page[1] if rules.takes(db, name) is not False]
             cursor = page[0]
             if cursor == b"0":
                 break

@@ -125,7 +125,7 @@ def check_memory(source: ServerInfo, target: ServerInfo, settings: TransferSetti
         )
     free = max(limit - target.used_memory, 0)
     kind = "maxmemory" if target.maxmemory else "the machine's memory"
-    partial = (settings.match, settings.key_type, settings.databases) != (None, None, None)
+    partial = settings.chooses_keys
     most = "at most " if partial else ""
     figure = f"{most}{size(needed)} needed, {size(free)} free of {size(limit)} ({kind})"
     if needed <= free * _TIGHT:
