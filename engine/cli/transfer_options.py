@@ -170,6 +170,13 @@ def with_transfer_options(verb: Callable[..., None]) -> Callable[..., None]:
     return _with(verb, PARAMETERS, lambda given: settings(**given))
 
 
+def with_rules(verb: Callable[..., None]) -> Callable[..., None]:
+    """The same with the options that are rules; `wanted` are the `Rules`."""
+    names = [name for name in PARAMETERS if name in ("include", "include_short", "exclude")]
+    options = {name: PARAMETERS[name] for name in names}
+    return _with(verb, options, lambda given: settings(**given).rules)
+
+
 def with_changes(verb: Callable[..., None]) -> Callable[..., None]:
     """The same with the options that a resume may change; `wanted` are the `Changes`."""
     changeable = {each.name: each for each in OPTIONS if each.resumed}

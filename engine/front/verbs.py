@@ -188,6 +188,7 @@ VERBS = (
     ),
     Verb(name="verify", method="verify"),
     Verb(name="inspect", command="inspect_keys.inspect"),
+    Verb(name="test-rules", command="test_rules.trial"),
     Verb(name="serve"),
     Verb(name="create-access-key"),
 )

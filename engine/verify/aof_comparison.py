@@ -32,6 +32,7 @@ from engine._native import (
 )
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
+from engine.model.key_sample import Sampler
 from engine.model.modules import HEAD_BYTES, has_graphs, is_telemetry_name
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
@@ -46,7 +47,6 @@ from engine.verify.file_comparison import (
     VALUE_BYTES,
     WITH_FIELD_TTLS,
     Sampled,
-    Sampler,
     judge_look,
     kind_there,
     kinds_words,

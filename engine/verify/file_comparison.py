@@ -8,14 +8,13 @@ value as well; one that is not proves nothing, because servers choose encodings 
 
 from __future__ import annotations
 
-import math
-import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine._native import ModuleGuard, RecordBatch, SnapshotReader
 from engine.model.endpoint import Endpoint
+from engine.model.key_sample import Sampler
 from engine.model.modules import GRAPH_MODULE, HEAD_BYTES, has_graphs
 from engine.model.report import printable_key
 from engine.model.settings import TransferSettings
@@ -27,7 +26,6 @@ from engine.verify.key_comparison import MISSING, NEAR_MS, TTL_BOUND_MS, Look, S
 from engine.wire.control_connection import admin
 from engine.wire.engine_key_count import OWN_DB, count_own
 
-_SAMPLE = 1000
 # Longer values are not asked for: what is compared must not take long.
 VALUE_BYTES = 16 << 10
 # Types of hashes that may have TTLs of fields.
@@ -170,31 +168,6 @@ async def _read(path: str, settings: TransferSettings, seed: int) -> dict[int, _
     finally:
         file.close()
     return found
-
-
-class Sampler:
-    """Chooses `_SAMPLE` of any number of keys, each as likely as another, without a look at every
-    one: how many are passed over is drawn instead (Li's algorithm L)."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._seen = 0
-        self._next = 0
-        self._weight = 1.0
-
-    def chosen(self, count: int) -> Iterator[tuple[int, int]]:
-        """Of the next `count` keys: (index, place in the sample) of those that go into it."""
-        begin, self._seen = self._seen, self._seen + count
-        while self._next < self._seen:
-            at = self._next
-            place = at if at < _SAMPLE else self._random.randrange(_SAMPLE)
-            self._next = at + 1 if at + 1 < _SAMPLE else at + 1 + self._pass_over()
-            yield at - begin, place
-
-    def _pass_over(self) -> int:
-        # 1 - random(): never 0.
-        self._weight *= math.exp(math.log(1 - self._random.random()) / _SAMPLE)
-        return math.floor(math.log(1 - self._random.random()) / math.log1p(-self._weight))
 
 
 def sampled_of(batch: RecordBatch, index: int) -> Sampled:

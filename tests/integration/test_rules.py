@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import redis
 from benches.support.engines import Cli
 from benches.support.servers import Binary, Server
 from engine._native import RecordBatch
+from engine.cli import app
 from engine.errors import UsageError
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -233,3 +235,57 @@ def test_what_takes_no_rules(server_factory: ServerFactory, state_url: str, tmp_
     report, told = migrate(state_url, source.url, target.url, include=("prefix:user:",))
     assert report.status == "done", told
     assert target.client().keys() == [b"user:1"]
+
+
+def test_rules_are_tried_before(
+    few_binary: Binary,
+    server_factory: ServerFactory,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of a server, and of its file: the same that goes over."""
+
+    def tried(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        found = app.run(["test-rules", *arguments])
+        said = capsys.readouterr()
+        assert found == code, said.err
+        return said.err if code else said.out
+
+    source = server_factory(few_binary)
+    fill(source)
+    path = tmp_path / "dump.rdb"
+    path.write_bytes(save(source).data)
+    expected = chosen(source)
+    rules = [
+        *(part for rule in INCLUDE for part in ("--include", rule)),
+        *(part for rule in EXCLUDE for part in ("--exclude", rule)),
+    ]
+    keys = sum(source.client(db).dbsize() for db in (0, 3, 5))
+    reads = source.client().info("commandstats")
+    for at in (source.url, f"rdb:{path}"):
+        told = json.loads(tried(at, *rules, "--output", "json"))
+        assert told["keys"] == told["sample"] == keys
+        assert told["going"] == len(expected) == keys - told["staying"]
+        there = contents(source)
+        for each in told["looked_at"]:
+            place = each["db"], each["key"].encode()
+            assert there[place].decode() == each["type"]
+            assert each["goes"] is (place in expected), each
+            assert each["by"] is not None or not wanted(*place, there[place])
+        matched = {each["rule"]: each["matches"] for each in told["rules"]}
+        assert matched["--include prefix:user:"] == 3 * 32
+        assert matched["--exclude type:list,prefix:user:"] == 3 * 11
+        some = tried(at, *rules, "--sample", "30", "--seed", "7", "--output", "json")
+        assert json.loads(some)["sample"] == 30
+        text = tried(at, *rules, "--sample", "150", "--seed", "7")
+        assert "go over" in text
+        assert "--exclude db:5" in text
+        assert "no rule includes it" in text
+    after = source.client().info("commandstats")
+    assert {name for name in after if "get" in name or "dump" in name} == {
+        name for name in reads if "get" in name or "dump" in name
+    }
+    assert "there are no rules" in tried(source.url, code=2)
+    assert "at character 1" in tried(source.url, "--include", "regex:(", code=2)
+    assert "append-only file" in tried(f"aof:{tmp_path}", "--include", "db:1", code=2)

@@ -172,7 +172,8 @@ def test_every_verb_has_help_and_the_common_options(verb: str, capsys: Capture) 
     assert run(verb, "--help") == 0
     shown = capsys.readouterr().out
     # The server prints nothing at its end, and keys have nothing to do with the state.
-    assert ("--state" in shown) == (verb not in ("create-access-key", "inspect", "verify"))
+    without = ("create-access-key", "inspect", "test-rules", "verify")
+    assert ("--state" in shown) == (verb not in without)
     assert ("--output" in shown) == (verb != "serve")
 
 
