@@ -5,14 +5,15 @@ target knows, is put together under a name of the engine's own in the same slot.
 its own name nobody sees it in part, or without its expire time, and nothing of it under another
 name stays:
 
-    DEL name; the commands, each answered; its size is the value's; expire times of fields
+    DEL name; MULTI; the first command; PEXPIRE name; EXEC
+    the other commands, each answered; its size is the value's; expire times of fields
     MULTI; PEXPIREAT | PERSIST name; RENAME | RENAMENX name key; PEXPIRE name; EXEC
 
 The first element goes by itself, and until the last line the name expires within an hour: so an
-engine that is killed leaves nothing for long, and the next one removes it before that. The last
-line is one transaction: at no moment is the name there without an end, and the target refuses all
-of it where it refuses a part. The size is asked for because a target without memory may evict the
-name in between, and would then have the rest alone.
+engine that is killed, or has lost its link, leaves nothing for long, and the next one removes it
+before that. The first line is one transaction, and so is the last: at no moment is the name there
+without an end, and the target refuses all of it where it refuses a part. The size is asked for
+because a target without memory may evict the name in between, and would then have the rest alone.
 
 The commands lie in a temporary file, for a value may be longer than memory: what the core makes of
 it (`ext/value_commands.pxi`) is written there first, so that nothing is sent of one that is not
@@ -246,7 +247,8 @@ async def build(connection: Connection, made: Made, name: bytes, timeout: float)
             made.file.seek(0)
             await connection.call("DEL", name)
             try:
-                claimed = await _send(connection, made, name, made.portions, timeout)
+                claimed = await _begin(connection, made, name, timeout)
+                claimed += await _send(connection, made, name, made.portions[1:], timeout)
             except ServerError as refusal:
                 if last and made.kind == "stream" and _EVICTED.search(refusal.message):
                     continue
@@ -271,6 +273,30 @@ async def build(connection: Connection, made: Made, name: bytes, timeout: float)
         await connection.try_call("DEL", name)
         return str(unkept(exc))
     return ""
+
+
+async def _begin(connection: Connection, made: Made, name: bytes, timeout: float) -> int:
+    """Send the first portion, with an end for what it makes; what `_check` says of it."""
+    if not made.portions:
+        return 0
+    size, count = made.portions[0]
+    data = await asyncio.to_thread(made.file.read, size)
+    data += connection.encode("PEXPIRE", name, ASIDE_MS) + connection.encode("EXEC")
+    # By itself: behind one that is refused the rest would be no transaction.
+    await connection.call("MULTI")
+    *queued, done = await connection.exchange(data, count + 2, timeout=timeout)
+    if isinstance(done, EngineError):
+        await _leave_transaction(connection, done)
+    _check(queued)
+    return _check(_each_of(connection, answered(done)))
+
+
+def _each_of(connection: Connection, replies: list[Any]) -> list[Any]:
+    """What EXEC has answered, error replies as values."""
+    return [
+        connection.reply_error(str(each)) if isinstance(each, ReplyError) else each
+        for each in replies
+    ]
 
 
 async def _send(
@@ -342,10 +368,7 @@ async def give_name(
         await _leave_transaction(connection, done)
     for each in queued:
         answered(each)
-    ended, renamed, _ = (
-        connection.reply_error(str(each)) if isinstance(each, ReplyError) else each
-        for each in answered(done)
-    )
+    ended, renamed, _ = _each_of(connection, answered(done))
     answered(renamed)
     if isinstance(ended, EngineError):
         # The right to it was taken away in this moment: the key ends as a value aside does.

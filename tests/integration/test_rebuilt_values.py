@@ -21,7 +21,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine._native import RespReader, key_slot
-from engine.errors import ServerError
+from engine.errors import LinkError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OwnKeys
 from engine.targets import rebuilt_values
@@ -30,11 +30,12 @@ from engine.targets.rebuilt_values import GONE, give_name, stores
 from engine.transfer import key_resync
 from engine.transfer.follow import _without
 from engine.wire.dial import dial
+from engine.wire.info_command import ask_info
 from tests.integration.test_verify_verb import verify
 from tests.support.comparison import assert_settled
 from tests.support.library import copied, copying, migrating
 from tests.support.own_keys import OWN_PREFIX, assert_tidy
-from tests.support.servers import ServerFactory, known
+from tests.support.servers import ServerFactory, known, url_of
 
 MIB = 1 << 20
 HOUR_MS = 3_600_000
@@ -437,6 +438,42 @@ def test_a_refusal_while_more_is_under_way(server_factory: ServerFactory) -> Non
             run.join()
     assert run.report.status == "done", (run.report.errors, run.events)
     assert_settled(source, target, 1)
+
+
+async def test_a_link_that_goes_while_the_first_element_is_sent(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """Wherever it is cut: what is there of the value has an end."""
+    target = server_factory(known("redis-8.0"))
+    client = target.client()
+    client.rpush("list", "first", *range(2000))
+    payload = client.dump("list")
+    assert isinstance(payload, bytes)
+    client.delete("list")
+    begun = 0
+    with Proxy(target.host, target.port) as proxy:
+        end = Endpoint.parse(url_of(proxy))
+        for count in range(20, 240, 4):
+            connection = await dial(end, fault="target", timeout=5)
+            able = (await ask_info(connection)).capabilities
+            made = rebuilt_values.make(
+                payload, b"aside", limit=1000, most=MIB, able=able, folder=str(tmp_path)
+            )
+            proxy.cut_after(count, "up")
+            with contextlib.closing(connection), contextlib.closing(made), pytest.raises(LinkError):
+                await rebuilt_values.build(connection, made, b"aside", 5)
+            wait_for(lambda: not proxy.armed and proxied(target) == 0, "what came before the cut")
+            begun += client.exists("aside")
+            assert client.pttl("aside") != -1, count
+            client.delete("aside")
+    assert 0 < begun < 55
+
+
+def proxied(target: Server) -> int:
+    """Connections of the engine there."""
+    return sum(
+        not each["lib-name"].startswith("redis-py") for each in target.client().client_list()
+    )
 
 
 def test_a_hash_whose_fields_expire_while_it_is_made(server_factory: ServerFactory) -> None:
