@@ -12,6 +12,7 @@ from engine._native import ValueTranscoder, crc64
 from engine.errors import EngineError
 from engine.model.db_key import DbKey
 from engine.model.losses import WORDS
+from engine.model.online_checkpoint import OwnKeys
 from engine.model.server_capabilities import ServerCapabilities
 from engine.proof.deployment import Deployment
 from engine.proof.repair_long_values import LongValues, way_of_long_values
@@ -48,39 +49,62 @@ async def repair(
     targets: Sequence[Admin],
     keys: Sequence[DbKey],
     owned: Callable[[], Awaitable[bool]],
+    own: OwnKeys,
     timeout: float,
 ) -> Repaired:
     """Store each of these keys on the target as the source has it, and remove those that it has
     not. `owned` is asked now and then, and first of all: once a migration has the target nothing
-    more is written there. `timeout`: seconds for each answer. Raises `EngineError` where an end is
-    gone."""
+    more is written there. `own`: the names of values that are not whole. `timeout`: seconds for
+    each answer. Raises `EngineError` where an end is gone."""
     done = Repaired()
-    asked = -math.inf
+    owner = _Owner(owned, targets[0])
     groups: dict[tuple[int, int, int], list[bytes]] = defaultdict(list)
     for db, key in keys:
         groups[db, ends[0].part_of(key), ends[1].part_of(key)].append(key)
     for (db, one, other), names in groups.items():
         source, target = sources[one], targets[other]
+        owner.target, owner.db = target, db
         await source.select(db)
         await target.select(db)
         ables = (await source.info()).capabilities, (await target.info()).capabilities
         long_values = await way_of_long_values(
-            target, ends[1].shards[other].endpoint, ables[1], timeout
+            target, ends[1].shards[other].endpoint, ables[1], timeout, own, owner.found
         )
         for at in range(0, len(names), _KEYS_AT_ONCE):
             portion = names[at : at + _KEYS_AT_ONCE]
-            if time.monotonic() - asked > _ASKED_SECONDS:
-                done.owned = done.owned or await owned()
-                asked = time.monotonic()
-                await target.select(db)
-            if done.owned:
+            if await owner.found():
+                done.owned = True
                 return done
             refused, longer = await _repair(source, target, ables, portion, done, long_values)
             for key, (payload, expire_at) in longer.items():
+                # (One may take minutes.)
+                if await owner.found():
+                    done.owned = True
+                    break
                 if why := await long_values.store(db, key, payload, expire_at, done.lose):
                     refused.append((key, why))
             done.refused.update(((db, key), why) for key, why in refused)
     return done
+
+
+@dataclass(slots=True)
+class _Owner:
+    """Whether a migration has the target, which is asked now and then."""
+
+    ask: Callable[[], Awaitable[bool]]
+    target: Admin
+    db: int = 0
+    """What is chosen at `target` behind each question."""
+    _asked: float = -math.inf
+    _found: bool = False
+
+    async def found(self) -> bool:
+        """As it was some seconds ago at the most. Raises `EngineError`."""
+        if not self._found and time.monotonic() - self._asked > _ASKED_SECONDS:
+            self._found = await self.ask()
+            self._asked = time.monotonic()
+            await self.target.select(self.db)
+        return self._found
 
 
 async def _repair(

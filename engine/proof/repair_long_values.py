@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from engine.errors import AuthError, ServerError
 from engine.model.endpoint import Endpoint
@@ -29,20 +29,25 @@ _COMMANDS_MOST = 4 << 30
 """Bytes of one value's commands, on disk."""
 _BULK_MOST = 512 << 20
 """proto-max-bulk-len of every server unless it is set."""
+OWNED = "a migration has the target"
+
+
+def own_keys() -> OwnKeys:
+    """Of one repair: a name in the slot of each key, which no other comparison has."""
+    return OwnKeys(f"verify-{os.urandom(8).hex()}", tag="slot")
 
 
 @dataclass(slots=True)
 class LongValues:
-    """How they get to one server. `limit`: bytes of its longest argument."""
+    """How they get to one server. `limit`: bytes of its longest argument; `own`: how a value is
+    named that is not whole. `owned`: whether a migration has the target."""
 
     end: Endpoint
     able: ServerCapabilities
     limit: int
     timeout: float
-    # In the slot of each key, and no other comparison's.
-    _own: OwnKeys = field(
-        default_factory=lambda: OwnKeys(f"verify-{os.urandom(8).hex()}", tag="slot")
-    )
+    own: OwnKeys
+    owned: Callable[[], Awaitable[bool]]
 
     async def store(
         self, db: int, key: bytes, value: bytes, expire_at: int, on_loss: Callable[[int], None]
@@ -50,7 +55,7 @@ class LongValues:
         """Make the value of a key; why that is not possible, or an empty text. `expire_at` in ms
         since the epoch, -1: never. `on_loss` is told what it loses (bits of `model.losses`).
         Raises `LinkError`."""
-        name = self._own.aside(key)
+        name = self.own.aside(key)
         try:
             made = await asyncio.to_thread(
                 make,
@@ -67,13 +72,21 @@ class LongValues:
             connection = await dial(self.end, fault="target", timeout=self.timeout)
             with contextlib.closing(connection):
                 await connection.call("SELECT", db)
+                expired = False
                 try:
                     if why := await build(connection, made, name, self.timeout):
                         return why
-                    await give_name(connection, name, key, expire_at, replace=True)
                 except Expired:
+                    expired = True
+                if await self.owned():
+                    # It has begun while the value was made.
+                    await connection.call("DEL", name)
+                    return OWNED
+                if expired:
                     await connection.call("DEL", key)
                     return ""
+                try:
+                    await give_name(connection, name, key, expire_at, replace=True)
                 except ServerError as refusal:
                     await connection.try_call("DEL", name)
                     if GONE not in refusal.message or expire_at < 0:
@@ -90,9 +103,14 @@ class LongValues:
 
 
 async def way_of_long_values(
-    target: Admin, end: Endpoint, able: ServerCapabilities, timeout: float
+    target: Admin,
+    end: Endpoint,
+    able: ServerCapabilities,
+    timeout: float,
+    own: OwnKeys,
+    owned: Callable[[], Awaitable[bool]],
 ) -> LongValues:
     """The way to one server, which is asked what it takes. Raises `LinkError`."""
     (reply,) = await target.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
     known = isinstance(reply, list) and len(reply) == 2
-    return LongValues(end, able, int(reply[1]) if known else _BULK_MOST, timeout)
+    return LongValues(end, able, int(reply[1]) if known else _BULK_MOST, timeout, own, owned)

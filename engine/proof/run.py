@@ -56,6 +56,7 @@ from engine.proof.deployment import (
 from engine.proof.follower import Follower
 from engine.proof.key_walks import COMPARED, NAMED, TTL_BOUND_MS, KeyWalks
 from engine.proof.relinking import until_linked
+from engine.proof.repair_long_values import own_keys
 from engine.proof.report_file import ReportFile
 from engine.proof.saved_proof import SavedProof
 from engine.proof.second_looks import Found, SecondLooks, Servers, Side
@@ -534,6 +535,7 @@ class _Proof:
                 admins[1],
                 keys,
                 owned,
+                own_keys(),
                 self._settings.timeout,
             )
         )
