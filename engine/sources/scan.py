@@ -385,8 +385,10 @@ class _DatabaseScan:
         while self._roomy() and pipeline.may_scan and not self._connection.lost:
             if self._scan_at > now:
                 if self._scan_timer is None:
+                    # uvloop's timers are of whole milliseconds: less than half of one is none.
+                    seconds = max(self._scan_at - now, 0.001)
                     loop = asyncio.get_running_loop()
-                    self._scan_timer = loop.call_later(self._scan_at - now, self._scan_again)
+                    self._scan_timer = loop.call_later(seconds, self._scan_again)
                 return
             self._scan()
             self._scan_at += _SCAN_SECONDS
