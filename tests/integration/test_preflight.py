@@ -1117,6 +1117,8 @@ async def test_what_long_values_take(server_factory: ServerFactory) -> None:
         assert "more than 4.0 MiB" in check.figure
         result = await look(source, url, replace(QUICK, if_exists="skip"))
         assert "RENAME" not in warns(result, "value-limit", "XCLAIM").figure
+        url = user(target, "blind", f"{APPLY} +@read +@write +config|get -xlen -hlen {ASKING}")
+        warns(await look(source, url), "value-limit", "HLEN, XLEN", "+hlen +xlen")
 
 
 async def test_a_source_that_loads(server_factory: ServerFactory) -> None:

@@ -206,7 +206,11 @@ def rebuilt(info: ServerInfo, settings: TransferSettings) -> list[Needed]:
         ("PERSIST", ABSENT_KEY),
         (rename, ABSENT_KEY, ABSENT_KEY),
         ("MULTI",),
+        # Whether it is whole.
+        *((each, ABSENT_KEY) for each in ("STRLEN", "LLEN", "SCARD", "ZCARD", "HLEN", "XLEN")),
     ]
+    if info.mode == "cluster" and settings.source_type != "scan":
+        commands.append(("EVAL", "return 0", 1, ABSENT_KEY))
     if able.commands_of_6_2:
         commands.append(("XGROUP", "CREATECONSUMER", ABSENT_KEY, "", ""))
     else:
