@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from engine.model.key_glob import byte_class
+
 
 def compiled(glob: bytes) -> re.Pattern[bytes]:
     """A pattern that matches a whole name where the glob does."""
@@ -23,8 +25,8 @@ def compiled(glob: bytes) -> re.Pattern[bytes]:
         elif sign == b"?":
             parts[-1] += b"."
         elif sign == b"[":
-            among, at = _class(glob, at)
-            parts[-1] += among
+            members, at = byte_class(glob, at)
+            parts[-1] += _among(members)
         elif sign == b"\\" and at < len(glob):
             parts[-1] += re.escape(glob[at : at + 1])
             at += 1
@@ -38,24 +40,8 @@ def compiled(glob: bytes) -> re.Pattern[bytes]:
     return re.compile(found, re.DOTALL)
 
 
-def _class(glob: bytes, at: int) -> tuple[bytes, int]:
-    """What stands between brackets, and where it ends; without an end it goes on to the glob's."""
-    negated = glob[at : at + 1] == b"^"
-    at += negated
-    among: set[int] = set()
-    while at < len(glob) and glob[at : at + 1] != b"]":
-        if glob[at : at + 1] == b"\\" and at + 1 < len(glob):
-            at += 1
-            among.add(glob[at])
-        elif glob[at + 1 : at + 2] == b"-" and at + 2 < len(glob):
-            first, last = sorted((glob[at], glob[at + 2]))
-            among.update(range(first, last + 1))
-            at += 2
-        else:
-            among.add(glob[at])
-        at += 1
+def _among(members: frozenset[int]) -> bytes:
+    """What matches one byte of these."""
     # Escaped byte by byte: a class of bytes has no other signs then.
-    members = b"".join(b"\\x%02x" % each for each in sorted(among))
-    if not members:
-        return (b"." if negated else b"(?!)"), at + 1
-    return b"[" + (b"^" if negated else b"") + members + b"]", at + 1
+    escaped = b"".join(b"\\x%02x" % each for each in sorted(members))
+    return b"[" + escaped + b"]" if escaped else b"(?!)"
