@@ -602,6 +602,10 @@ cdef class LookReader:
         self.wanted = wanted
         return LOOK_BAD
 
+    cdef inline LookStep need_short(self, const RawWalk *walk) noexcept nogil:
+        """More is needed of a number, a type or a time, none of which is longer than a line."""
+        return self.bad(b"a short reply") if walk.end - walk.at > RAW_LINE_MOST else LOOK_NEED_DATA
+
     cdef LookStep read_looks(self) noexcept nogil:
         """Read until the bytes run out, or all of a run is there."""
         cdef RawWalk walk
@@ -626,7 +630,7 @@ cdef class LookReader:
             else:
                 raw_value(&walk, &value)
                 if value.kind == RAW_NEED_DATA:
-                    step = LOOK_NEED_DATA
+                    step = self.need_short(&walk)
                 elif value.kind == RAW_BAD:
                     step = self.bad(b"a reply")
                 else:
@@ -664,12 +668,12 @@ cdef class LookReader:
         cdef timespec now
         raw_value(&ahead, &value)
         if value.kind == RAW_NEED_DATA:
-            return LOOK_NEED_DATA
+            return self.need_short(walk)
         if value.kind == RAW_ARRAY and value.number == 2:
             for i in range(2):
                 raw_value(&ahead, &value)
                 if value.kind == RAW_NEED_DATA:
-                    return LOOK_NEED_DATA
+                    return self.need_short(walk)
                 if value.kind != RAW_TEXT or not parse_decimal(
                         value.text, value.text + value.size, &parts[i]):
                     return self.bad(b"a time")

@@ -369,6 +369,18 @@ def test_the_longest_length_of_a_payload() -> None:
     assert reader.take() == []
 
 
+@pytest.mark.parametrize(
+    ("shape", "before"), [(b"yT", b""), (b"yT", b"+set\r\n"), (b"e", b""), (b"tm", b"")]
+)
+@pytest.mark.parametrize("begin", [b"$9223372036854775807\r\n", b"*2\r\n$1000000\r\n"])
+def test_what_is_short_is_not_waited_for(shape: bytes, before: bytes, begin: bytes) -> None:
+    """A type, a number, a time: what would be longer than a line is not kept until it is there."""
+    reader = LookReader(KEY)
+    reader.expect_looks(shape, 1)
+    with pytest.raises(ProtocolError):
+        push(reader, before + begin + bytes(70_000))
+
+
 def test_a_reply_to_nothing() -> None:
     with pytest.raises(ProtocolError, match="no reply is owed"):
         push(LookReader(KEY), b":1\r\n")
