@@ -45,6 +45,7 @@ class ServerInfo:
     `loading` is true while the data set is read from disk or from a primary.
     `replicas_in_step`: how many of its own replicas are online; None: it does not tell. `started`:
     the second since the epoch in which the process has, by the server's clock; None: likewise.
+    `replid_before`: of a server that was a replica before, the history that it went on from.
     """
 
     flavour: Flavour
@@ -71,6 +72,7 @@ class ServerInfo:
     primary_link_up: bool = True
     replicas_in_step: int | None = None
     started: int | None = None
+    replid_before: str = ""
 
     @property
     def name(self) -> str:
@@ -82,12 +84,12 @@ class ServerInfo:
     def process(self) -> str:
         """Names the process, as far as it tells: by its `run_id`; else by the second in which it
         has started; else, of a primary, by the id of its replication history, for each start begins
-        another one. Empty where all of that is hidden."""
-        if self.run_id:
-            return self.run_id
-        if self.started is not None:
-            return f"started {self.started}"
-        return self.replid if self.role == "master" else ""
+        another one. Empty where all of that is hidden. Beside it whose data it took last, as a
+        replica: what it had before is gone then."""
+        told = self.run_id or ("" if self.started is None else f"started {self.started}")
+        if not told:
+            return self.replid if self.role == "master" else ""
+        return f"{told} {self.replid if self.is_replica else self.replid_before}".rstrip()
 
     @property
     def identity(self) -> str:
@@ -199,6 +201,7 @@ def parse_info(text: str) -> ServerInfo:
         expired_fields=_number(fields, "expired_subkeys") or _number(fields, "expired_fields"),
         loading=fields.get("loading", "0") != "0" or fields.get("async_loading", "0") != "0",
         replid=_id(fields, "master_replid"),
+        replid_before=_id(fields, "master_replid2"),
         primary=replica_of,
         primary_link_up=fields.get("master_link_status", "up") == "up",
         replicas_in_step=_in_step(fields),

@@ -12,6 +12,7 @@ import redis
 
 from benches.support.clusters import Cluster, slot_of
 from benches.support.proxy import Proxy
+from benches.support.waiting import wait_for
 from engine import Engine
 from engine.model.endpoint import Endpoint
 from engine.model.proof import ProofProgress, ProofReport, ProofSettings
@@ -88,6 +89,29 @@ def test_a_server_that_hides_its_run_id(
         assert found.outcome == "unknown"
     else:
         assert (found.outcome, found.different) == ("different", 100)
+
+
+def test_a_primary_that_is_a_replica_meanwhile(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the process that it was, and has nothing any more of what was compared."""
+    here, there, empty = (server_factory(known("redis-7.0")) for _ in range(3))
+    for server in (here, there):
+        server.client().mset({f"key:{n}": n for n in range(100)})
+    over, left = KeyWalks.over, [1]
+
+    async def resyncs(walks: KeyWalks, db: int) -> None:
+        await over(walks, db)
+        if left:
+            left.pop()
+            client = there.client()
+            client.replicaof(empty.host, empty.port)
+            wait_for(lambda: client.info("replication")["master_link_status"] == "up", "a replica")
+            client.replicaof("NO", "ONE")
+
+    monkeypatch.setattr(KeyWalks, "over", resyncs)
+    found = verify(here, there)
+    assert (found.outcome, found.different) == ("different", 100)
 
 
 def test_one_server_whose_run_id_is_hidden(server_factory: ServerFactory) -> None:

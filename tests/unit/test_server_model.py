@@ -96,6 +96,9 @@ def test_a_hidden_section_leaves_defaults() -> None:
     ("told", "process"),
     [
         ({"run_id": "ab", "role": "slave"}, "ab"),
+        ({"run_id": "ab", "role": "slave", "master_replid": "cd", "master_replid2": "ef"}, "ab cd"),
+        ({"run_id": "ab", "role": "master", "master_replid": "cd"}, "ab"),
+        ({"run_id": "ab", "role": "master", "master_replid2": "ef"}, "ab ef"),
         # What a service answers that hides it.
         ({"run_id": "0", "server_time_usec": "1700000009999999", "uptime_in_seconds": "9"}, 1.7e9),
         ({"server_time_usec": "1700000009999999", "uptime_in_seconds": "0"}, ""),
