@@ -180,8 +180,9 @@ class Follower:
         whether the source could tell which keys it names."""
         self.on_slot_moves: Callable[[], None] = lambda: None
         """Called where the stream tells of slots that are being moved."""
-        self.on_slots_came: Callable[[], Awaitable[None]] = _nothing
-        """Awaited where a slot migration of the servers themselves to this source has ended."""
+        self.on_slots_came: Callable[[int], Awaitable[None]] = _nothing
+        """Awaited where a slot migration of the servers themselves to this source has ended, with
+        the database that the stream is in there: of several the highest."""
         self.on_search: Callable[[bytes, str], None] = lambda name, why: None
         """Called with the name of a search alias or dictionary that a command did not change on the
         target, and why."""
@@ -678,8 +679,13 @@ class Follower:
             )
         if batch.slot_moves:
             self.on_slot_moves()
-            if any(_ends_slot_migration(batch.command(index)) for index in batch.slot_moves):
-                await self.on_slots_came()
+            came = [
+                batch.db(index)
+                for index in batch.slot_moves
+                if _ends_slot_migration(batch.command(index))
+            ]
+            if came:
+                await self.on_slots_came(max(came))
         for index in batch.across:
             flags = batch.flags(index)
             if flags & CMD_UNKNOWN:
@@ -1040,7 +1046,7 @@ def _around(batch: CommandBatch, kinds: int) -> list[int]:
     return found
 
 
-async def _nothing() -> None:
+async def _nothing(_db: int) -> None:
     """Do nothing."""
 
 

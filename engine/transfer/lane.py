@@ -944,12 +944,13 @@ class Lane:
         finally:
             self._withdraw()
 
-    async def _distrust_databases(self) -> None:
+    async def _distrust_databases(self, db: int) -> None:
         """Behind slots that came by the servers' own slot migration the stream of a Valkey may have
         commands without the SELECT that they need, for as long as no replica is synchronised in
-        full. Raises `ReadAgain` where there is another database than 0."""
+        full. Raises `ReadAgain` where there is another database than 0, or was: the stream is in
+        `db` there, which may be empty by now."""
         async with self._ends.admin("source") as end:
-            if any(entry.db for entry in (await end.info()).keyspace):
+            if db or any(entry.db for entry in (await end.info()).keyspace):
                 raise ReadAgain(
                     "slots were migrated to the source, which has several databases, and its "
                     "stream may name another one since: everything is copied again"

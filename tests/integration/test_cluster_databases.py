@@ -92,6 +92,39 @@ def test_slots_that_come_by_the_servers_own_migration(server_factory: ServerFact
         assert_settled(source, target, 5)
 
 
+def test_slots_that_come_with_a_database_that_goes(server_factory: ServerFactory) -> None:
+    """When we look at the source there is one database alone again, for a while."""
+    binary = known("valkey-9.1")
+    target = server_factory(binary)
+    with Cluster.start(binary, *SEVERAL, primaries=2, make=server_factory) as source:
+        first, second = source.primaries
+        (moves,), (stays,) = source.tags_of(first, 1), source.tags_of(second, 1)
+        key, moved = b"{%b}key" % stays, b"{%b}" % moves
+        second.client().set(key, "before")
+        first.client(9).set(moved, "moves")
+        with migrating(source, target) as run:
+            run.following()
+            second.client().set(key, "following")
+
+            def beside() -> None:
+                """While nothing is read of the stream."""
+                assert source.move_atomically([slot_of(moves)], second) == ["success"]
+                second.client().set(key, "now")
+                second.client(9).delete(moved)
+
+            run.call(beside)
+            wait_for(
+                lambda: b"now" in {target.client(db).get(key) for db in (0, 9)}, "it is applied"
+            )
+            # No name is at one end alone then, and no count differs.
+            second.client(9).set(key, "behind")
+            wait_for(lambda: target.client(9).get(key) == b"behind", "it is applied")
+            assert target.client().get(key) == b"now"
+            run.cut_over()
+        assert run.report.status == "done", (run.report.errors, run.events)
+        assert_settled(source, target, 5)
+
+
 @pytest.mark.parametrize(
     ("source", "target"), [(0, 3), (3, 0), (2, 3)], ids=lambda n: f"x{n}" if n else "server"
 )
