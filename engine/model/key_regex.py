@@ -132,7 +132,7 @@ def compiled(pattern: str) -> Program:
     found = _Parser(pattern).read()
     writer = _Writer()
     writer.put(found)
-    writer.steps.append((_MATCH, 0, 0))
+    writer.end()
     head, anchored = _head(found)
     return Program(writer.steps, b"".join(writer.sets), head, anchored)
 
@@ -439,9 +439,7 @@ class _Writer:
         """Add the steps of a part. Raises `RegexFault` where it is too long."""
         self._parts += 1
         if len(self.steps) >= STEPS_MOST - 1 or self._parts > _PARTS_MOST:
-            raise RegexFault(
-                f"it comes to more than {STEPS_MOST:,} steps: repetitions are written out"
-            )
+            raise self._too_long()
         if isinstance(part, _Bytes):
             self._put_bytes(part.members)
         elif isinstance(part, _Edge):
@@ -453,6 +451,19 @@ class _Writer:
             self._put_either(part.parts)
         else:
             self._put_repeated(part)
+
+    def end(self) -> None:
+        """Add the last step. Raises `RegexFault` where that is one too many."""
+        # Repetitions add steps behind their last part.
+        if len(self.steps) >= STEPS_MOST:
+            raise self._too_long()
+        self.steps.append((_MATCH, 0, 0))
+
+    @staticmethod
+    def _too_long() -> RegexFault:
+        return RegexFault(
+            f"it comes to more than {STEPS_MOST:,} steps: repetitions are written out"
+        )
 
     def _put_bytes(self, members: frozenset[int]) -> None:
         if len(members) == 1:

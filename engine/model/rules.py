@@ -32,6 +32,7 @@ _EXPECTED = (
     "commas, the name last: db:3,type:hash,prefix:user:"
 )
 _ANY = -1
+_DIGITS_MOST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Rule:
                 return rule
             value, comma, rest = value.partition(",")
             if word == "db" and colon and db is None:
-                if not (value.isascii() and value.isdigit()) or int(value) > 0x7FFFFFFF:
+                known = value.isascii() and value.isdigit() and len(value) <= _DIGITS_MOST
+                if not known or int(value) > 0x7FFFFFFF:
                     raise UsageError(f"{value!r} is no number of a database")
                 db = int(value)
             elif word == "type" and colon and kind is None:
@@ -130,10 +132,14 @@ class Rules:
     def scan_glob(self) -> bytes | None:
         """A glob that matches every key that goes over, for a server to look for; None: none that
         says anything."""
-        prefixes = {each.prefix for each in self.include}
-        if len(prefixes) != 1 or (prefix := prefixes.pop()) is None or not prefix:
-            return None
-        return of_prefix(prefix)
+        first: bytes | None = None
+        for each in self.include:
+            # Of many rules the first two mostly tell.
+            prefix = each.prefix
+            if not prefix or (first is not None and prefix != first):
+                return None
+            first = prefix
+        return None if first is None else of_prefix(first)
 
     def compiled(self) -> KeyRules:
         """The same for the core."""

@@ -25,6 +25,8 @@ from engine.errors import UsageError
 from engine.model.rules import RULES_MOST, TYPES, Rule
 
 _BYTES_MOST = 8 << 20
+# A longer number is none of a database, and may be too long to be shown.
+_BITS_MOST = 64
 _WAYS = ("prefix", "glob", "regex")
 _WORDS = ("db", "type", *_WAYS)
 
@@ -49,7 +51,8 @@ def parse(text: str, name: str) -> dict[str, tuple[str, ...]]:
     """The same of its text; `name` is what errors call the file."""
     try:
         found = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
+        # (A number of thousands of digits is one of its own.)
         raise UsageError(f"{name}: {error}") from None
     except RecursionError:
         raise UsageError(f"{name}: values in too many values") from None
@@ -62,6 +65,8 @@ def parse(text: str, name: str) -> dict[str, tuple[str, ...]]:
         for number, table in enumerate(tables, 1):
             try:
                 rules[action] += _rules(table)
+                if (count := sum(map(len, rules.values()))) > RULES_MOST:
+                    raise UsageError(f"{count:,} rules up to here; at most {RULES_MOST:,}")
             except UsageError as error:
                 place = _place(text, action, number)
                 raise UsageError(f"{name}{place}: {error.message}") from None
@@ -110,6 +115,8 @@ def _values(
         if type(each) is not kind:
             what = "a number" if kind is int else "a text"
             raise UsageError(f"{word} = {each!r}: expected {what}, or a list of such")
+        if isinstance(each, int) and each.bit_length() > _BITS_MOST:
+            raise UsageError(f"{word}: a number of {each.bit_length():,} bits")
         if known and each not in known:
             raise UsageError(f"{word} = {each!r}: expected {', '.join(known[:-1])} or {known[-1]}")
     return values

@@ -320,6 +320,8 @@ def test_what_regexes_match(pattern: str, taken: list[bytes], left: list[bytes])
         ("(" * 101 + ")" * 101, "groups in more than 100 groups"),
         ("(a{100}){100}", "more than 2,000 steps"),
         ("((((){1000}){1000}){1000}){1000}", "more than 2,000 steps"),
+        ("(a{999}b{999})*", "more than 2,000 steps"),
+        ("(" * 99 + "a" * 1850 + ")*" * 99, "more than 2,000 steps"),
         ("a" * 10_001, "at most 10,000"),
     ],
 )
@@ -354,6 +356,10 @@ def test_a_program_is_bounded() -> None:
     assert key_regex.STEPS_MOST == REGEX_STEPS_LIMIT
     found = key_regex.compiled("a{1000}b{990}")
     assert len(found.steps) <= REGEX_STEPS_LIMIT
+    longest = "regex:(a{999}b{998})*c?"
+    with pytest.raises(UsageError, match="more than 2,000 steps"):
+        rules_of((longest,), ())
+    assert rules_of((longest.removesuffix("c?"),), ()).compiled().takes(0, b"")
     for steps in ([], [(1, 97, 0)], [(4, 7, 0)], [(7, 0, 0)], [(2, 0, 0), (0, 0, 0)],
                   [(5, 0, 9), (0, 0, 0)], [(6, 6, 0), (0, 0, 0)], [(0, 0, 0)] * 2001):  # fmt: skip
         with pytest.raises(ValueError, match=r"step|over its end"):
@@ -375,6 +381,8 @@ def test_a_program_is_bounded() -> None:
         ("", "expected db:N"),
         ("db:x", "'x' is no number of a database"),
         ("db:-1", "'-1' is no number of a database"),
+        ("db:2147483648", "'2147483648' is no number of a database"),
+        ("db:" + "9" * 5000, "9' is no number of a database"),
         ("type:Hash", "type 'Hash': expected string, list"),
         ("db:1,db:2", "expected db:N"),
         ("db:1,", "nothing stands behind the last comma"),
@@ -428,6 +436,12 @@ def test_a_file_of_rules(tmp_path: Path) -> None:
         ("[[exclude]]\ntype = 'no'", "type = 'no': expected string"),
         (f"[[exclude]]\ndb = {[*range(200)]}\nprefix = {['a'] * 200}", "40,000 rules; at most"),
         ("a = " + "[" * 5000, "r.toml: "),
+        ("[[include]]\ndb = " + "9" * 5000, "r.toml: "),
+        ("[[include]]\ndb = 0x" + "f" * 5000, "line 1 .*db: a number of 20,000 bits"),
+        (
+            f"[[include]]\ndb = {[*range(150)]}\nprefix = {['a'] * 100}\n" * 2,
+            r"line 4 \(include 2\): 30,000 rules up to here; at most 20,000",
+        ),
     ],
 )
 def test_files_that_are_refused(text: str, words: str) -> None:
@@ -454,6 +468,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (["glob:a*b"], None),
         (["db:3"], None),
         (["glob:*"], None),
+        (["prefix:a", "type:hash"], None),
+        (["prefix:a", "glob:*"], None),
         ([], None),
     ],
 )
