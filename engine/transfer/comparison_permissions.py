@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 
 from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
+from engine.model.rules import type_number
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.checks import required_commands
@@ -19,7 +20,7 @@ from engine.transfer.checks.check_result import Side
 from engine.transfer.checks.databases import moved_databases
 from engine.transfer.checks.permission_keys import UNKNOWN, SampleKeys, sample_keys
 from engine.transfer.checks.permissions import Denial, Why, ask_rights
-from engine.wire.control_connection import Admin, admin, all_of
+from engine.wire.control_connection import Admin, Arg, admin, all_of
 
 _TYPE_READ = {
     "GET": b"string",
@@ -95,19 +96,28 @@ def _counts(denial: Denial, there: Sequence[bytes] | set[bytes]) -> bool:
 
 
 async def _types(end: Admin, settings: TransferSettings, wanted: set[bytes]) -> set[bytes]:
-    """Which of the wanted types some of the source's keys have."""
+    """Which of the wanted types some of the source's keys have, of those that are migrated."""
     there: set[bytes] = set()
+    match, rules = settings.scan_match, settings.key_rules
+    pattern: tuple[Arg, ...] = () if match is None else ("MATCH", match)
+    if settings.key_type is not None:
+        wanted = wanted & {settings.key_type.encode()}
     for db in moved_databases(await end.info(), settings):
         cursor: bytes | int = 0
         for _ in range(_PAGES):
-            selected, page = await end.pipeline([("SELECT", db), ("SCAN", cursor, "COUNT", _COUNT)])
+            selected, page = await end.pipeline(
+                [("SELECT", db), ("SCAN", cursor, "COUNT", _COUNT, *pattern)]
+            )
             if isinstance(selected, EngineError) or not isinstance(page, list):
                 break
             cursor, names = page
+            kinds = await end.pipeline([("TYPE", name) for name in names])
             there |= {
                 kind
-                for kind in await end.pipeline([("TYPE", name) for name in names])
-                if isinstance(kind, bytes) and kind in wanted
+                for name, kind in zip(names, kinds, strict=True)
+                if isinstance(kind, bytes)
+                and kind in wanted
+                and (rules is None or rules.takes(db, name, type_number(kind.decode())))
             }
             if there == wanted or cursor == b"0":
                 break

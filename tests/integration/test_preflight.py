@@ -518,6 +518,21 @@ def test_what_cannot_be_compared_in_the_end_is_not_begun(
     url = user(source, "seeing", f"{SCAN} +dbsize +getrange {asking}")
     report, told = migrate(state_url, url, target.url, source_type="scan")
     assert report.status == "done", (report.errors, told)
+    # One that is left behind is no matter.
+    source.client().rpush("list", "a")
+    some: dict[str, Any]
+    for some in (
+        {"include": ("type:string",)},
+        {"exclude": ("prefix:li",)},
+        {"match": "key:*"},
+        {"key_type": "string"},
+    ):
+        target.client().flushall()
+        report, told = migrate(state_url, url, target.url, **some)
+        assert report.status == "done", (some, report.errors, told)
+    target.client().flushall()
+    report, _ = migrate(state_url, url, target.url, exclude=("type:string",))
+    assert "may not run LRANGE" in report.errors[0]
 
 
 @pytest.mark.parametrize("asking", [ASKING, ""], ids=["asked", "tried"])
