@@ -30,6 +30,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from engine import logs
 from engine.errors import (
@@ -59,6 +60,14 @@ class Foreign(TransferFailed):
     """The target is another migration's."""
 
     fault: FaultOf = "user"
+
+
+class Seen(NamedTuple):
+    """What the key of the position has, and over which connection it is watched since
+    (`Admin.link`)."""
+
+    value: bytes | None
+    link: object | None
 
 
 class TargetClaim:
@@ -118,14 +127,13 @@ class TargetClaim:
             else None
         )
 
-    async def look(self, target: Admin) -> bytes | None:
+    async def look(self, target: Admin) -> Seen:
         """What the key has; from here on a WATCH stands. Raises `LinkError`, `ServerError`,
         `AuthError`."""
         _, _, value = await target.ask(("UNWATCH",), ("WATCH", self._key), ("GET", self._key))
-        found: bytes | None = value
-        return found
+        return Seen(value, target.link)
 
-    async def take(self, target: Admin, seen: tuple[bytes | None] | None = None) -> TargetPosition:
+    async def take(self, target: Admin, seen: Seen | None = None) -> TargetPosition:
         """Write our name beside the position that is there, if any; what is there then. `seen`:
         what `look` has found over this connection, which nothing was sent over since.
 
@@ -228,7 +236,7 @@ class TargetClaim:
         target: Admin,
         what: str,
         work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
-        seen: tuple[bytes | None] | None = None,
+        seen: Seen | None = None,
     ) -> TargetPosition:
         with logs.timed(_log, what, extra={"end": "target", "engine": self.bare.engine}):
             return await self._try(target, work, seen)
@@ -237,10 +245,10 @@ class TargetClaim:
         self,
         target: Admin,
         work: Callable[[TargetPosition | None], tuple[list[Sequence[Arg]], TargetPosition]],
-        seen: tuple[bytes | None] | None,
+        seen: Seen | None,
     ) -> TargetPosition:
         for _ in range(_TRIES_MOST):
-            (value,), seen = seen or (await self.look(target),), None
+            (value, link), seen = seen or await self.look(target), None
             found, other = self.ours(value), self.another(value)
             if other is not None and not self.first:
                 raise beaten(other)
@@ -251,6 +259,9 @@ class TargetClaim:
             await self._still_ours()
             if value is None and not self.first:
                 await self._lost(target)
+            if link is None or target.link is not link:
+                # Another server may be meant by now, where nothing watches over the key.
+                continue
             commands, target_position = work(found)
             if self.first:
                 # What a migration that ended has left is this one's from now on (`leftovers`).

@@ -20,7 +20,7 @@ from engine.targets.applier import PositionMoved
 from engine.targets.slot_keys import has_keys
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
-from engine.transfer.target_claim import Foreign, TargetClaim, beaten, not_ours
+from engine.transfer.target_claim import Foreign, Seen, TargetClaim, beaten, not_ours
 from engine.wire.control_connection import Admin
 
 # How often the position may be found under another engine's name while the state has ours.
@@ -41,7 +41,7 @@ class TargetOwnership:
         """Another engine has the migration: what is on the target is that one's."""
         self._overtaken = 0
         # Dialled for the next claim, with what was found there, and when.
-        self._ahead: tuple[AsyncExitStack, Admin, bytes | None, float] | None = None
+        self._ahead: tuple[AsyncExitStack, Admin, Seen, float] | None = None
         self.info: ServerInfo | None = None
         """What the target said of itself behind the claim that was taken last."""
 
@@ -77,7 +77,7 @@ class TargetOwnership:
             await ahead[0].aclose()
 
     @asynccontextmanager
-    async def _dialled(self) -> AsyncIterator[tuple[Admin, tuple[bytes | None] | None]]:
+    async def _dialled(self) -> AsyncIterator[tuple[Admin, Seen | None]]:
         """A connection for a claim, and what was found over it."""
         ahead = self._ahead
         if ahead is None or time.monotonic() - ahead[3] > _AHEAD_SECONDS:
@@ -88,7 +88,7 @@ class TargetOwnership:
             return
         self._ahead = None
         async with ahead[0]:
-            yield ahead[1], (ahead[2],)
+            yield ahead[1], ahead[2]
 
     async def take(self) -> TargetPosition:
         """Claim the target; what it holds of us. Raises as `TargetClaim.take` does."""

@@ -258,10 +258,7 @@ class Admin:
         listed = [c if isinstance(c, tuple) else tuple(c) for c in commands]
         connected = self._connection.is_connected
         if self._named is not None and self._named.looked_up:
-            there = named_last(self._named)
-            if connected and there is not None and there.address != self.endpoint.address:
-                # It may answer on, but its Sentinels, or its cluster, have given it up, or another
-                # replica is read by now.
+            if connected and self._given_up:
                 await self._drop()
                 connected = False
             if not connected:
@@ -309,6 +306,24 @@ class Admin:
                 if isinstance(reply, EngineError):
                     raise reply
         return replies
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether its Sentinels, or its cluster, have given up the server that is connected to, or
+        another replica is read by now. It may answer on."""
+        if self._named is None or not self._named.looked_up:
+            return False
+        there = named_last(self._named)
+        return there is not None and there.address != self.endpoint.address
+
+    @property
+    def link(self) -> object | None:
+        """What the next commands go over, to be compared: what holds for one connection (WATCH)
+        holds as long as this is the same. None: another one is dialled first."""
+        if not self._connection.is_connected or self._given_up:
+            return None
+        writer: object = getattr(self._connection, "_writer", None)
+        return writer
 
     async def _locate(self, named: Endpoint) -> None:
         """Dial the server that the Sentinels, or the cluster, name now, if it is another one.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
@@ -26,9 +27,10 @@ from engine.transfer.fence import PauseFence
 from engine.transfer.promotion import Promotion
 from engine.transfer.target_claim import Foreign, TargetClaim
 from engine.verify import verify
-from engine.wire import event_loop
+from engine.wire import cluster_primary, event_loop
 from engine.wire.control_connection import admin
 from tests.support.comparison import assert_settled
+from tests.support.lanes import shard_of
 from tests.support.library import Run, migrated, migrating
 from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
@@ -76,14 +78,44 @@ def test_another_one_claims_the_target_behind_our_look(server_factory: ServerFac
     async def late() -> None:
         claim = TargetClaim(own, "one", still_ours, first=True)
         async with admin(Endpoint.parse(target.url), timeout=5, fault="target") as side:
-            seen = (await claim.look(side),)
-            assert seen == (None,)
+            seen = await claim.look(side)
+            assert seen.value is None
             server.mset({own.position: theirs, own.left: "theirs"})
             await claim.take(side, seen)
 
     with pytest.raises(Foreign, match="another migration, theirs"):
         event_loop.run(late())
     assert server.mget(own.position, own.left) == [theirs, b"theirs"]
+
+
+def test_another_one_claims_the_target_that_was_failed_over_behind_our_look(
+    server_factory: ServerFactory,
+) -> None:
+    """Our connection leads to the new primary then, where nothing watches for us."""
+    theirs = TargetPosition("theirs", None, "other").encode()
+
+    async def still_ours() -> None:
+        """By the state it is."""
+
+    async def late(cluster: Cluster) -> None:
+        own, (primary,) = OwnKeys("ours", tag="{0}"), cluster.primaries
+        shard, (replica,) = shard_of(cluster, primary), cluster.replicas_of(primary)
+        claim = TargetClaim(own, "one", still_ours, first=True)
+        async with admin(shard, timeout=5, fault="target") as side:
+            seen = await claim.look(side)
+            assert seen.value is None
+            cluster.fail_over(replica)
+            replica.client().set(own.position, theirs)
+            # Another connection hears of it.
+            cluster_primary.forget(shard)
+            async with admin(shard, timeout=5, fault="target") as other:
+                assert await other.call("GET", own.position) == theirs
+            with pytest.raises(Foreign, match="another migration, theirs"):
+                await claim.take(side, seen)
+        assert replica.client().get(own.position) == theirs
+
+    with Cluster.start(known(NAME), primaries=1, replicas=1, make=server_factory) as cluster:
+        event_loop.run(late(cluster))
 
 
 @pytest.mark.parametrize("own", [False, True])
