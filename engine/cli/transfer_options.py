@@ -117,7 +117,9 @@ def _parameters() -> Iterator[inspect.Parameter]:
     for each in OPTIONS:
         if (short := each.shorthand) is not None:
             option = typer.Option(short.option, metavar=short.metavar, help=short.help)
-            yield _keyword(short_of(each), option, str | None, None)
+            # The last one of several files would be the only one that counts.
+            kind: Any = list[str] if short.file else str
+            yield _keyword(short_of(each), option, kind | None, None)
         yield parameter(each)
 
 
@@ -140,8 +142,12 @@ def settings(**given: Any) -> TransferSettings:
         value = given.get(each.name)
         if each.name in in_file:
             value = [*in_file[each.name], *(value or ())]
-        elif each.shorthand is not None and (short := given.get(short_of(each))) is not None:
-            value = [each.shorthand.meant % short, *(value or ())]
+        elif (
+            (about := each.shorthand) is not None
+            and not about.file
+            and (short := given.get(short_of(each))) is not None
+        ):
+            value = [about.meant % short, *(value or ())]
         if value not in (None, [], ()):
             values[each.name] = _read(each, value)
     return understood(None, lambda: TransferSettings(**values))
@@ -152,11 +158,12 @@ def _in_files(given: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for each in OPTIONS:
         if each.shorthand is not None and each.shorthand.file:
-            path = given.get(short_of(each))
-            if path is not None:
+            for path in given.get(short_of(each)) or ():
                 from engine.model import rules_file
 
-                found |= understood(each.shorthand.option, partial(rules_file.read, path))
+                read = understood(each.shorthand.option, partial(rules_file.read, path))
+                for name, rules in read.items():
+                    found[name] = (*found.get(name, ()), *rules)
     return found
 
 

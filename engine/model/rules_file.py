@@ -44,7 +44,11 @@ def read(path: str) -> dict[str, tuple[str, ...]]:
         raise UsageError(f"{path}, byte {error.start}: TOML is UTF-8") from None
     if len(data) > _BYTES_MOST:
         raise UsageError(f"{path} is longer than {_BYTES_MOST >> 20} MiB")
-    return parse(text, path)
+    found = parse(text, path)
+    if not any(found.values()):
+        # Without rules everything would be moved.
+        raise UsageError(f"{path} has no rules: expected tables [[include]] and [[exclude]]")
+    return found
 
 
 def parse(text: str, name: str) -> dict[str, tuple[str, ...]]:

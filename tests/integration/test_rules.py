@@ -152,11 +152,12 @@ def test_a_migration_by_rules_of_a_file(
     fill(source)
     (tmp_path / "rules.toml").write_text(
         '[[include]]\nprefix = "user:"\n\n[[include]]\nglob = "*:[0-4]"\ndb = 3\n\n'
-        "[[include]]\ntype = 'hash'\n\n[[exclude]]\nregex = '^user:tmp[0-9]+$'\n"
+        "[[exclude]]\nregex = '^user:tmp[0-9]+$'\n"
     )
+    (tmp_path / "more.toml").write_text("[[include]]\ntype = 'hash'\n")
     told = cli(
         "migrate", "--source", source.url, "--target", target.url,
-        "--rules", str(tmp_path / "rules.toml"),
+        "--rules", str(tmp_path / "rules.toml"), "--rules", str(tmp_path / "more.toml"),
         "--exclude", "db:5", "--exclude", "type:list,prefix:user:", "--output", "json",
     )  # fmt: skip
     assert told.code == 0, told.err

@@ -455,6 +455,9 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: Is a directory"):
         rules_file.read(str(tmp_path))
     (tmp_path / "bytes").write_bytes(b"a\xff")
+    (tmp_path / "empty").write_text("# [[include]]\n")
+    with pytest.raises(UsageError, match="empty has no rules"):
+        rules_file.read(str(tmp_path / "empty"))
     with pytest.raises(UsageError, match="byte 1: TOML is UTF-8"):
         rules_file.read(str(tmp_path / "bytes"))
 
