@@ -296,6 +296,12 @@ class ServerCapabilities:
         source="COMMAND DOCS; Valkey 8.1 has IFEQ alone",
     )
     msetex = Capability("knows MSETEX", redis=(8, 4, 0), valkey=(9, 1, 0), source="COMMAND DOCS")
+    msetex_by_slot = Capability(
+        "refuses MSETEX at a cluster's node that does not own the slot of its keys",
+        redis=(8, 4, 0),
+        valkey=None,
+        source="findings/msetex-at-a-node-without-its-slot.sh",
+    )
 
     # --- What follows ---
 

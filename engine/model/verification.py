@@ -52,7 +52,8 @@ class Counts:
     they differ that have expired at one end, and are still counted at the other. `fields`:
     {database: by how many keys the source has more, or less, than the target}, which hashes of
     which every field has expired may explain, and lost keys as well. `lanes`: of so many lanes
-    together, which share an end.
+    together, which share an end. `stray`: so many keys of slots that their node does not own are
+    left out, of both ends.
     """
 
     source: int
@@ -61,6 +62,7 @@ class Counts:
     fields: Mapping[int, int] = field(default_factory=dict)
     expired: int = 0
     lanes: int = 1
+    stray: int = 0
 
     @property
     def words(self) -> str:
@@ -76,6 +78,9 @@ class Counts:
             what = "1 hash has" if hashes == 1 else f"{hashes:,} hashes have"
             still = "counts" if hashes == 1 else "count"
             why.append(f"{what} no field left that has not expired, and still {still}")
+        if self.stray:
+            what = "1 key of a slot" if self.stray == 1 else f"{self.stray:,} keys of slots"
+            why.append(f"without {what} that the node that holds it does not own")
         return f"{text} ({'; '.join(why)})" if why and not self.wrong else text
 
 

@@ -128,6 +128,11 @@ class Comparison(Protocol):
         """Some of the source's keys, of each database."""
         ...
 
+    async def stray_keys(self) -> list[str]:
+        """Look for keys that an end, a cluster's node, holds of slots that it does not own: they
+        are left out of its counts. What is new of that is returned, a sentence a node."""
+        ...
+
     def one_sided_names(self) -> AsyncGenerator[tuple[int, list[bytes], int], None]:
         """Names that are at one end alone, mostly none, and how many were looked up for that."""
         ...

@@ -1,4 +1,5 @@
-"""Commands of the stream that are newer than the target: which of them the core makes of others.
+"""Commands of the stream that the target does not know, or has other ways with: which of them the
+core makes of others.
 
 The core's table says what each is made into (ext/newer_commands.pxi). What it says nothing of is
 sent as it is, and refused; its keys are read again from the source.
@@ -24,6 +25,8 @@ from engine.model.server import ServerInfo
 def lacks(target: ServerInfo) -> int:
     """What the target does not know, a sum of CMD_LACKS_… for a `StreamReader`."""
     able = target.capabilities
+    # A node that takes MSETEX for any slot would keep what belongs to the slot's new owner.
+    msetex = able.msetex and (able.msetex_by_slot or target.mode != "cluster")
     known = (
         (able.commands_of_6_2, CMD_LACKS_6_2),
         (able.commands_of_7_0, CMD_LACKS_7_0),
@@ -32,7 +35,7 @@ def lacks(target: ServerInfo) -> int:
         (able.hgetdel, CMD_LACKS_HGETDEL),
         (able.stream_references, CMD_LACKS_REFERENCES),
         (able.set_conditions, CMD_LACKS_CONDITIONS),
-        (able.msetex, CMD_LACKS_MSETEX),
+        (msetex, CMD_LACKS_MSETEX),
     )
     # (Which version a payload is of is known once it comes.)
     always = CMD_LACKS_EXACT_LIMIT | CMD_LACKS_FUNCTION_VERSIONS

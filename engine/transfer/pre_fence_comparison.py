@@ -135,6 +135,8 @@ class PreFenceComparison:
                     self.resynced |= first
                     self._follower.read_again(first)
                     await self._stored()
+                for words in await self._comparison.stray_keys():
+                    self._context.on_event(words)
                 # Beside what comes next: a sample is chosen, then both ends are counted; and names
                 # are looked up.
                 repaired = self.repaired

@@ -14,21 +14,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.model.server import Keyspace, ServerInfo
+from engine.model.slots import SlotSet
 from engine.model.verification import Counts
-from engine.verify.key_counts import judge
+from engine.verify.key_counts import Stray, judge
+
+NO_SLOTS = SlotSet()
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """What both ends of one lane have told. `own`: keys of the engine's on the target, of this
     lane; `expired`: how many keys each end has let expire since the counts could last be equal, and
-    `ended` how many more the target has ended when this lane restored their TTLs."""
+    `ended` how many more the target has ended when this lane restored their TTLs; `stray`: keys of
+    slots that the ends do not own, which are left out once every name was looked up (`walked`)."""
 
     source: ServerInfo
     target: ServerInfo
     own: int
     expired: tuple[int, int]
     ended: int
+    stray: Stray = ({}, {})
+    walked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +53,32 @@ class LaneCounts:
 
     def __init__(self) -> None:
         self._ends: list[tuple[Hashable, Hashable]] = []
+        # Of each source and each target: the slots that these lanes take it to have.
+        self._slots: tuple[dict[Hashable, SlotSet], dict[Hashable, SlotSet]] = {}, {}
+        self._named: set[str] = set()
         self._brought: dict[int, Any] = {}
         self._answer: asyncio.Future[list[Any]] | None = None
         self._attending: set[int] = set()
         self.doubted: set[int] = set()
         """The lanes that are to look up every name, because the counts differed."""
 
-    def join(self, source: Hashable, target: Hashable) -> int:
-        """One more lane, between these two ends; the number of it."""
+    def join(self, source: Hashable, target: Hashable, slots: SlotSet = NO_SLOTS) -> int:
+        """One more lane, between these two ends, of these slots; the number of it."""
         self._ends.append((source, target))
+        for known, end in zip(self._slots, (source, target), strict=True):
+            known[end] = known.get(end, NO_SLOTS) | slots
         return len(self._ends) - 1
+
+    def slots_of(self, lane: int) -> tuple[SlotSet, SlotSet]:
+        """The slots that the lanes take its source, and its target, to have."""
+        source, target = self._ends[lane]
+        return self._slots[0][source], self._slots[1][target]
+
+    def names(self, words: str) -> bool:
+        """Whether nobody has told this yet of an end that they share; it is told now."""
+        fresh = words not in self._named
+        self._named.add(words)
+        return fresh
 
     @property
     def several(self) -> bool:
@@ -83,6 +105,7 @@ class LaneCounts:
         sources: dict[Hashable, ServerInfo] = {}
         targets: dict[Hashable, ServerInfo] = {}
         gone: tuple[Counter[Hashable], Counter[Hashable]] = Counter(), Counter()
+        stray: tuple[dict[Hashable, Mapping[int, int]], dict[Hashable, Mapping[int, int]]] = {}, {}
         own = ended = 0
         for (source, target), each in zip(self._ends, every, strict=True):
             sources.setdefault(source, each.source)
@@ -90,9 +113,15 @@ class LaneCounts:
             # Of one server each lane tells; whoever has looked for longer has seen more.
             for which, end in enumerate((source, target)):
                 gone[which][end] = max(gone[which][end], each.expired[which])
+                stray[which].setdefault(end, each.stray[which])
             own, ended = own + each.own, ended + each.ended
         expired = sum(gone[0].values()), sum(gone[1].values()) + ended
-        counts = judge(_added(sources), _added(targets), own=own, expired=expired)
+        left_out = Counter[int](), Counter[int]()
+        if all(each.walked for each in every):
+            for which in (0, 1):
+                for counted in stray[which].values():
+                    left_out[which].update(counted)
+        counts = judge(_added(sources), _added(targets), own=own, expired=expired, stray=left_out)
         counts = replace(counts, lanes=len(self._ends))
         if counts.wrong:
             self.doubted = set(range(len(self._ends)))

@@ -32,6 +32,7 @@ from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
 from engine.model.slot_key_filter import KeysOfSlots
+from engine.model.slots import ALL_SLOTS
 from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts
 from engine.verify.graph_telemetry import Telemetry, telemetry_among
 from engine.verify.key_comparison import (
@@ -45,10 +46,11 @@ from engine.verify.key_comparison import (
     judge_values,
     portions,
 )
-from engine.verify.key_counts import judge
+from engine.verify.key_counts import Stray, judge
 from engine.verify.key_sampling import every_key, some_keys
 from engine.verify.lane_counts import Explained, LaneCounts, Told, unexplained
 from engine.verify.name_lookup import absent_names
+from engine.verify.stray_keys import NONE, StrayKeys, find
 from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, Arg, admin, all_of
@@ -82,6 +84,7 @@ class _Answers:
 
     info: ServerInfo
     own: int
+    stray: Counter[int]
     functions: FunctionsAndIndexes | None
     looks: list[Look]
     values: list[Parts | None]
@@ -138,7 +141,7 @@ class LiveComparison:
         self._screen: Screen | None = None
         self._route, self._slots = route, KeysOfSlots(route.slots)
         self._together = together or LaneCounts()
-        self._lane = self._together.join(source, target)
+        self._lane = self._together.join(source, target, route.slots)
         self._sample = max(_SAMPLE // lanes, _SAMPLE_OF_LANE)
         # What both ends have told when they were looked at last.
         self._told: Told | None = None
@@ -162,6 +165,8 @@ class LiveComparison:
         # Hashes with field TTLs, None: too many to be named.
         self._timed: list[DbKey] | None = []
         self._walked = False
+        # Of both ends: keys of slots that they do not own, as they were looked for last.
+        self._stray: tuple[StrayKeys, StrayKeys] = NONE, NONE
         self._ended = 0
         # The reply to `ASK_COUNTS` when it was opened, until it is asked for.
         self._calls: object = None
@@ -217,7 +222,7 @@ class LiveComparison:
         self._db, self._extend_ms, self._watching = None, extend_ms, True
         self._own_keys = tuple(own_keys)
         self._timed, self._plan, self._code_at_fence = [], [], True
-        self._told = None
+        self._told, self._stray = None, (NONE, NONE)
         self._together.attend(self._lane)
         self._walked, self._since, self._names_since = False, None, None
         self._seen.clear()
@@ -454,6 +459,29 @@ class LiveComparison:
 
     # --- Before the fence ---
 
+    async def stray_keys(self) -> list[str]:
+        """See `Comparison.stray_keys`."""
+        is_node = self._route.from_cluster, self._route.to_cluster
+        known = self._together.slots_of(self._lane)
+        one, other = await asyncio.gather(
+            *(
+                find(end, info, slots if node else ALL_SLOTS)
+                for end, info, slots, node in zip(
+                    self._beside, self._infos, known, is_node, strict=True
+                )
+            )
+        )
+        self._stray = one, other
+        told = [stray.words(end) for stray, end in zip((one, other), self._beside, strict=True)]
+        return [words for words in told if words and self._together.names(words)]
+
+    @property
+    def _known_stray(self) -> Stray:
+        """What is left out of the counts; nothing before every name was looked up: they might be
+        in the place of others."""
+        one, other = self._stray
+        return (one.by_db, other.by_db) if self._walked else ({}, {})
+
     async def compare(self, db: int, keys: Sequence[bytes], reach: Reach) -> Compared:
         """Compare some keys of a source that is written to; `reach(offset)` waits for the target.
 
@@ -532,7 +560,16 @@ class LiveComparison:
         # What expires at the source meanwhile comes with an offset of its own.
         if self._offset_in(last[1]) != offset or source.keyspace != again.keyspace:
             return None
-        return judge(source, target, own=own, expired=self._expired(source, target))
+        return self._judged(source, target, own)
+
+    def _judged(
+        self, source: ServerInfo, target: ServerInfo, own: int, stray: Stray | None = None
+    ) -> Counts:
+        """`stray`: what both ends have just told; None: they were not asked again."""
+        if stray is None or not self._walked:
+            stray = self._known_stray
+        expired = self._expired(source, target)
+        return judge(source, target, own=own, expired=expired, stray=stray)
 
     async def silent_calls(self) -> silent_commands.Calls | None:
         """See `Comparison.silent_calls`."""
@@ -554,14 +591,14 @@ class LiveComparison:
         if self._together.several:
             self._ended = await settle()
             target, own = await self._counted(self._target, self._telemetry)
-            self._told = self._tell(source, target, own)
+            self._told = self._tell(source, target, own, self._known_stray)
             return await self.counts_together()
         target, own = await self._counted(self._target, self._telemetry)
-        counts = judge(source, target, own=own, expired=self._expired(source, target))
+        counts = self._judged(source, target, own)
         if counts.wrong:
             self._ended = await settle()
             target, own = await self._counted(self._target, self._telemetry)
-            counts = judge(source, target, own=own, expired=self._expired(source, target))
+            counts = self._judged(source, target, own)
         return counts
 
     async def _counted(self, target: Admin, graphs: Sequence[Telemetry]) -> tuple[ServerInfo, int]:
@@ -584,10 +621,10 @@ class LiveComparison:
         """Keys that each end has let expire since every name was looked up, or since `open`; with
         those that the target ended when their expire times were set back, in each cut-over that was
         tried."""
-        told = self._tell(source, target, 0)
+        told = self._tell(source, target, 0, ({}, {}))
         return told.expired[0], told.expired[1] + told.ended
 
-    def _tell(self, source: ServerInfo, target: ServerInfo, own: int) -> Told:
+    def _tell(self, source: ServerInfo, target: ServerInfo, own: int, stray: Stray) -> Told:
         """What both ends have told, for `LaneCounts`."""
         now, before = (source, target), self._since or self._infos
         one, other = (
@@ -595,7 +632,7 @@ class LiveComparison:
             for late, early in zip(now, before, strict=True)
         )
         ended = 0 if target.capabilities.counts_past_ttls else self._ended
-        return Told(source, target, own, (one, other), ended)
+        return Told(source, target, own, (one, other), ended, stray, self._walked)
 
     async def counts_together(self) -> Counts | None:
         """See `Comparison.counts_together`."""
@@ -685,21 +722,21 @@ class LiveComparison:
         target ended by it: counts that differ are judged again with that number.
         """
         answers = await asyncio.gather(
-            self._answers(self._ours, ()), self._answers(self._theirs, self._own_keys)
+            self._answers(self._ours, (), self._stray[0]),
+            self._answers(self._theirs, self._own_keys, self._stray[1]),
         )
         self._db = None
         ours, theirs = answers
         counts = None
+        stray = ours.stray, theirs.stray
         if self.counts_are_known and self._together.several:
             self._ended = await settle()
-            self._told = self._tell(ours.info, theirs.info, theirs.own)
+            self._told = self._tell(ours.info, theirs.info, theirs.own, stray)
         elif self.counts_are_known:
-            expired = self._expired(ours.info, theirs.info)
-            counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
+            counts = self._judged(ours.info, theirs.info, theirs.own, stray)
             if counts.wrong:
                 self._ended = await settle()
-                expired = self._expired(ours.info, theirs.info)
-                counts = judge(ours.info, theirs.info, own=theirs.own, expired=expired)
+                counts = self._judged(ours.info, theirs.info, theirs.own, stray)
             if counts.fields:
                 fields = self._expired_fields(ours.info, theirs.info)
                 counts = await self._explained(counts, fields)
@@ -792,7 +829,7 @@ class LiveComparison:
                         over[db] -= 1
         return over
 
-    async def _answers(self, side: Side, own_keys: Sequence[bytes]) -> _Answers:
+    async def _answers(self, side: Side, own_keys: Sequence[bytes], stray: StrayKeys) -> _Answers:
         ttl = "PEXPIRETIME" if side.able.expire_times else "PTTL"
         # 1. All that is known to be asked.
         commands: list[Command] = [("TIME",), ("INFO",), ASK_COUNTS]
@@ -801,6 +838,8 @@ class LiveComparison:
         if self._code_at_fence:
             commands += functions_and_indexes.COMMANDS
         head = len(commands)
+        commands += stray.questions
+        behind_stray = len(commands)
         waiting: list[tuple[int, int, Reading, list[Command]]] = []
         places: list[tuple[int, list[Command]]] = []
         values: list[Parts | None] = [None] * len(self._plan)
@@ -843,7 +882,9 @@ class LiveComparison:
                 replies[head - len(functions_and_indexes.COMMANDS) : head]
             )
         calls = silent_commands.calls_in(replies[2])
-        return _Answers(info, own if isinstance(own, int) else 0, code, looks, values, calls)
+        own = own if isinstance(own, int) else 0
+        left_out = stray.answered(replies[head:behind_stray])
+        return _Answers(info, own, left_out, code, looks, values, calls)
 
     async def _next_step(
         self,

@@ -157,7 +157,8 @@ def _lacking_libraries(
             found[f"library {name}"] = "other code on the target"
     if extra and source.libraries is not None:
         for name in sorted(theirs.keys() - ours.keys()):
-            found[f"library {name}"] = "on the target alone"
+            why = f"on the target alone (FUNCTION DELETE {name} there removes it)"
+            found[f"library {name}"] = why
     return found
 
 

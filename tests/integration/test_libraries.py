@@ -69,6 +69,7 @@ def test_one_that_the_target_alone_has(ends: tuple[Server, Server]) -> None:
         target.client().function_load(code("another", "g"))
         run.complete()
         run.wait_for(lambda: "library another: on the target alone" in str(run.events), "its name")
+        assert "(FUNCTION DELETE another there removes it)" in str(run.events)
         run.wait_for(lambda: not run.progress.can_complete, "a gate that is shut")
         target.client().function_delete("another")
         run.cut_over()

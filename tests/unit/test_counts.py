@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.model.server import Keyspace, ServerInfo
 from engine.model.verification import Verification, total
@@ -92,6 +94,52 @@ def test_counts(
 def test_keys_of_the_engine_do_not_count() -> None:
     assert judge(of((0, 2, 0)), of((0, 5, 0)), own=3, expired=(0, 0)).wrong == ""
     assert judge(of((0, 2, 0)), of((0, 5, 0)), own=2, expired=(0, 0)).wrong
+
+
+SPACES = st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda n: (sum(n), n[1]))
+
+
+@given(SPACES, SPACES, st.tuples(st.integers(0, 4), st.integers(0, 4)), st.integers(0, 2))
+def test_stray_keys_are_left_out(
+    source: tuple[int, int], target: tuple[int, int], stray: tuple[int, int], expired: int
+) -> None:
+    """How many of them have a TTL is not known: it is right if it is for one number of them at each
+    end, and no key that clients reach is missing behind them."""
+    if stray[0] > source[0] or stray[1] > target[0]:
+        return
+    spaces = [
+        [
+            of((0, keys - gone, timed - of_gone))
+            for of_gone in range(gone + 1)
+            if 0 <= timed - of_gone <= keys - gone
+        ]
+        for (keys, timed), gone in zip((source, target), stray, strict=True)
+    ]
+    right = any(
+        not judge(one, other, own=0, expired=(expired, 1)).wrong
+        for one in spaces[0]
+        for other in spaces[1]
+    )
+    counts = judge(
+        of((0, *source)),
+        of((0, *target)),
+        own=0,
+        expired=(expired, 1),
+        stray=({0: stray[0]}, {0: stray[1]}),
+    )
+    assert bool(counts.wrong) != right
+    assert (counts.source, counts.target) == (source[0] - stray[0], target[0] - stray[1])
+    assert counts.stray == sum(stray)
+
+
+def test_stray_keys_are_told_of() -> None:
+    counts = judge(of((0, 9, 5)), of((0, 8, 5)), own=0, expired=(0, 0), stray=({0: 1}, {}))
+    assert counts.words == (
+        "8 keys on the source, 8 on the target (without 1 key of a slot that the node that holds "
+        "it does not own)"
+    )
+    # More than there are explain nothing.
+    assert judge(of((0, 2, 0)), of(), own=0, expired=(0, 0), stray=({0: 3}, {})).wrong
 
 
 def test_what_several_lanes_have_shown() -> None:

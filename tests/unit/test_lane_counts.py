@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from engine.model.server import Keyspace, ServerInfo
+from engine.model.slots import SlotSet
 from engine.model.verification import Counts
 from engine.verify.lane_counts import Explained, LaneCounts, Told, joined
 
@@ -110,3 +111,30 @@ def test_a_lane_that_does_not_come() -> None:
     counts.leave(1)
     counts.leave(1)
     assert not counts.complete
+
+
+def test_keys_of_slots_that_an_end_does_not_own() -> None:
+    """They are left out of an end's number once, by whichever lane; and only where the names of
+    all lanes were looked up."""
+    for walked in (True, False):
+        counts = LaneCounts()
+        for target in ("x", "y"):
+            counts.join("a", target)
+        lanes = [
+            Told(of(9, 2), of(keys, timed), 0, (0, 0), 0, ({0: 2}, {0: stray}), walked or first)
+            for first, keys, timed, stray in ((True, 5, 1, 1), (False, 3, 0, 0))
+        ]
+        found = judged(counts, *lanes)
+        assert all(bool(each.wrong) != walked for each in found)
+        if walked:
+            assert {(each.source, each.target, each.stray) for each in found} == {(7, 7, 3)}
+
+
+def test_what_ends_are_taken_to_own() -> None:
+    counts = LaneCounts()
+    first = counts.join("a", "x", SlotSet(((0, 9),)))
+    second = counts.join("a", "y", SlotSet(((10, 19),)))
+    assert counts.slots_of(first) == (SlotSet(((0, 19),)), SlotSet(((0, 9),)))
+    assert counts.slots_of(second) == (SlotSet(((0, 19),)), SlotSet(((10, 19),)))
+    assert counts.names("a node holds keys")
+    assert not counts.names("a node holds keys")

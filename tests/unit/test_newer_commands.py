@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine import _native as core
 from engine._native import CommandBatch, SlotFilter, StreamReader, key_slot
-from engine.model.server import ServerInfo, parse_version
+from engine.model.server import Mode, ServerInfo, parse_version
 from engine.transfer.newer_commands import lacks
 from tests.reference import newer_commands as reference
 from tests.reference.crc import crc64
@@ -168,22 +168,31 @@ def test_what_it_is_made_into_changes_no_other_key(args: list[bytes], lacking: i
 
 
 @pytest.mark.parametrize(
-    ("flavour", "version", "expected"),
+    ("flavour", "version", "mode", "expected"),
     [
-        ("redis", "8.6.3", set()),
-        ("redis", "8.2.3", {"CONDITIONS", "MSETEX"}),
-        ("redis", "7.4.1", {"CONDITIONS", "MSETEX", "REFERENCES", "HSETEX", "HGETDEL"}),
-        ("valkey", "9.1.2", {"CONDITIONS", "REFERENCES"}),
-        ("valkey", "9.0.0", {"CONDITIONS", "REFERENCES", "MSETEX", "HGETDEL"}),
+        ("redis", "8.6.3", "standalone", set()),
+        ("redis", "8.6.3", "cluster", set()),
+        ("redis", "8.2.3", "cluster", {"CONDITIONS", "MSETEX"}),
+        (
+            "redis",
+            "7.4.1",
+            "standalone",
+            {"CONDITIONS", "MSETEX", "REFERENCES", "HSETEX", "HGETDEL"},
+        ),
+        ("valkey", "9.1.2", "standalone", {"CONDITIONS", "REFERENCES"}),
+        # Its nodes take MSETEX for slots that they do not own.
+        ("valkey", "9.1.2", "cluster", {"CONDITIONS", "REFERENCES", "MSETEX"}),
+        ("valkey", "9.0.0", "standalone", {"CONDITIONS", "REFERENCES", "MSETEX", "HGETDEL"}),
         (
             "redis",
             "6.2.14",
+            "standalone",
             {"CONDITIONS", "MSETEX", "REFERENCES", "HSETEX", "HGETDEL", "FIELD_TTLS", "7_0"},
         ),
     ],
 )
-def test_what_a_server_lacks(flavour: str, version: str, expected: set[str]) -> None:
-    info = ServerInfo(flavour, parse_version(version))  # type: ignore[arg-type]
+def test_what_a_server_lacks(flavour: str, version: str, expected: set[str], mode: Mode) -> None:
+    info = ServerInfo(flavour, parse_version(version), mode=mode)  # type: ignore[arg-type]
     flags = sum(getattr(core, f"CMD_LACKS_{name}") for name in expected)
     always = core.CMD_LACKS_EXACT_LIMIT | core.CMD_LACKS_FUNCTION_VERSIONS
     assert lacks(info) == flags | always
