@@ -70,7 +70,8 @@ def test_an_outage_after_a_refused_cut_over(
     monkeypatch.setattr(TtlGuard, "_extend_all", after_the_outage)
     with (
         Proxy(target.host, target.port) as proxy,
-        migrating(source, proxy, gate_in_sync=gate, timeout=90) as run,
+        # (It outlasts the outage, however slow the machine is.)
+        migrating(source, proxy, gate_in_sync=gate, timeout=90, retry_for=60.0) as run,
     ):
         run.in_sync()
         assert target.client().pttl("session:0") > 50 * YEAR_MS

@@ -174,7 +174,8 @@ def test_a_link_that_is_lost_and_a_flush(server_factory: ServerFactory) -> None:
                 "it begins anew",
             )
             run.wait_for(lambda: run.progress.can_complete, "every key was compared")
-            run.cut_over()
+            # (That it begins anew is told before progress is.)
+            run.cut_over(again="every key is being compared")
     assert_every_key(run, target)
 
 
