@@ -74,7 +74,8 @@ def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
     assert target.client().dbsize() == 0
     # The test has asked the target what it runs.
     assert tested["ReplicationGroup"]["Engine"] == target.binary.flavour
-    assert group(migrate)["Engine"] == target.binary.flavour
+    # (What describes a group may be some moments old.)
+    wait_for(lambda: group(migrate).get("Engine") == target.binary.flavour, "the engine's name")
     # 2. Start; the source goes on being written to.
     started = migrate.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
     assert started["ReplicationGroup"]["Status"] == "migrating"
