@@ -182,7 +182,7 @@ class AskedServer:
         code = looks.error.partition(" ")[0]
         if code == "MOVED":
             named = self._endpoint if self._straight else leading(self._endpoint)
-            there = await located(named, fault=self._fault, timeout=self._timeout)
+            there = await located(named, fault=self._fault, timeout=self._timeout, anew=True)
             # (Where it is a slot that has moved the server is the same.)
             self.connection.leave_for(there)
         elif code in _NOT_NOW:

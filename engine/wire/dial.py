@@ -78,11 +78,14 @@ async def dial_and_ask(
     return connection, replies
 
 
-async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endpoint:
+async def located(
+    endpoint: Endpoint, *, fault: FaultOf, timeout: float, anew: bool = False
+) -> Endpoint:
     """The server that `endpoint` means by now: itself, or the primary that its Sentinels, or its
     cluster's nodes, name; or a healthy replica of that.
 
-    Raises `LinkError` and `AuthError` of these. `timeout` is in seconds.
+    Raises `LinkError` and `AuthError` of these. `timeout` is in seconds. `anew`: a server has
+    contradicted what the cluster's nodes said last (MOVED): they are asked, however fresh that is.
     """
 
     async def ask_all(at: Endpoint, questions: Sequence[tuple[str, ...]]) -> list[Any]:
@@ -99,6 +102,8 @@ async def located(endpoint: Endpoint, *, fault: FaultOf, timeout: float) -> Endp
     if endpoint.sentinel is not None:
         return await sentinel_primary.primary(endpoint, ask, fault=fault, timeout=timeout)
     if endpoint.cluster is not None:
+        if anew:
+            cluster_primary.forget(endpoint)
         return await cluster_primary.primary(endpoint, ask_all, fault=fault, timeout=timeout)
     return endpoint
 

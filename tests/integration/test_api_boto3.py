@@ -61,6 +61,31 @@ def healthy(api: Serving) -> bool:
     return bool(json.loads(fetch(f"{api.url}/healthz").body) == {"status": "ok"})
 
 
+def test_what_a_target_runs_is_told_at_once(api: Serving, server_factory: ServerFactory) -> None:
+    """However often others describe the group while TestMigration asks the target."""
+    source, over = server_factory(), threading.Event()
+    client, others = api.client(), api.client()
+
+    def describe(name: str) -> None:
+        while not over.is_set():
+            group(others, name)
+            time.sleep(0.01)
+
+    for n in range(3):
+        target, name = server_factory(), f"group-{n}"
+        register(client, target, name)
+        over.clear()
+        thread = threading.Thread(target=describe, args=(name,))
+        thread.start()
+        try:
+            client.test_migration(ReplicationGroupId=name, CustomerNodeEndpointList=node(source))
+            told = group(client, name)
+        finally:
+            over.set()
+            thread.join()
+        assert told.get("Engine") == target.binary.flavour
+
+
 def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
     source, target = server_factory(), server_factory()
     source.client().mset({f"key:{n}": n for n in range(KEYS)})
@@ -74,8 +99,7 @@ def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
     assert target.client().dbsize() == 0
     # The test has asked the target what it runs.
     assert tested["ReplicationGroup"]["Engine"] == target.binary.flavour
-    # (What describes a group may be some moments old.)
-    wait_for(lambda: group(migrate).get("Engine") == target.binary.flavour, "the engine's name")
+    assert group(migrate)["Engine"] == target.binary.flavour
     # 2. Start; the source goes on being written to.
     started = migrate.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
     assert started["ReplicationGroup"]["Status"] == "migrating"

@@ -187,6 +187,8 @@ class Api:
             return _shown(await action.run(self._engine, parameters))
         finally:
             self._slow -= 1
+            # A group tells what its target runs once that was asked.
+            self._recent.forget()
 
     async def _change(
         self, action: actions.Action, parameters: dict[str, Any], caller: Caller
