@@ -21,6 +21,7 @@ from engine.cli import durations, sizes, timestamps
 from engine.cli.common_options import understood
 from engine.cli.program_name import Option
 from engine.errors import UsageError
+from engine.model.objections import objection_to
 from engine.model.setting import Setting
 from engine.model.settings import SETTINGS, Changes, TransferSettings
 
@@ -231,7 +232,7 @@ def fitting(source: Endpoint, target: Endpoint, wanted: TransferSettings) -> Non
     def check() -> None:
         if target.file_path is not None:
             raise UsageError("a target is a server, not a file")
-        objection = wanted.objection_to(source)
+        objection = objection_to(wanted, source)
         if objection is not None:
             raise UsageError(
                 f"--source {source.url}: {objection}",

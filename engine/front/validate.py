@@ -19,6 +19,7 @@ from engine.errors import (
 from engine.model import sentinel_group
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import STDIN_PATH, Endpoint, check_host
+from engine.model.objections import objection_to
 from engine.model.settings import TransferSettings
 
 ID_LENGTH = 40
@@ -168,7 +169,7 @@ def not_a_file(target: Endpoint, name: str) -> None:
 def possible_from(sources: Sequence[Endpoint], settings: TransferSettings) -> None:
     """What is asked for can be done with a file, where a source is one."""
     for source in sources:
-        objection = settings.objection_to(source)
+        objection = objection_to(settings, source)
         if objection is not None:
             raise InvalidParameterCombinationException(
                 f"{source.address}: {objection}.",

@@ -14,6 +14,7 @@ from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
 from engine.model.cluster_shard import AddressMap
 from engine.model.endpoint import Endpoint
+from engine.model.objections import check_together
 from engine.model.rules import Rules, key_rules_of, rules_of
 from engine.model.setting import Member, Shorthand, declared, setting
 
@@ -50,8 +51,8 @@ class TransferSettings:
 
     `databases` None means every database; `match` a glob as SCAN's MATCH; `key_type` as SCAN's
     TYPE; `include` and `exclude` are rules (`model.rules`). Sizes are bytes, times seconds. Raises
-    `UsageError` for a value that makes no sense, and for a choice of keys together with the source
-    type "replica" (see `replica_objection`).
+    `UsageError` for a value that makes no sense, and for settings that do not go together
+    (`model.objections`).
     """
 
     source_type: SourceType = setting(
@@ -69,7 +70,7 @@ class TransferSettings:
         ),
     )
     """"replica": PSYNC, the snapshot and then every write. "scan": SCAN and DUMP, once. "auto": a
-    replica where the source lets us be one and `replica_objection` has nothing against it."""
+    replica where the source lets us be one and `following_objection` has nothing against it."""
     read_from: ReadFrom = setting(
         "primary",
         option="--read-from",
@@ -703,36 +704,41 @@ class TransferSettings:
             raise UsageError("--lanes-per-worker must be auto, or 0 or more")
         if self.durability and not re.fullmatch(r"replicas=\d{1,3}", self.durability):
             raise UsageError("--durability: expected replicas=N")
-        if self.tune_source and self.read_from == "replica":
-            raise UsageError(
-                "--tune-source changes a setting of the server that sends the snapshot, which with "
-                "--read-from replica may be another one by the time at which it is put back",
-                remedy="Leave one of the two out.",
-            )
-        self._check_fence()
-        self._check_verify()
         self._check_bounds()
-        if self.source_type == "replica" and (objection := self.replica_objection()) is not None:
-            raise UsageError(
-                f"the source type replica does not do: {objection}",
-                remedy="Use --source-type scan, or move everything.",
-            )
+        check_together(self)
 
-    def _check_verify(self) -> None:
+    def _check_bounds(self) -> None:
+        if not 0 < self.retry_for < math.inf:
+            raise UsageError("--retry-for must be a time span above 0, such as 90s, 10m or 6h")
         if self.verify_rate < 0:
             raise UsageError("--verify-rate must be 0 or more bytes a second")
-        if self.verify != "full":
-            return
-        objection = self.replica_objection()
-        if self.source_type == "scan":
-            objection = "--source-type scan reads keys once"
-        elif self.until == "snapshot":
-            objection = "--until snapshot does not follow"
-        if objection is not None:
-            raise UsageError(
-                f"--verify full compares every key of a source that is followed: {objection}",
-                remedy="Leave one of the two out; the verb verify compares any two servers.",
-            )
+        if self.until_time is not None and not 0 <= self.until_time < 1 << 62:
+            raise UsageError("--until-time must be a moment: seconds since the epoch, or ISO 8601")
+        if not 0 < self.switch_timeout < math.inf:
+            raise UsageError("--switch-timeout must be a time span above 0")
+        if not 0 <= self.disconnect_for < math.inf:
+            raise UsageError("--disconnect-for must be a time span of 0 or more")
+        if self.switch_hook is not None and not self.switch_hook.strip():
+            raise UsageError("--switch-hook needs a command")
+        if not 0 < self.cut_over_timeout < math.inf:
+            raise UsageError("--cut-over-timeout must be above 0 seconds")
+        if not 60 <= self.extend_horizon < math.inf:
+            raise UsageError("extend_horizon must be 60 seconds or more")
+        if self.check_bytes < 0:
+            raise UsageError("check_bytes must be 0 or more")
+        for name, seconds in (
+            ("check_seconds", self.check_seconds),
+            ("sweep_seconds", self.sweep_seconds),
+        ):
+            if not 0 < seconds < math.inf:
+                raise UsageError(f"{name} must be above 0 seconds")
+        if self.max_lag_bytes < 0:
+            raise UsageError("max_lag_bytes must be 0 or more")
+        if not 0 < self.spool_bytes < 1 << 63:
+            raise UsageError("--spool-bytes must be a size above 0 and below 2^63")
+        if self.spool_directory is not None and not os.path.isabs(self.spool_directory):
+            # A worker that is started later, from elsewhere, must find the same place.
+            raise UsageError("the spool's directory must be an absolute path")
 
     @property
     def named_nodes(self) -> tuple[str, ...]:
@@ -745,25 +751,6 @@ class TransferSettings:
         return tuple(
             each.removesuffix(_DETACHED) for each in self.source_nodes if each.endswith(_DETACHED)
         )
-
-    def replica_objection(self) -> str | None:
-        """Why what is asked for cannot be read as a replica, None if it can.
-
-        A replica is sent every key and every write, and must apply each as it comes. With the
-        source type "auto" an objection means that the source is scanned.
-        """
-        for value, option in (
-            (self.match, "--match"),
-            (self.key_type, "--type"),
-            (self.databases, "--db"),
-            (self.include or None, "--include"),
-            (self.exclude or None, "--exclude"),
-        ):
-            if value is not None:
-                return f"{option} chooses keys, and a replica is sent all of them"
-        if self.if_exists != "replace":
-            return f"--if-exists {self.if_exists} keeps keys that the source's writes are meant for"
-        return None
 
     def named(self, side: names.Side, endpoint: Endpoint) -> Endpoint:
         """The endpoint of one end, with the other names that commands have there; of the source
@@ -815,79 +802,6 @@ class TransferSettings:
         """What SCAN is asked for with MATCH: what all keys match that are wanted."""
         return self.rules.scan_glob if self.match is None else self.match_bytes
 
-    def file_objection(self) -> str | None:
-        """Why what is asked for cannot be done with a source that is an RDB file, None if it can.
-
-        A file is not written to, and cannot be asked what is in it: it is read from its first
-        byte to its last, databases alone may be chosen, and keys by rules.
-        """
-        if self.source_type != "auto":
-            return f"--source-type {self.source_type} asks a server"
-        if self.match is not None or self.key_type is not None:
-            return (
-                "a file is read whole, and --match and --type ask a server (--include chooses keys "
-                "of a file)"
-            )
-        if self.if_exists == "fail":
-            # A run that is taken up again would find its own keys and could not tell.
-            return "--if-exists fail compares a key with the source's (replace or skip do not)"
-        if self.fence == "hook":
-            return "--fence hook holds back writers, and a file has none"
-        if self.tune_source:
-            return "--tune-source sets options of a server"
-        if self.verify == "full":
-            return "--verify full compares with a server that is followed"
-        if self.read_from != "primary":
-            return f"--read-from {self.read_from} asks a server for its replicas"
-        return None
-
-    def aof_objection(self) -> str | None:
-        """The same of a source that is an append-only file.
-
-        Its commands change what they find, so everything of it goes into an empty target.
-        """
-        if (objection := self.file_objection()) is not None:
-            return objection
-        if self.databases is not None:
-            return (
-                "--db chooses keys, and commands of an append-only file build on keys that would "
-                "be left out (load it into a server of its version, and scan that)"
-            )
-        if self.rules:
-            return (
-                f"{'--include' if self.include else '--exclude'} chooses keys, and commands of an "
-                "append-only file build on keys that would be left out (load it into a server of "
-                "its version, and scan that)"
-            )
-        if self.if_exists != "replace":
-            return (
-                f"--if-exists {self.if_exists} keeps keys of the target, and the commands of an "
-                "append-only file build on an empty one"
-            )
-        return None
-
-    def objection_to(self, source: Endpoint) -> str | None:
-        """Why what is asked for cannot be done with this source, None if it can."""
-        if source.aof_path is not None:
-            return self.aof_objection()
-        if self.until_time is not None:
-            return "--until-time is for an append-only file (aof:PATH)"
-        if not self.aof_load_truncated:
-            return "--aof-load-truncated is for an append-only file (aof:PATH)"
-        return None if source.rdb_path is None else self.file_objection()
-
-    def _check_fence(self) -> None:
-        if self.fence == "hook" and not (self.fence_hook or "").strip():
-            raise UsageError(
-                "--fence hook needs a command",
-                remedy="Give it with --fence-hook; it must return once writes have stopped.",
-            )
-        if self.fence != "hook" and self.fence_hook is not None:
-            raise UsageError(
-                f"--fence {self.fence} runs no command",
-                remedy="Use --fence hook with --fence-hook.",
-            )
-
     @property
     def disconnects_clients(self) -> bool:
         """Whether a cut-over disconnects the source's clients, and goes on to for a while."""
@@ -898,37 +812,6 @@ class TransferSettings:
         """Whether a cut-over has the source refuse writes."""
         closes = self.fence == "pause" and self.source_after == "refuse"
         return closes and self.until == "cut-over"
-
-    def _check_bounds(self) -> None:
-        if not 0 < self.retry_for < math.inf:
-            raise UsageError("--retry-for must be a time span above 0, such as 90s, 10m or 6h")
-        if self.until_time is not None and not 0 <= self.until_time < 1 << 62:
-            raise UsageError("--until-time must be a moment: seconds since the epoch, or ISO 8601")
-        if not 0 < self.switch_timeout < math.inf:
-            raise UsageError("--switch-timeout must be a time span above 0")
-        if not 0 <= self.disconnect_for < math.inf:
-            raise UsageError("--disconnect-for must be a time span of 0 or more")
-        if self.switch_hook is not None and not self.switch_hook.strip():
-            raise UsageError("--switch-hook needs a command")
-        if not 0 < self.cut_over_timeout < math.inf:
-            raise UsageError("--cut-over-timeout must be above 0 seconds")
-        if not 60 <= self.extend_horizon < math.inf:
-            raise UsageError("extend_horizon must be 60 seconds or more")
-        if self.check_bytes < 0:
-            raise UsageError("check_bytes must be 0 or more")
-        for name, seconds in (
-            ("check_seconds", self.check_seconds),
-            ("sweep_seconds", self.sweep_seconds),
-        ):
-            if not 0 < seconds < math.inf:
-                raise UsageError(f"{name} must be above 0 seconds")
-        if self.max_lag_bytes < 0:
-            raise UsageError("max_lag_bytes must be 0 or more")
-        if not 0 < self.spool_bytes < 1 << 63:
-            raise UsageError("--spool-bytes must be a size above 0 and below 2^63")
-        if self.spool_directory is not None and not os.path.isabs(self.spool_directory):
-            # A worker that is started later, from elsewhere, must find the same place.
-            raise UsageError("the spool's directory must be an absolute path")
 
     @property
     def target_replicas(self) -> int:

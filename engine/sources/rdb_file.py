@@ -29,6 +29,7 @@ from engine._native import (
 )
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.modules import HEAD_BYTES, has_graphs
+from engine.model.objections import file_objection
 from engine.model.position import ScanPosition
 from engine.model.rdb_newer_than_engine import by_scan, newer_than_known
 from engine.model.server import ServerInfo, parse_version
@@ -254,7 +255,7 @@ class RdbFileSource:
     """`Source` from a file. `reader` tells, once it was read, what else the snapshot has."""
 
     def __init__(self, path: Path | str, settings: TransferSettings) -> None:
-        objection = settings.file_objection()
+        objection = file_objection(settings)
         if objection is not None:
             raise UsageError(objection, remedy="Leave it out, or give a server as the source.")
         self._settings = settings

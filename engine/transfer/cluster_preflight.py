@@ -17,6 +17,7 @@ from engine.model.cluster_topology import Node, Topology
 from engine.model.endpoint import Endpoint
 from engine.model.group_shards import GroupShard, shards_of
 from engine.model.lane_plan import PlannedLane
+from engine.model.objections import following_objection
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
@@ -78,13 +79,11 @@ async def preflight_of_clusters(
     told = {side: survey.told for side, survey in surveys.items()}
     if len(told) == len(ends) and (one := checks.check_apart(told)) is not None:
         found.append(one)
-    objection = settings.replica_objection()
-    if settings.source_type == "scan" or objection is not None:
+    if (objection := following_objection(settings)) is not None:
         found.append(
             failed(
                 "following",
-                f"no: {objection or '--source-type scan reads keys once'}; a migration from or "
-                "to a cluster follows its source",
+                f"no: {objection}; a migration from or to a cluster follows its source",
                 "Leave the option out, or move from and to servers with cluster mode disabled.",
             )
         )

@@ -26,6 +26,7 @@ from engine.errors import EngineError, LinkError
 from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import ONLY, Route
+from engine.model.objections import following_objection
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
 from engine.transfer.async_helpers import all_cancelled
@@ -594,7 +595,7 @@ async def _choose_way(
         with suppress(EngineError):
             keys = await sample_keys(ends["source"], moved, settings)
     way: Way = "scan" if settings.source_type == "scan" else "replica"
-    if way == "replica" and (objection := settings.replica_objection()) is not None:
+    if way == "replica" and (objection := following_objection(settings)) is not None:
         way = "scan"
         checks.append(passed(FOLLOWING, f"no: {objection}; the source is scanned"))
     elif way == "replica" and settings.source_type == "auto":

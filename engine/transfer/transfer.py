@@ -24,6 +24,7 @@ from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedLane
 from engine.model.losses import total_losses
+from engine.model.objections import following_objection
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, Report, Status
@@ -429,7 +430,7 @@ class Transfer:
         lanes = lane_plan.plan(source, target)
         if not lanes:
             self._told = {side: each.info for side, each in found.items()}
-        if lanes and (objection := self._cluster_objection()):
+        if lanes and (objection := following_objection(self._settings)):
             raise TransferFailed(
                 f"{objection}, and a migration from or to a cluster follows its source",
                 remedy="Move everything, with --source-type replica or auto.",
@@ -498,12 +499,6 @@ class Transfer:
                 return True
         return False
 
-    def _cluster_objection(self) -> str | None:
-        """Why what is asked for cannot be done where an end is a cluster, None if it can."""
-        if self._settings.source_type == "scan":
-            return "--source-type scan reads keys once"
-        return self._settings.replica_objection()
-
     def _begun(self, *, here: bool = False) -> Way | None:
         """The way that a process before this one has begun to go."""
         if (lanes := self._checkpoints.lanes) and any(
@@ -527,7 +522,7 @@ class Transfer:
             return begun
         if self._settings.source_type == "scan":
             return self._offline()
-        objection = self._settings.replica_objection()
+        objection = following_objection(self._settings)
         if objection is not None:
             self._context.on_event(f"{objection}: the source is scanned")
             return self._offline()

@@ -15,6 +15,7 @@ from engine._native import RecordBatch
 from engine.cli import app
 from engine.errors import UsageError
 from engine.model.endpoint import Endpoint
+from engine.model.objections import objection_to
 from engine.model.settings import TransferSettings
 from engine.verify import Verification, verify, verify_file
 from engine.wire.event_loop import run
@@ -229,7 +230,7 @@ def test_what_takes_no_rules(server_factory: ServerFactory, state_url: str, tmp_
     with pytest.raises(UsageError, match=r"--exclude 'regex:a\*\*': the regular expression: at"):
         TransferSettings(exclude=("regex:a**",))
     aof = Endpoint.parse(f"aof:{tmp_path}")
-    words = TransferSettings(exclude=("prefix:a",)).objection_to(aof)
+    words = objection_to(TransferSettings(exclude=("prefix:a",)), aof)
     assert words is not None
     assert "--exclude chooses keys, and commands" in words
     source.client().mset({"user:1": "x", "other": "y"})

@@ -14,6 +14,7 @@ from engine._native import CommandBatch, ProtocolError, StreamReader, early_fiel
 from engine.cli import timestamps, transfer_options
 from engine.errors import EngineError, ProtocolFault, SpoolFull, UsageError
 from engine.model.endpoint import Endpoint
+from engine.model.objections import objection_to
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, read_manifest
 from engine.sources.aof_findings import AofSurvey, size_in, stream_of
@@ -509,18 +510,18 @@ def test_the_endpoint():
 
 def test_what_a_file_of_commands_cannot_do():
     source = Endpoint.parse("aof:/a")
-    assert TransferSettings().objection_to(source) is None
-    assert TransferSettings(until_time=1, aof_load_truncated=False).objection_to(source) is None
+    assert objection_to(TransferSettings(), source) is None
+    assert objection_to(TransferSettings(until_time=1, aof_load_truncated=False), source) is None
     for asked, word in (
         ({"databases": (0,)}, "--db"),
         ({"if_exists": "skip"}, "--if-exists"),
         ({"match": "a*"}, "--match"),
     ):
-        assert word in (TransferSettings(**asked).objection_to(source) or "")  # type: ignore[arg-type]
+        assert word in (objection_to(TransferSettings(**asked), source) or "")  # type: ignore[arg-type]
     for other in (Endpoint.parse("rdb:/a"), Endpoint.parse("localhost")):
-        assert "--until-time" in (TransferSettings(until_time=1).objection_to(other) or "")
+        assert "--until-time" in (objection_to(TransferSettings(until_time=1), other) or "")
         kept = TransferSettings(aof_load_truncated=False)
-        assert "--aof-load-truncated" in (kept.objection_to(other) or "")
+        assert "--aof-load-truncated" in (objection_to(kept, other) or "")
 
 
 def test_moments():

@@ -15,6 +15,7 @@ from engine.model.backoff import Backoff
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.joined_sentences import tidied
+from engine.model.objections import file_objection, following_objection
 from engine.model.position import ScanPosition, StreamPosition
 from engine.model.progress import Phase, Progress, total
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key
@@ -164,8 +165,8 @@ def test_what_means_a_file_and_does_not_say_so(url: str, words: str) -> None:
 
 
 def test_what_a_file_cannot_be_asked_for() -> None:
-    assert TransferSettings().file_objection() is None
-    assert TransferSettings(databases=(0, 3), if_exists="skip").file_objection() is None
+    assert file_objection(TransferSettings()) is None
+    assert file_objection(TransferSettings(databases=(0, 3), if_exists="skip")) is None
     for asked, word in (
         ({"source_type": "scan"}, "--source-type scan"),
         ({"source_type": "replica"}, "--source-type replica"),
@@ -175,7 +176,7 @@ def test_what_a_file_cannot_be_asked_for() -> None:
         ({"fence": "hook", "fence_hook": "stop"}, "--fence hook"),
         ({"tune_source": True}, "--tune-source"),
     ):
-        assert word in (TransferSettings(**asked).file_objection() or "")
+        assert word in (file_objection(TransferSettings(**asked)) or "")
 
 
 def test_a_password_is_never_shown() -> None:
@@ -273,11 +274,13 @@ def test_what_a_replica_cannot_do(choice: dict, why: str) -> None:
         TransferSettings(source_type="replica", **choice)
     assert "--source-type scan" in caught.value.remedy
     for source_type in ("auto", "scan"):
-        objection = TransferSettings(source_type=source_type, **choice).replica_objection()
+        objection = following_objection(TransferSettings(source_type=source_type, **choice))
         assert objection is not None
         assert objection.startswith(why)
-    assert TransferSettings().replica_objection() is None
-    assert TransferSettings(source_type="replica").replica_objection() is None
+    assert following_objection(TransferSettings()) is None
+    once = following_objection(TransferSettings(source_type="scan"))
+    assert once == "--source-type scan reads keys once"
+    assert following_objection(TransferSettings(source_type="replica")) is None
 
 
 @pytest.mark.parametrize(
