@@ -217,9 +217,9 @@ def _id(fields: dict[str, str], name: str) -> str:
 
 def _started(fields: dict[str, str]) -> int | None:
     """The second in which it has started, by its clock: both times are of the same moment. None: it
-    does not tell them (before 6.2)."""
+    does not tell them (before 6.2). Within that second it is up for 0."""
     now, up = _number(fields, "server_time_usec") // 1_000_000, _number(fields, "uptime_in_seconds")
-    return now - up if now > 0 and up > 0 else None
+    return now - up if now > 0 and "uptime_in_seconds" in fields else None
 
 
 def _in_step(fields: dict[str, str]) -> int | None:

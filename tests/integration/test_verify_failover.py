@@ -80,7 +80,7 @@ def test_a_server_that_hides_its_run_id(
         far = f"redis://{line.host}:{line.port}"
         calm = verify(here, far)
         assert (calm.compared, calm.different) == (200, 0)
-        assert calm.outcome == ("unknown" if hidden == HIDDEN else "equal")
+        assert calm.outcome == ("unknown" if hidden == HIDDEN else "equal"), calm.reasons
         assert [run._HIDDEN in each for each in calm.reasons] == [True] * (hidden == HIDDEN)
         monkeypatch.setattr(KeyWalks, "over", restarts)
         found = verify(here, far)

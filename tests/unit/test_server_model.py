@@ -101,7 +101,8 @@ def test_a_hidden_section_leaves_defaults() -> None:
         ({"run_id": "ab", "role": "master", "master_replid2": "ef"}, "ab ef"),
         # What a service answers that hides it.
         ({"run_id": "0", "server_time_usec": "1700000009999999", "uptime_in_seconds": "9"}, 1.7e9),
-        ({"server_time_usec": "1700000009999999", "uptime_in_seconds": "0"}, ""),
+        ({"server_time_usec": "1700000009999999", "uptime_in_seconds": "0"}, 1_700_000_009.0),
+        ({"server_time_usec": "1700000009999999"}, ""),
         ({"uptime_in_seconds": "9", "role": "master", "master_replid": "cd"}, "cd"),
         ({"role": "slave", "master_replid": "cd"}, ""),
         ({"role": "master", "master_replid": "0" * 40}, ""),
