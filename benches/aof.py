@@ -26,7 +26,7 @@ from pathlib import Path
 from benches.datasets import resp
 from benches.follow import PREFERRED
 from benches.support.servers import Binary, Server, binaries
-from engine.fleet.verification_gate import FilesVerificationGate
+from engine.fleet.cut_over_comparisons import FilesVerificationGate
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
 from engine.model.settings import TransferSettings

@@ -31,7 +31,7 @@ from typing import Any
 from benches.follow import Engine, Watch
 from benches.support.proxy import Proxy
 from benches.support.servers import Server, binaries
-from engine.fleet.verification_gate import comparison_of
+from engine.fleet.cut_over_comparisons import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.wire.event_loop import run

@@ -4,7 +4,7 @@
     far     a burst of single SETs to a target that is 50 ms away: until all of it is there, and the
             same CPU
 
-Both forms (`ext/record_form.pxi`) take turns, `--runs` times; medians are shown.
+Both forms (`ext/position_records.pxi`) take turns, `--runs` times; medians are shown.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ class ReplyCounter:
     def take(self) -> list[tuple[int, int, list[tuple[int, str]]]]: ...
     def received(self, n: int) -> int: ...
 
-# rdb_text.pxi
+# rdb_string_reader.pxi
 
 def module_items(data: bytes) -> list[int | float | bytes]: ...
 
@@ -588,7 +588,7 @@ class CommandBatch:
     @staticmethod
     def empty(offset: int, db: int = 0, in_multi: bool = False) -> CommandBatch: ...
 
-# named_keys.pxi
+# keys_named_in_stream.pxi
 
 @final
 class NamedKeys:
@@ -780,7 +780,7 @@ class TransactionReader:
     def take(self) -> list[TransactionResult]: ...
     def received(self, n: int) -> int: ...
 
-# record_form.pxi
+# position_records.pxi
 
 @final
 class RecordForm:

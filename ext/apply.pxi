@@ -12,7 +12,7 @@
 # the position is set behind them. SWAPDB with the position's database would leave the key behind
 # in the other one, so that it is deleted there.
 #
-# Or, where the position is a record (ext/record_form.pxi), without a transaction:
+# Or, where the position is a record (ext/position_records.pxi), without a transaction:
 #
 #   command …                 those of the batch, each for itself, in the record's database
 #   GET key                   what the record was before

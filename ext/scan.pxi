@@ -2,7 +2,7 @@
 #
 # Replies come in the order of the requests, so what the next bytes must be is known from a short
 # queue of what was asked: SCANs, runs of keys in groups (scan_requests.pxi), and proofs
-# (scan_proof.pxi). The parser below is a table of states, one branch each; it runs without
+# (scan_without_ttls.pxi). The parser below is a table of states, one branch each; it runs without
 # the GIL and stops only to hand out a full batch, a piece of a long value, or an error.
 #
 # MGET says nil for what is no string, and for what is gone: such keys are asked for again, by DUMP.

@@ -54,7 +54,7 @@ cdef const char *FREQ_HEAD = "*3\r\n$6\r\nOBJECT\r\n$4\r\nFREQ\r\n"
 cdef const char *TIME_COMMAND = "*1\r\n$4\r\nTIME\r\n"
 cdef const char *DUMP_HEAD = "*2\r\n$4\r\nDUMP\r\n"
 cdef const char *MGET_NAME = "$4\r\nMGET\r\n"
-# See scan_proof.pxi.
+# See scan_without_ttls.pxi.
 cdef bytes PROOF_COMMANDS = (
     b"*2\r\n$4\r\nINFO\r\n$8\r\nkeyspace\r\n*2\r\n$4\r\nINFO\r\n$11\r\npersistence\r\n")
 

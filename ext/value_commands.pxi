@@ -166,7 +166,7 @@ cdef class ValueCommands:
         timed: how many of its fields have expire times.
         pending: how many entries of a stream are pending, in all groups together.
         released: how many of these no consumer holds, for which there are no commands.
-        lost: what a stream loses, as bits of `model.losses`, once the commands were given.
+        lost: what a stream loses, as bits of `model.carried_with_loss`, once the commands were given.
     """
     cdef ValueReader reader
     cdef ElementSink sink

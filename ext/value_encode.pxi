@@ -24,7 +24,7 @@ cdef enum RewriteEnd:
     REWRITE_NO_MEMORY
 
 cdef enum Loss:
-    # What the target's form of a stream does not have (`model.losses` has the words).
+    # What the target's form of a stream does not have (`model.carried_with_loss` has the words).
     LOSS_ACTIVE_TIMES = 1
     LOSS_COUNTERS = 2
     LOSS_PRODUCERS = 4

@@ -21,8 +21,8 @@ from engine.cli import durations, sizes, timestamps
 from engine.cli.common_options import understood
 from engine.cli.program_name import Option
 from engine.errors import UsageError
-from engine.model.objections import objection_to
 from engine.model.setting import Setting
+from engine.model.setting_conflicts import objection_to
 from engine.model.settings import SETTINGS, Changes, TransferSettings
 
 if TYPE_CHECKING:

@@ -75,8 +75,8 @@ async def source_writes(
     credentials: Credentials,
     lanes: Sequence[PlannedLane] = (),
 ) -> str:
-    """Whether the source accepts writes, in words. See `transfer.source_writes`."""
-    from engine.transfer.source_writes import said
+    """Whether the source accepts writes, in words. See `transfer.source_accepts_writes`."""
+    from engine.transfer.source_accepts_writes import said
 
     ends = settings.named("source", source), settings.named("target", target)
     return await said(*ends, settings, credentials, lanes)

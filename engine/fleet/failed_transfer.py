@@ -10,7 +10,7 @@ from engine import logs
 from engine.errors import EngineError
 from engine.fleet.resource_usage import engine_use
 from engine.fleet.state_thread import persist
-from engine.groups.claimed import ClaimedTransfer
+from engine.groups.claimed_transfer import ClaimedTransfer
 from engine.groups.states import TransferStatus
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report

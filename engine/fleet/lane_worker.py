@@ -32,8 +32,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _serve(end: socket.socket) -> None:
+    from engine.fleet.cut_over_comparisons import comparisons_of
     from engine.fleet.resource_usage import engine_use
-    from engine.fleet.verification_gate import comparisons_of
     from engine.transfer.lane_server import LaneServer
 
     await LaneServer(comparisons_of, engine_use).run(end)

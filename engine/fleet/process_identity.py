@@ -7,7 +7,7 @@ or container on the same state) cannot be looked up; its lease speaks for it.
 
 A process that exists but has not renewed its lease for long is no worker any more either: it lost
 the state, gave up, and lives on as the service that it is part of. (If it was only suspended, its
-next write finds the lease gone; see `groups.claimed`.)
+next write finds the lease gone; see `groups.claimed_transfer`.)
 """
 
 from __future__ import annotations

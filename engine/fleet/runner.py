@@ -24,12 +24,7 @@ from dataclasses import replace
 from engine import logs
 from engine.errors import AuthError, LinkError, ServerError, StateError
 from engine.fleet import holding
-from engine.fleet.failed_transfer import fail
-from engine.fleet.lane_processes import LaneProcesses
-from engine.fleet.progress_log import ProgressLog
-from engine.fleet.resource_usage import engine_use
-from engine.fleet.state_thread import PROGRESS_EVERY, StateCheckpointStore, StateThread, persist
-from engine.fleet.verification_gate import (
+from engine.fleet.cut_over_comparisons import (
     FilesVerificationGate,
     compare_of,
     comparison_of,
@@ -37,7 +32,12 @@ from engine.fleet.verification_gate import (
     holds_keys,
     verification_gate_of,
 )
-from engine.groups.claimed import ClaimedTransfer, ClaimLost
+from engine.fleet.failed_transfer import fail
+from engine.fleet.lane_processes import LaneProcesses
+from engine.fleet.progress_log import ProgressLog
+from engine.fleet.resource_usage import engine_use
+from engine.fleet.state_thread import PROGRESS_EVERY, StateCheckpointStore, StateThread, persist
+from engine.groups.claimed_transfer import ClaimedTransfer, ClaimLost
 from engine.groups.states import CUT_OVERS, Request, TransferStatus
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from engine import logs
 from engine.errors import StateError
-from engine.groups.claimed import ClaimedTransfer
+from engine.groups.claimed_transfer import ClaimedTransfer
 from engine.groups.schema import LANE
 from engine.groups.states import Request
 from engine.groups.store import TransientStateError

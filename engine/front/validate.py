@@ -19,7 +19,7 @@ from engine.errors import (
 from engine.model import sentinel_group
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import STDIN_PATH, Endpoint, check_host
-from engine.model.objections import objection_to
+from engine.model.setting_conflicts import objection_to
 from engine.model.settings import TransferSettings
 
 ID_LENGTH = 40

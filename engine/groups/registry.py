@@ -21,7 +21,7 @@ from engine.errors import (
     ReplicationGroupNotFoundFault,
 )
 from engine.groups import disconnections, schema, verifications
-from engine.groups.claimed import ClaimedTransfer
+from engine.groups.claimed_transfer import ClaimedTransfer
 from engine.groups.lease import Witness, Worker, no_witness
 from engine.groups.records import KILLED, EventRecord, GroupRecord, TransferRecord
 from engine.groups.rows import (

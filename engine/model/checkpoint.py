@@ -23,8 +23,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from engine.model.carried_with_loss import CarriedWithLoss, carried_with_loss
 from engine.model.evictions import Evictions
-from engine.model.losses import CarriedWithLoss, carried_with_loss
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
 from engine.model.report import NotCarried

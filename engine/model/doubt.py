@@ -30,7 +30,7 @@ class Doubt(enum.Enum):
     """Which commands of the last transaction before this engine's first failed is not known."""
     BEGUN_BEFORE = "commands may have been applied before"
     """Commands behind the position may have been applied by an engine before this one, or by this
-    one over a link that was lost, each for itself (`ext/record_form.pxi`)."""
+    one over a link that was lost, each for itself (`ext/position_records.pxi`)."""
     UNSEEN = "an answer was not seen"
     """A transaction was applied, and the link was lost before its answer was read."""
     COUNTED_LATE = "fields were counted up late"

@@ -99,10 +99,10 @@ class TargetPosition:
     `held_before`: the target had keys of its own before the transfer began. An engine that takes
     the target over from another transfer has to know.
 
-    `begun`: the batches behind `position` go one command at a time (`ext/record_form.pxi`), and no
-    command behind the offset `begun` was sent before this stood here. So commands between the two
-    may have been applied, each for itself: whoever goes on from here applies them, and reads their
-    keys again. None: nothing behind `position` was.
+    `begun`: the batches behind `position` go one command at a time (`ext/position_records.pxi`),
+    and no command behind the offset `begun` was sent before this stood here. So commands between
+    the two may have been applied, each for itself: whoever goes on from here applies them, and
+    reads their keys again. None: nothing behind `position` was.
 
     `serial`: keys may be stored, and names noted, while the stream stands still. What is written
     then, and whenever an engine begins or goes on, has a number that this engine never gives again,

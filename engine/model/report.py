@@ -6,9 +6,9 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from engine.model.carried_with_loss import CarriedWithLoss, carried_with_loss
 from engine.model.figure import declared, figure
 from engine.model.figures import Figures
-from engine.model.losses import CarriedWithLoss, carried_with_loss
 from engine.model.verification import Verification
 
 Status = Literal["done", "failed", "stopped"]

@@ -14,9 +14,9 @@ from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
 from engine.model.cluster_shard import AddressMap
 from engine.model.endpoint import Endpoint
-from engine.model.objections import check_together
 from engine.model.rules import Rules, key_rules_of, rules_of
 from engine.model.setting import Member, Shorthand, declared, setting
+from engine.model.setting_conflicts import check_together
 
 if TYPE_CHECKING:
     from engine._native import KeyRules
@@ -52,7 +52,7 @@ class TransferSettings:
     `databases` None means every database; `match` a glob as SCAN's MATCH; `key_type` as SCAN's
     TYPE; `include` and `exclude` are rules (`model.rules`). Sizes are bytes, times seconds. Raises
     `UsageError` for a value that makes no sense, and for settings that do not go together
-    (`model.objections`).
+    (`model.setting_conflicts`).
     """
 
     source_type: SourceType = setting(
@@ -285,7 +285,7 @@ class TransferSettings:
         resumed="From now on: so many lanes are driven by one process.",
     )
     """How many lanes one process drives; 0: all of them; "auto": as many as it has CPU for
-    (`transfer.lane_parting`)."""
+    (`transfer.lane_process_split`)."""
     durability: str = setting(
         "",
         option="--durability",
@@ -666,7 +666,7 @@ class TransferSettings:
     keys could expire on the target before the command that extends them is applied."""
     position_form: PositionForm = field(default_factory=_position_form)
     """How the position is kept true on the target while the stream is followed: "transaction" (each
-    batch in one with its position), or "record" (`ext/record_form.pxi`) for plain batches. No
+    batch in one with its position), or "record" (`ext/position_records.pxi`) for plain batches. No
     option: an operator has nothing to choose by."""
     auto_cut_over: bool = setting(
         False, kind="flag", member=Member("AutoCutover", ("StartMigration",), ours=False)

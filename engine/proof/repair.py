@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from engine._native import ValueTranscoder, crc64
 from engine.errors import EngineError
+from engine.model.carried_with_loss import WORDS
 from engine.model.db_key import DbKey
-from engine.model.losses import WORDS
 from engine.model.online_checkpoint import OwnKeys
 from engine.model.server_capabilities import ServerCapabilities
 from engine.proof.deployment import Deployment
@@ -31,7 +31,7 @@ _FIRST_OWN_TYPE = 22
 @dataclass(slots=True)
 class Repaired:
     """What came of it: keys that were refused, by which end and why; and how many values have lost
-    what, by the bit of `model.losses`, for the target does not know their form."""
+    what, by the bit of `model.carried_with_loss`, for the target does not know their form."""
 
     refused: dict[DbKey, str] = field(default_factory=dict)
     lost: Counter[int] = field(default_factory=Counter)

@@ -53,8 +53,8 @@ class LongValues:
         self, db: int, key: bytes, value: bytes, expire_at: int, on_loss: Callable[[int], None]
     ) -> str:
         """Make the value of a key; why that is not possible, or an empty text. `expire_at` in ms
-        since the epoch, -1: never. `on_loss` is told what it loses (bits of `model.losses`).
-        Raises `LinkError`."""
+        since the epoch, -1: never. `on_loss` is told what it loses (bits of
+        `model.carried_with_loss`). Raises `LinkError`."""
         name = self.own.aside(key)
         try:
             made = await asyncio.to_thread(

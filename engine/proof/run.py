@@ -21,7 +21,7 @@ from functools import partial
 
 from engine._native import LookComparer, LookReader, ValueDecoder
 from engine.errors import FaultOf, UsageError
-from engine.model import losses
+from engine.model import carried_with_loss
 from engine.model.cluster_topology import Topology
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
@@ -53,8 +53,8 @@ from engine.proof.deployment import (
     told_by_all,
     written,
 )
-from engine.proof.follower import Follower
 from engine.proof.key_walks import COMPARED, NAMED, TTL_BOUND_MS, KeyWalks
+from engine.proof.migration_positions import Follower
 from engine.proof.relinking import until_linked
 from engine.proof.repair_long_values import own_keys
 from engine.proof.report_file import ReportFile
@@ -564,7 +564,7 @@ class _Proof:
         for (db, key), why in list(done.refused.items())[:NAMED_MOST]:
             self._leave_out(f"not repaired: database {db}, {printable_key(key)}: {why}")
         for bit, count in sorted(done.lost.items()):
-            self._leave_out(f"of {count:,} keys that were repaired: {losses.WORDS[bit]}")
+            self._leave_out(f"of {count:,} keys that were repaired: {carried_with_loss.WORDS[bit]}")
 
     # --- What it has come to ---
 

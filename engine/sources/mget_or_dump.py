@@ -6,9 +6,9 @@ again, with its TTL. So MGET is used while it pays: both ways of asking show wha
 are strings, and how long they are.
 
 A TTL is a third of what a short string costs the source. Where no key of a database has an expire
-time the pipeline can do without and prove it afterwards (ext/scan_proof.pxi); what was not proven
-is read again. So after a proof that failed TTLs are asked for, for a while, and then one small run
-tries whether a proof holds again.
+time the pipeline can do without and prove it afterwards (ext/scan_without_ttls.pxi); what was not
+proven is read again. So after a proof that failed TTLs are asked for, for a while, and then one
+small run tries whether a proof holds again.
 """
 
 from __future__ import annotations

@@ -29,11 +29,11 @@ from engine._native import (
 )
 from engine.errors import EngineError, ProtocolFault, UsageError
 from engine.model.modules import HEAD_BYTES, has_graphs
-from engine.model.objections import file_objection
 from engine.model.position import ScanPosition
 from engine.model.rdb_newer_than_engine import by_scan, newer_than_known
 from engine.model.server import ServerInfo, parse_version
 from engine.model.server_capabilities import flavour_named
+from engine.model.setting_conflicts import file_objection
 from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.file_input import Damaged, FileInput, Reading, input_of

@@ -14,7 +14,7 @@ transaction: if another client moved the position (a second engine that took thi
 this one waking up after it was replaced), EXEC answers nil and applies nothing.
 
 Batches for which nothing but their keys matters may go without a transaction, with the position
-behind them: `ext/record_form.pxi` says how, and when.
+behind them: `ext/position_records.pxi` says how, and when.
 
 To a target that is near one EXEC is unanswered at a time. What comes before the next EXEC may be
 under way (`send_ahead`): the target reads it while the answer is on its way to us, and drops it
@@ -116,7 +116,7 @@ class Applied:
     applied, but the link went before the answer: which of its commands failed is not known.
     `ended`: nothing was applied, for the target's process ended meanwhile: sent again, it may end
     the next one. `begun`: it was not applied, but any of its commands may have been, each for
-    itself (`ext/record_form.pxi`): it is to be sent again, and all its keys to be read again.
+    itself (`ext/position_records.pxi`): it is to be sent again, and all its keys to be read again.
     Indices of extras are -1 - their place.
     """
 

@@ -6,10 +6,10 @@ the look at the position on a WATCH stands, so that the next EXEC does nothing w
 has moved the position since.
 
 To a target that is far several transactions are under way at once, and WATCH covers the first of
-them alone; where records are written in place of transactions (`ext/record_form.pxi`) there is no
-WATCH. So the connection has a name then, by which the engine that takes the target next ends it,
-and the dial that replaces a lost connection ends that one first. Where the target's user may not
-do that, one transaction is under way at a time, and there are no records.
+them alone; where records are written in place of transactions (`ext/position_records.pxi`) there is
+no WATCH. So the connection has a name then, by which the engine that takes the target next ends it,
+and the dial that replaces a lost connection ends that one first. Where the target's user may not do
+that, one transaction is under way at a time, and there are no records.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The applier of a cluster's node: batches with a record alone, never in a transaction.
 
 A node takes no transaction of keys in two slots, so that the position cannot ride with the data:
-everything goes command by command with a record behind it. `ext/record_form.pxi` says why nothing
-is lost or doubled by that, and what has to be on the target before what.
+everything goes command by command with a record behind it. `ext/position_records.pxi` says why
+nothing is lost or doubled by that, and what has to be on the target before what.
 """
 
 from __future__ import annotations

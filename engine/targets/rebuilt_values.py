@@ -110,7 +110,8 @@ def check_makeable(number: int, size: int, limit: int) -> None:
 class Made:
     """The commands of one value: `file` has them, `portions` says how many bytes, and commands, go
     together; `late` those that give fields their expire times, behind the others. `pending`: how
-    many entries a stream's consumers claim; `lost`: what it loses (bits of `model.losses`)."""
+    many entries a stream's consumers claim; `lost`: what it loses (bits of
+    `model.carried_with_loss`)."""
 
     kind: str
     size: int

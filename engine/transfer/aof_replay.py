@@ -79,8 +79,8 @@ def lacking_fields(hashes: Collection[DbKey]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """The command that is sent for a RESTORE, and what the value loses (bits of `model.losses`).
-    `why`: there is none."""
+    """The command that is sent for a RESTORE, and what the value loses (bits of
+    `model.carried_with_loss`). `why`: there is none."""
 
     command: bytes
     lost: int

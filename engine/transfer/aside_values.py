@@ -17,7 +17,7 @@ from engine.model.position import TargetPosition
 from engine.targets.rebuilt_values import Expired, Unmakeable, build, stores
 from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.control_connections import Endpoints
-from engine.transfer.target_ownership import TargetOwnership
+from engine.transfer.migration_ownership import MigrationOwnership
 from engine.wire.connection import answered
 
 
@@ -30,7 +30,7 @@ class AsideValues:
         ends: Endpoints,
         writer: RestoreWriter,
         own: Callable[[], OwnKeys],
-        ownership: TargetOwnership,
+        ownership: MigrationOwnership,
         on_loss: Callable[[int, bytes, int], None],
     ) -> None:
         self._ends = ends

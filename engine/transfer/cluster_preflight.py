@@ -17,8 +17,8 @@ from engine.model.cluster_topology import Node, Topology
 from engine.model.endpoint import Endpoint
 from engine.model.group_shards import GroupShard, shards_of
 from engine.model.lane_plan import PlannedLane
-from engine.model.objections import following_objection
 from engine.model.server import ServerInfo
+from engine.model.setting_conflicts import following_objection
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.transfer import lane_plan

@@ -62,7 +62,7 @@ def offering(context: MigrationContext, reason: str) -> str:
 
 class FilesCutOverCheck(Protocol):
     """A gate for the files of an append-only file, which are open. It is
-    `fleet.verification_gate.FilesVerificationGate`."""
+    `fleet.cut_over_comparisons.FilesVerificationGate`."""
 
     async def read(self, files: AofFiles, survey: AofSurvey) -> None:
         """Read what is to be compared, as far as `survey` says that they are applied; they may be

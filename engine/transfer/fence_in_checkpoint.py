@@ -61,7 +61,7 @@ class FenceUpkeep:
         shared: SharedSource,
     ) -> None:
         """`is_anothers`: whether the target, of which that is the position now, is another
-        migration's, or was (`TargetOwnership.is_anothers`)."""
+        migration's, or was (`MigrationOwnership.is_anothers`)."""
         self._ends = ends
         self._checkpoint = checkpoint
         self._context = context

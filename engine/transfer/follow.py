@@ -63,8 +63,8 @@ from engine.targets.crashing_values import REASON
 from engine.targets.rebuilt_values import GONE, is_last
 from engine.transfer.async_helpers import cancelled
 from engine.transfer.crashing_commands import CrashingCommands
-from engine.transfer.extended_keys import ExtendedKeys, taken_along
 from engine.transfer.key_resync import KeyResync, Store
+from engine.transfer.keys_with_extended_ttls import ExtendedKeys, taken_along
 from engine.transfer.stream_trust import Trust
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.transfer.which_have_ttls import TargetTtls, Timed

@@ -55,8 +55,8 @@ from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.targets.crashing_values import CrashSuspects
 from engine.targets.known_forms import too_long_words
-from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.keys_of_unknown_commands import UnknownCommands
+from engine.transfer.keys_with_extended_ttls import ExtendedKeys
 from engine.transfer.primary_reads import PrimaryReads
 from engine.transfer.timeseries_rules import is_series, latest, related, rules_again
 from engine.wire.control_connection import Admin, Arg
@@ -199,7 +199,7 @@ class KeyResync:
         self.on_left: Callable[[int, bytes], None] = lambda db, key: None
         """Told of keys that every server makes for itself, which are not stored."""
         self.on_loss: Callable[[int, bytes, int], None] = lambda db, key, lost: None
-        """Told of keys whose values are stored with losses (bits of `model.losses`)."""
+        """Told of keys whose values are stored with losses (bits of `model.carried_with_loss`)."""
         self.repaired = 0
         """Keys whose value was read again and stored."""
         self.resynced_keys = 0

@@ -61,6 +61,7 @@ from engine.targets.restore_writer import RestoreWriter
 from engine.targets.slot_keys import has_keys
 from engine.transfer.aside_values import AsideValues
 from engine.transfer.async_helpers import all_cancelled, cancelled, together
+from engine.transfer.catch_up_monitor import CatchUpMonitor
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.modules import ask_module_types
 from engine.transfer.checks.value_limit import ask_bulk_limit
@@ -70,6 +71,7 @@ from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import Comparison, CutOverCheckInSync
 from engine.transfer.cut_over_comparison import CutOverComparison
 from engine.transfer.cut_over_offer import Offer, TakenUpAnew
+from engine.transfer.earlier_migration_on_target import TargetLeftovers, inherit
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import place_words, stream_words
@@ -77,26 +79,24 @@ from engine.transfer.full_proof import FullProof
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.lane_cut_over import Followed, LaneCutOver
 from engine.transfer.lane_figures import LaneFigures
-from engine.transfer.lane_inheritance import TargetLeftovers, inherit
 from engine.transfer.lane_not_carried import LaneLosses
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.migration_ownership import MigrationOwnership
 from engine.transfer.newer_commands import lacks
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
-from engine.transfer.position_monitor import PositionMonitor
 from engine.transfer.primary_lateness import PrimaryLateness
 from engine.transfer.primary_reads import PrimaryReads, place_of
 from engine.transfer.promotion import Promotion
-from engine.transfer.replica_monitor import ReplicaMonitor
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.sentinel_monitor import SentinelMonitor
 from engine.transfer.slot_reread import SlotReread
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.source_primary import Heads
 from engine.transfer.source_rdb_compression import SourceTuning
+from engine.transfer.source_replica_monitor import ReplicaMonitor
 from engine.transfer.switch_hook import SwitchHook
-from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.target_monitor import TargetMonitor
-from engine.transfer.target_ownership import TargetOwnership
+from engine.transfer.target_position_monitor import PositionMonitor
 from engine.transfer.ttl_guard import TtlGuard
 from engine.transfer.undecided_cut_over import LaneOutcome
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
@@ -161,7 +161,7 @@ class Lane:
         if left_out:
             self._writer.suspects.take_up(left_out)
         self._losses = LaneLosses(checkpoint, context, lambda: self._writer.info)
-        self._ownership = TargetOwnership(ends, checkpoint)
+        self._ownership = MigrationOwnership(ends, checkpoint)
         position = PositionMonitor(context, lambda: self._follower, lambda: self._own.position)
         self._target_watch = TargetMonitor(target, context, self._to_be_written, position)
         self._asides = AsideValues(
@@ -189,14 +189,14 @@ class Lane:
             context,
             self._source,
             lambda: self._writer.info,
-            lambda doubt: self._sync_monitor.note(doubt),
+            lambda doubt: self._catch_up_monitor.note(doubt),
         )
         self._roles = RoleMonitor(ends, self._source, checkpoint, context)
         self._source.elsewhere = self._roles.goes_on_elsewhere
-        self._sync_monitor = SyncMonitor(
+        self._catch_up_monitor = CatchUpMonitor(
             self._source, self._ttl_guard, checkpoint, context, context.settings, self._roles
         )
-        self._source.on_doubt = self._sync_monitor.note
+        self._source.on_doubt = self._catch_up_monitor.note
         self._snapshot = Snapshot(
             ends,
             checkpoint,
@@ -224,7 +224,7 @@ class Lane:
                 # Of all lanes together, by their slots.
                 -(-context.settings.verify_rate * len(ends.route.slots) // len(ALL_SLOTS)),
             )
-        self._check.proof = self._sync_monitor.proof = self._proof
+        self._check.proof = self._catch_up_monitor.proof = self._proof
         self._upkeep = FenceUpkeep(
             ends,
             checkpoint,
@@ -285,7 +285,12 @@ class Lane:
         self.audit = SlotReread(ends, checkpoint, context)
         """The slots of which every key is to be read again."""
         self._figures = LaneFigures(
-            checkpoint, context, self._source, self._writer, self._target_watch, self._sync_monitor
+            checkpoint,
+            context,
+            self._source,
+            self._writer,
+            self._target_watch,
+            self._catch_up_monitor,
         )
         self._figures.proof = self._proof
         context.source_type = "replica"
@@ -818,9 +823,9 @@ class Lane:
                 UnfaithfulCommands(self._source.info, self._writer.info),
                 TargetTtls(there),
                 self._crashing,
-                self._sync_monitor.trust(),
+                self._catch_up_monitor.trust(),
                 self._ttl_guard.extended,
-                note=self._sync_monitor.note,
+                note=self._catch_up_monitor.note,
                 not_carried=self._losses.not_carried,
                 carried=self._losses.carried,
                 left_out=self._losses.leave_out,
@@ -842,15 +847,15 @@ class Lane:
                 follower.on_slot_moves = self._source_cluster.look_now
                 follower.on_slots_came = self._distrust_databases
             self._figures.follower, self._figures.resync = follower, self._resync
-            self._sync_monitor.attend(follower, self._resync)
+            self._catch_up_monitor.attend(follower, self._resync)
             self._ttl_guard.attend(follower)
             if self._proof is not None:
                 self._proof.attend(follower)
             await self._take_up_dirty()
             await self.audit.take_up(follower.position.offset)
-            self._sync_monitor.note(Doubt.BEGUN)
+            self._catch_up_monitor.note(Doubt.BEGUN)
             if target_position.begun is not None:
-                self._sync_monitor.note(Doubt.BEGUN_BEFORE, target_position.begun)
+                self._catch_up_monitor.note(Doubt.BEGUN_BEFORE, target_position.begun)
             self._replicas.goes_on(target_position.position)
             with context.step("follow"):
                 await self._steer(follower)
@@ -915,13 +920,13 @@ class Lane:
             while True:
                 await asyncio.wait(
                     {*tasks, offer.wanted},
-                    timeout=self._calm_seconds if self._sync_monitor.calm else _LOOK_SECONDS,
+                    timeout=self._calm_seconds if self._catch_up_monitor.calm else _LOOK_SECONDS,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 for task in tasks:
                     if task.done():
                         task.result()
-                self._sync_monitor.look(follower)
+                self._catch_up_monitor.look(follower)
                 if loop.time() - published >= _TICK_SECONDS:
                     published = loop.time()
                     await self._tick()
@@ -992,7 +997,7 @@ class Lane:
         context, follower = self._context, self._follower
         if follower is None or self.offer is None:
             return ""
-        settled = self._sync_monitor.near(follower) and follower.settled
+        settled = self._catch_up_monitor.near(follower) and follower.settled
         if context.stats.not_carried_total and settled:
             # (The gate may name another reason first.)
             return context.stats.not_carried_words
@@ -1048,7 +1053,7 @@ class Lane:
             self._differed = self._differed or self._follower.differed
             self._figures.let_go(self._follower)
             self._follower = None
-            self._sync_monitor.let_go()
+            self._catch_up_monitor.let_go()
         if self._applier is not None:
             await self._applier.leave(_LEAVE_SECONDS)
             await self._applier.close()
@@ -1107,7 +1112,7 @@ class Lane:
     async def _compare_on(self, reason: str) -> None:
         """Now and then while both ends are compared before a cut-over: all else goes on."""
         if self._follower is not None:
-            self._sync_monitor.look(self._follower)
+            self._catch_up_monitor.look(self._follower)
         self._context.reason = reason if self._context.can_complete else self._context.reason
         await self._tick()
 
@@ -1134,7 +1139,7 @@ class Lane:
             self._own.position,
             on_event=self._context.event_of("target"),
             importing=importing,
-            on_doubt=self._sync_monitor.note,
+            on_doubt=self._catch_up_monitor.note,
             on_trouble=self._context.trouble_of("the target"),
             name=self._ownership.claim.client_name,
             far=far or is_far(self._writer.round_trip),

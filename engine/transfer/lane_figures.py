@@ -9,13 +9,13 @@ from engine.model.progress import Phase
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import Applier
 from engine.targets.restore_writer import RestoreWriter
+from engine.transfer.catch_up_monitor import CatchUpMonitor
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
 from engine.transfer.full_proof import FullProof
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
-from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.target_monitor import TargetMonitor
 
 # Figures of a source that nothing listens to.
@@ -34,14 +34,14 @@ class LaneFigures:
         source: ReplicaSource,
         writer: RestoreWriter,
         target_watch: TargetMonitor,
-        sync_monitor: SyncMonitor,
+        catch_up_monitor: CatchUpMonitor,
     ) -> None:
         self._checkpoint = checkpoint
         self._context = context
         self._source = source
         self._writer = writer
         self._target_watch = target_watch
-        self._sync_monitor = sync_monitor
+        self._catch_up_monitor = catch_up_monitor
         self.follower: Follower | None = None
         """What follows the source, if anything does."""
         self.resync: KeyResync | None = None
@@ -135,5 +135,5 @@ class LaneFigures:
         return {
             "commands": self._commands + follower.commands,
             "applied_offset": follower.position.offset,
-            **self._sync_monitor.figures(follower),
+            **self._catch_up_monitor.figures(follower),
         }

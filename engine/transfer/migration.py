@@ -46,7 +46,7 @@ class SlotsMoved(Exception):
 
 
 class LanesParted(Exception):
-    """The lanes are to go on in other processes (`transfer.lane_parting`)."""
+    """The lanes are to go on in other processes (`transfer.lane_process_split`)."""
 
 
 class Migration:

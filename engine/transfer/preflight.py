@@ -26,8 +26,8 @@ from engine.errors import EngineError, LinkError
 from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import ONLY, Route
-from engine.model.objections import following_objection
 from engine.model.server import ServerInfo
+from engine.model.setting_conflicts import following_objection
 from engine.model.settings import TransferSettings
 from engine.transfer.async_helpers import all_cancelled
 from engine.transfer.checks import cluster
@@ -73,7 +73,7 @@ from engine.transfer.checks.replication_chain import lineage
 from engine.transfer.checks.required_commands import Way
 from engine.transfer.checks.scripts_past_write_block import check_scripts
 from engine.transfer.checks.server_pair import check_apart, check_eviction, check_memory, check_pair
-from engine.transfer.checks.source_writes import check_writes
+from engine.transfer.checks.source_accepts_writes import check_writes
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.target_replicas import check_durability
 from engine.transfer.checks.value_encodings import check_types

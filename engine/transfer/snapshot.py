@@ -27,9 +27,9 @@ from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.graphs_in_parts import REMEDY, refuse_parts
 from engine.transfer.key_resync import KeyResync
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.migration_ownership import MigrationOwnership
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.target_monitor import TargetMonitor
-from engine.transfer.target_ownership import TargetOwnership
 from engine.wire.functions_and_indexes import carry_absent
 from engine.wire.psync import FullSync
 from engine.wire.search_indexes import UNTOLD, Named, ask_named, carry_named, in_snapshot
@@ -45,7 +45,7 @@ class Snapshot:
         context: MigrationContext,
         source: ReplicaSource,
         writer: RestoreWriter,
-        ownership: TargetOwnership,
+        ownership: MigrationOwnership,
         left_out: Callable[[str], None],
         target_watch: TargetMonitor,
     ) -> None:

@@ -6,10 +6,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.model.carried_with_loss import NAMED_LIMIT, WORDS, CarriedWithLoss
 from engine.model.checkpoint import Checkpoint
 from engine.model.evictions import Evictions
 from engine.model.joined_sentences import without_arguments
-from engine.model.losses import NAMED_LIMIT, WORDS, CarriedWithLoss
 from engine.model.modules import TELEMETRY_LEFT
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.position import ScanPosition
@@ -184,7 +184,7 @@ class TransferStats:
                 self._lose(WORDS[loss], count, batch.db, keys)
 
     def lose(self, db: int, key: bytes, lost: int) -> None:
-        """A value was carried with losses (bits of `model.losses`)."""
+        """A value was carried with losses (bits of `model.carried_with_loss`)."""
         for loss, kind in WORDS.items():
             if lost & loss:
                 self._lose(kind, 1, db, [key])

@@ -13,8 +13,8 @@ came before that, its write came behind our WATCH, and our EXEC answers nil; if 
 look fails. Transactions of the stream are guarded in the same way (`targets.applier`): their WATCH
 is older than the successor's write, whenever they arrive.
 
-Where the stream goes with records in place of transactions (`ext/record_form.pxi`) nothing of that
-guards a batch: what the engine before had under way may arrive behind our name, until its
+Where the stream goes with records in place of transactions (`ext/position_records.pxi`) nothing of
+that guards a batch: what the engine before had under way may arrive behind our name, until its
 connections are ended. So a claim that finds such a record ends them or fails, and what is found
 there after that is looked at once more, by whoever dials for the stream.
 

@@ -20,18 +20,18 @@ from engine.errors import (
     TransferStopped,
     UsageError,
 )
+from engine.model.carried_with_loss import total_losses
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedLane
-from engine.model.losses import total_losses
-from engine.model.objections import following_objection
 from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, Report, Status
 from engine.model.server import ServerInfo
+from engine.model.setting_conflicts import following_objection
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
-from engine.transfer import lane_plan, source_writes
+from engine.transfer import lane_plan, source_accepts_writes
 from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.checkpoint_store import LaneCheckpoints
 from engine.transfer.checks.check_result import Side
@@ -58,7 +58,7 @@ from engine.wire.control_connection import Admin, admin
 if TYPE_CHECKING:
     # Each is imported when it is gone, and the others are not.
     from engine.transfer.aof_migration import AppendOnly
-    from engine.transfer.lane_parting import LaneParting
+    from engine.transfer.lane_process_split import LaneProcessSplit
     from engine.transfer.lane_worker import LaneProcesses, LaneWorkers
     from engine.transfer.migration import Migration
     from engine.transfer.offline import Offline
@@ -147,7 +147,7 @@ class Transfer:
         self._driving: LaneWorkers | None = None
         self._ends: Sequence[LaneEnds] = ()
         # What parts the lanes, where that is wanted.
-        self._parting: LaneParting | None = None
+        self._parting: LaneProcessSplit | None = None
         self._source_endpoint = settings.named("source", source)
         self._target_endpoint = settings.named("target", target)
         self._settings = settings
@@ -297,7 +297,8 @@ class Transfer:
             return ""
         lanes = self._checkpoints.lanes or ()
         ends = source, self._target_endpoint
-        return f"; {await source_writes.said(*ends, self._settings, self._credentials, lanes)}"
+        said = await source_accepts_writes.said(*ends, self._settings, self._credentials, lanes)
+        return f"; {said}"
 
     async def _go(self) -> None:
         """Choose the way and go it; `auto` takes the other one where PSYNC is refused."""
@@ -633,10 +634,10 @@ class Transfer:
         most = self._settings.lanes_per_worker
         if most != "auto":
             return grouped(lanes, most)
-        from engine.transfer.lane_parting import LaneParting
+        from engine.transfer.lane_process_split import LaneProcessSplit
 
         if self._parting is None:
-            self._parting = LaneParting(self._overview, self._settings)
+            self._parting = LaneProcessSplit(self._overview, self._settings)
         return self._parting.groups(lanes)
 
     def _driven_here(

@@ -27,9 +27,9 @@ from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.control_connections import Endpoints
-from engine.transfer.extended_keys import ExtendedKeys
 from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
 from engine.transfer.follow import Follower
+from engine.transfer.keys_with_extended_ttls import ExtendedKeys
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
 

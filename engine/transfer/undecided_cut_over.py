@@ -19,9 +19,9 @@ from engine.transfer.control_connections import Endpoints
 from engine.transfer.fence_in_checkpoint import FenceUpkeep
 from engine.transfer.formatting import place_words
 from engine.transfer.migration_context import MigrationContext
+from engine.transfer.migration_ownership import MigrationOwnership
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.promotion import Promotion
-from engine.transfer.target_ownership import TargetOwnership
 from engine.transfer.ttl_guard import TtlGuard
 
 # How long TTLs may take to be restored when a migration ends without a cut-over.
@@ -36,7 +36,7 @@ class LaneOutcome:
         ends: Endpoints,
         checkpoint: CheckpointWriter,
         context: MigrationContext,
-        ownership: TargetOwnership,
+        ownership: MigrationOwnership,
         promotion: Promotion,
         upkeep: FenceUpkeep,
         writer: RestoreWriter,
@@ -71,7 +71,7 @@ class LaneOutcome:
 
     async def take(self) -> TargetPosition:
         """The target's position, claimed for us. A promotion that does not count is taken back.
-        Raises as `TargetOwnership.take`."""
+        Raises as `MigrationOwnership.take`."""
         target_position = await self._ownership.take()
         does_not_count = self._mark.timed and not self._context.peers.decided
         if target_position.opened and self._promotion.asked and does_not_count:

@@ -48,9 +48,9 @@ from engine.verify.key_comparison import (
 )
 from engine.verify.key_counts import Stray, judge
 from engine.verify.key_sampling import every_key, some_keys
+from engine.verify.keys_of_unowned_slots import NONE, StrayKeys, find
 from engine.verify.lane_counts import Explained, LaneCounts, Told, unexplained
 from engine.verify.name_lookup import absent_names
-from engine.verify.stray_keys import NONE, StrayKeys, find
 from engine.verify.value_readers import WHOLE_BYTES, Changed, Command, Parts, Reading, reading
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, Arg, admin, all_of

@@ -1,5 +1,5 @@
 """Which replica of a source is read (`--read-from replica`): a healthy one, looked for before each
-dial, and while it is followed (`transfer.replica_monitor`).
+dial, and while it is followed (`transfer.source_replica_monitor`).
 
     source ─▶ its primary ─▶ the primary's replicas ─▶ each is asked ─▶ the one that is fit
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benches.support.servers import Server
-from engine.fleet.verification_gate import comparison_of
+from engine.fleet.cut_over_comparisons import comparison_of
 from engine.model.checkpoint import Checkpoint
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint

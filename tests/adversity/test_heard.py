@@ -13,7 +13,7 @@ import pytest
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.progress import Phase, Progress
-from engine.transfer.position_monitor import PositionMonitor
+from engine.transfer.target_position_monitor import PositionMonitor
 from tests.support.comparison import assert_settled
 from tests.support.library import migrating
 from tests.support.servers import ServerFactory, known

@@ -1,4 +1,4 @@
-"""A target with a record in place of transactions (`ext/record_form.pxi`), while everything fails.
+"""A target with a record in place of transactions (`ext/position_records.pxi`), while all fails.
 
 The traffic is what that form is for: single commands of one database, some that no second run
 leaves as it was (INCR, APPEND, LPUSH, RENAME, a stored union), and now and then something that has

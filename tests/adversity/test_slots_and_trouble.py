@@ -18,7 +18,7 @@ import redis
 from benches.support.clusters import Cluster, slot_of
 from benches.support.waiting import wait_for
 from engine.errors import LinkError, StateError
-from engine.fleet.verification_gate import comparisons_of
+from engine.fleet.cut_over_comparisons import comparisons_of
 from engine.model.lane_plan import PlannedLane
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet

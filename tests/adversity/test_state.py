@@ -31,7 +31,7 @@ from engine.fleet.process_identity import ProcessId
 from engine.fleet.state_thread import StateCheckpointStore, StateThread
 from engine.front.engine import Engine
 from engine.groups import store as store_module
-from engine.groups.claimed import ClaimedTransfer, ClaimLost
+from engine.groups.claimed_transfer import ClaimedTransfer, ClaimLost
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
 from engine.groups.store import Store, TransientStateError

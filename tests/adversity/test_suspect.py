@@ -12,8 +12,8 @@ import redis
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from engine.model.progress import Phase
+from engine.transfer.catch_up_monitor import CatchUpMonitor
 from engine.transfer.cut_over_check import CutOverCheckResult
-from engine.transfer.sync_monitor import SyncMonitor
 from engine.transfer.transfer import Transfer
 from engine.transfer.ttl_guard import TtlGuard
 from tests.support.comparison import assert_settled
@@ -56,7 +56,7 @@ def test_an_outage_after_a_refused_cut_over(
     for n in range(50):
         client.set(f"session:{n}", "alive", px=9000)
     verdicts = [CutOverCheckResult(False, "not yet")]
-    extend_all, near = TtlGuard._extend_all, SyncMonitor.near
+    extend_all, near = TtlGuard._extend_all, CatchUpMonitor.near
     away = threading.Event()
 
     async def gate(_: bytes) -> CutOverCheckResult:
@@ -80,7 +80,7 @@ def test_an_outage_after_a_refused_cut_over(
         assert released(run.work)
         with writing(count, server=source, pause=0.01):
             # So fast that the target is never near.
-            monkeypatch.setattr(SyncMonitor, "near", lambda *_: False)
+            monkeypatch.setattr(CatchUpMonitor, "near", lambda *_: False)
             proxy.refuse()
             proxy.cut_now()
             for n in range(50):
@@ -99,7 +99,7 @@ def test_an_outage_after_a_refused_cut_over(
             )
             assert not released(run.work)
             assert run.progress.phase is Phase.CATCH_UP
-            monkeypatch.setattr(SyncMonitor, "near", near)
+            monkeypatch.setattr(CatchUpMonitor, "near", near)
             run.wait_for(lambda: len(target.client().keys("session:*")) == 50, "sessions")
             assert target.client().pttl("session:0") > 50 * YEAR_MS
         run.cut_over()

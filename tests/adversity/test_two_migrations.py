@@ -13,7 +13,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import LinkError
-from engine.fleet.verification_gate import comparison_of, verification_gate_of
+from engine.fleet.cut_over_comparisons import comparison_of, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import OwnKeys
 from engine.model.position import TargetPosition

@@ -20,7 +20,7 @@ from benches.support.waiting import wait_for
 from engine._native import crc64
 from engine.cli.report_summary import as_text
 from engine.errors import InvalidParameterCombinationException
-from engine.fleet.verification_gate import FilesVerificationGate
+from engine.fleet.cut_over_comparisons import FilesVerificationGate
 from engine.front.faults_with_details import PreflightFault
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_KEY

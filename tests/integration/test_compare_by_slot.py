@@ -14,7 +14,7 @@ import redis
 from benches.support.clusters import Cluster, slot_of
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
-from engine.fleet.verification_gate import comparisons_of
+from engine.fleet.cut_over_comparisons import comparisons_of
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import Route

@@ -11,7 +11,7 @@ from benches.support.waiting import SECONDS
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.model.verification import AtFence
-from engine.transfer import extended_keys
+from engine.transfer import keys_with_extended_ttls
 from engine.transfer.cut_over_check import Settle
 from engine.verify import LiveComparison
 from tests.support.library import migrating
@@ -121,8 +121,10 @@ def test_names_that_are_not_known(
     source, target = ends
     before: list[int] = []
     if why == "too many":
-        names = extended_keys.ExtendedNames
-        monkeypatch.setattr(extended_keys, "ExtendedNames", lambda: names(names_most=TIMED // 2))
+        names = keys_with_extended_ttls.ExtendedNames
+        monkeypatch.setattr(
+            keys_with_extended_ttls, "ExtendedNames", lambda: names(names_most=TIMED // 2)
+        )
 
     with migrating(source, target) as run:
         run.following()

@@ -13,7 +13,7 @@ import pytest
 from benches.support.servers import Server
 from benches.support.waiting import soon
 from engine.errors import EngineError, LinkError, StateError
-from engine.fleet.verification_gate import comparison_of
+from engine.fleet.cut_over_comparisons import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import Route
 from engine.model.online_checkpoint import OnlineCheckpoint, OwnKeys

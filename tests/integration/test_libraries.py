@@ -9,7 +9,7 @@ import pytest
 
 from benches.support.engines import Cli
 from benches.support.servers import Server
-from engine.fleet.verification_gate import verification_gate_of
+from engine.fleet.cut_over_comparisons import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.functions_and_scripts import library_name

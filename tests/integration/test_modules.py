@@ -14,7 +14,7 @@ from benches.support.engines import Cli
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
-from engine.fleet.verification_gate import verification_gate_of
+from engine.fleet.cut_over_comparisons import verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
 from engine.transfer.checkpoint_store import MemoryCheckpoint

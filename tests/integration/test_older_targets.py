@@ -16,7 +16,7 @@ from benches.support.clusters import Cluster
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine._native import ValueTranscoder, crc64
-from engine.model.losses import WORDS
+from engine.model.carried_with_loss import WORDS
 from engine.model.report import Report
 from engine.model.server_capabilities import ServerCapabilities
 from tests.integration.test_values_real import by_commands, fill

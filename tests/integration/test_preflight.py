@@ -17,7 +17,7 @@ from benches.support.compare import compare
 from benches.support.servers import Binary, Server, TlsFiles, binaries, make_tls_files, supports_tls
 from engine._native import crc64
 from engine.errors import UsageError
-from engine.fleet.verification_gate import holds_keys
+from engine.fleet.cut_over_comparisons import holds_keys
 from engine.model.check_names import CHECKS
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import LEFT_KEY, POSITION_KEY, dirty_key

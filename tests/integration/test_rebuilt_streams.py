@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from benches.support.proxy import Proxy
-from engine.model.losses import WORDS
+from engine.model.carried_with_loss import WORDS
 from tests.reference import values as reference
 from tests.support.comparison import assert_settled
 from tests.support.library import copied, copying, migrating

@@ -15,7 +15,7 @@ from engine._native import RecordBatch
 from engine.cli import app
 from engine.errors import UsageError
 from engine.model.endpoint import Endpoint
-from engine.model.objections import objection_to
+from engine.model.setting_conflicts import objection_to
 from engine.model.settings import TransferSettings
 from engine.verify import Verification, verify, verify_file
 from engine.wire.event_loop import run

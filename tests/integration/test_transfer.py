@@ -12,7 +12,7 @@ import redis
 from benches import datasets
 from benches.support.compare import assert_equal, compare
 from benches.support.servers import Binary, Server, TlsFiles, binaries, few_binaries, supports_tls
-from engine.fleet.verification_gate import FilesVerificationGate, verification_gate_of
+from engine.fleet.cut_over_comparisons import FilesVerificationGate, verification_gate_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
 from engine.model.server import parse_info

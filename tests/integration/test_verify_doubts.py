@@ -20,7 +20,7 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import UsageError
 from engine.model.position import StreamPosition, TargetPosition
-from engine.proof import follower, repair, run, saved_proof, second_looks
+from engine.proof import migration_positions, repair, run, saved_proof, second_looks
 from engine.proof.key_walks import COMPARED, LOOKED_FOR, KeyWalks
 from tests.integration.test_verify_verb import verify
 from tests.support.servers import ServerFactory, known, url_of
@@ -236,7 +236,7 @@ def test_a_migration_that_is_far_behind(
     here.client().set("key", "new")
     there.client().set("key", "old")
     told = here.client().info("replication")
-    monkeypatch.setattr(follower, "_PASSED_SECONDS", 0.1)
+    monkeypatch.setattr(migration_positions, "_PASSED_SECONDS", 0.1)
     for offset, outcome in ((1, "unknown"), (told["master_repl_offset"] + 10**6, "different")):
         at = TargetPosition("token", StreamPosition(told["master_replid"], offset), "engine")
         there.client().set("startmigration:position", at.encode())
@@ -250,7 +250,7 @@ def test_each_lane_of_a_migration_is_awaited(
     server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     """One that is behind is enough, and so is a shard of the source that no lane follows."""
-    monkeypatch.setattr(follower, "_PASSED_SECONDS", 0.1)
+    monkeypatch.setattr(migration_positions, "_PASSED_SECONDS", 0.1)
     with Cluster.start(known("redis-7.0"), primaries=2, replicas=1) as cluster:
         there = server_factory(known("redis-7.0"))
         cluster.owner(slot_of("key")).client().set("key", "new")

@@ -22,7 +22,7 @@ from benches.support.clusters import Cluster, node_id
 from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
 from engine.errors import EngineError
-from engine.fleet.verification_gate import comparisons_of
+from engine.fleet.cut_over_comparisons import comparisons_of
 from engine.model.cluster_shard import ClusterShard
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import Route

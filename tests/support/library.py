@@ -28,8 +28,8 @@ from benches.support.clusters import Cluster
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
+from engine.fleet.cut_over_comparisons import comparison_of, comparisons_of
 from engine.fleet.lane_processes import LaneProcesses
-from engine.fleet.verification_gate import comparison_of, comparisons_of
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Report

@@ -14,7 +14,7 @@ from engine._native import CommandBatch, ProtocolError, StreamReader, early_fiel
 from engine.cli import timestamps, transfer_options
 from engine.errors import EngineError, ProtocolFault, SpoolFull, UsageError
 from engine.model.endpoint import Endpoint
-from engine.model.objections import objection_to
+from engine.model.setting_conflicts import objection_to
 from engine.model.settings import TransferSettings
 from engine.sources.aof_files import AofFiles, read_manifest
 from engine.sources.aof_findings import AofSurvey, size_in, stream_of

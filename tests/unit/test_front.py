@@ -42,7 +42,7 @@ from engine.front import host_resolution, one_command_migration, operations, val
 from engine.front.blocking_engine import BlockingEngine
 from engine.front.engine import Engine
 from engine.front.faults_with_details import CompletionRefused, MigrationFailed
-from engine.groups.claimed import ClaimedTransfer
+from engine.groups.claimed_transfer import ClaimedTransfer
 from engine.groups.registry import Registry
 from engine.groups.states import Request, TransferStatus
 from engine.model.checkpoint import Checkpoint

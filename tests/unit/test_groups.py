@@ -31,7 +31,7 @@ from engine.fleet.launcher import open_registry
 from engine.fleet.process_identity import ProcessId
 from engine.front.http.metrics import Metrics
 from engine.groups import disconnections, lease, records, schema, verifications
-from engine.groups.claimed import ClaimedTransfer, ClaimLost
+from engine.groups.claimed_transfer import ClaimedTransfer, ClaimLost
 from engine.groups.lease import Lease, Worker
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry

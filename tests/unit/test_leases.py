@@ -17,7 +17,7 @@ from engine.fleet.launcher import open_registry
 from engine.fleet.process_identity import ProcessId
 from engine.groups import disconnections, schema
 from engine.groups import registry as registry_module
-from engine.groups.claimed import ClaimedTransfer, ClaimLost
+from engine.groups.claimed_transfer import ClaimedTransfer, ClaimLost
 from engine.groups.lease import LAUNCH_SECONDS, LEASE_SECONDS
 from engine.groups.records import TransferRecord
 from engine.groups.registry import Registry

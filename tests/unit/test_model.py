@@ -15,10 +15,10 @@ from engine.model.backoff import Backoff
 from engine.model.checkpoint import Checkpoint
 from engine.model.endpoint import Endpoint, Tls
 from engine.model.joined_sentences import tidied
-from engine.model.objections import file_objection, following_objection
 from engine.model.position import ScanPosition, StreamPosition
 from engine.model.progress import Phase, Progress, total
 from engine.model.report import EngineUse, NotCarried, Report, Step, printable_key
+from engine.model.setting_conflicts import file_objection, following_objection
 from engine.model.settings import TransferSettings
 from engine.wire import command_renames
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from benches.support import encoded_values as encoded
 from benches.support.encoded_values import VALKEY, length, listpack, payload, string
 from engine._native import RecordBatch, RestoreEncoder, SnapshotReader, ValueTranscoder, crc64
-from engine.model.losses import WORDS
+from engine.model.carried_with_loss import WORDS
 from engine.model.server_capabilities import Flavour, ServerCapabilities, Version
 from tests.reference import values as reference
 from tests.reference.rdb import Damaged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from engine.model.losses import foreseen
+from engine.model.carried_with_loss import foreseen
 from engine.model.server import ServerInfo
 from engine.model.server_capabilities import Flavour
 from engine.model.settings import TransferSettings

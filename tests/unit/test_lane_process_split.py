@@ -10,7 +10,7 @@ from engine.model.lane_plan import PlannedEnd, PlannedLane
 from engine.model.settings import TransferSettings
 from engine.model.slots import ALL_SLOTS
 from engine.transfer import machine_cpu
-from engine.transfer.lane_parting import LaneParting, Load, Sample, Window, parted
+from engine.transfer.lane_process_split import LaneProcessSplit, Load, Sample, Window, parted
 from engine.transfer.overview import Overview
 
 
@@ -101,7 +101,7 @@ def test_a_window() -> None:
 def test_lanes_stay_where_they_are() -> None:
     """Where slots have moved those that are new go with those that they share a server with."""
     overview = Overview(TransferSettings(), on_progress=print, on_event=print, one_go=False)
-    parting = LaneParting(overview, TransferSettings())
+    parting = LaneProcessSplit(overview, TransferSettings())
     assert parting.groups(FOUR) == [[0, 1, 2, 3]]
     parting._note(FOUR, [[0, 1], [2], [3]])
     assert parting.groups(FOUR) == [[0, 1], [2], [3]]

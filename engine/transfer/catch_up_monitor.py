@@ -45,7 +45,7 @@ _STOP_WRITERS = (
 )
 
 
-class SyncMonitor:
+class CatchUpMonitor:
     """Looks at the follower that runs, and leads it back when the stream was late."""
 
     def __init__(

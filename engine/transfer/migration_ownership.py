@@ -29,7 +29,7 @@ _OVERTAKEN_MOST = 3
 _AHEAD_SECONDS = 5.0
 
 
-class TargetOwnership:
+class MigrationOwnership:
     """This engine's hold on one migration, from when it takes it up."""
 
     def __init__(self, ends: Endpoints, checkpoint: CheckpointWriter) -> None:

@@ -196,7 +196,7 @@ def _halves(
     return parts
 
 
-class LaneParting:
+class LaneProcessSplit:
     """Which process has which lane of a migration, and when that changes."""
 
     def __init__(self, overview: Overview, settings: TransferSettings) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
-from engine.transfer import lane_parting, machine_cpu
+from engine.transfer import lane_process_split, machine_cpu
 from tests.support.carried import assert_carried
 from tests.support.comparison import assert_settled
 from tests.support.counted_processes import Counted
-from tests.support.eager_parting import PARTED, part_at_once
+from tests.support.eager_split import PARTED, part_at_once
 from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory
 from tests.support.traffic import Traffic
@@ -30,7 +30,7 @@ def test_lanes_are_parted(scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
     """Nothing is, while there is CPU; then one lane after another, with nothing copied again; and
     all that is told of the migration counts on."""
     part_at_once(monkeypatch)
-    monkeypatch.setattr(lane_parting, "BUSY", 1e9)
+    monkeypatch.setattr(lane_process_split, "BUSY", 1e9)
     s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
     there, here = s.whole("source"), s.whole("target")
     s.load(keys=2000)
@@ -45,7 +45,7 @@ def test_lanes_are_parted(scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
             run.wait_for(lambda: run.work._parting.looks > 3, "looks")  # type: ignore[union-attr]
             assert not processes.started
             commands = run.progress.commands
-            monkeypatch.setattr(lane_parting, "BUSY", -1.0)
+            monkeypatch.setattr(lane_process_split, "BUSY", -1.0)
             for count in (1, 2):
                 run.wait_for(
                     lambda count=count: sum(PARTED in event for event in run.events) == count,
@@ -135,10 +135,10 @@ async def test_a_source_that_does_not_say_what_it_keeps(server_factory: ServerFa
     """That is not known, and is not 0."""
     source, settings = server_factory(), TransferSettings(connect_timeout=0.3)
     end = Endpoint.parse(source.url)
-    assert await lane_parting._backlog(end, settings)
+    assert await lane_process_split._backlog(end, settings)
     source.freeze()
     try:
-        assert await lane_parting._backlog(end, settings) is None
+        assert await lane_process_split._backlog(end, settings) is None
     finally:
         source.thaw()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.transfer import lane_parting, machine_cpu
+from engine.transfer import lane_process_split, machine_cpu
 
 PARTED = " of a core over "
 """What an event says when lanes are parted."""
@@ -20,5 +20,5 @@ def part_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "SPARE": -1.0,
         "_SAMPLE_SECONDS": 0.1,
     }.items():
-        monkeypatch.setattr(lane_parting, name, value)
+        monkeypatch.setattr(lane_process_split, name, value)
     monkeypatch.setattr(machine_cpu, "cpus", lambda: 64)

@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 
-from engine.transfer import lane_parting
+from engine.transfer import lane_process_split
 from engine.transfer.checkpoint_store import MemoryCheckpoint
-from engine.transfer.lane_parting import LaneParting
+from engine.transfer.lane_process_split import LaneProcessSplit
 from engine.transfer.lane_worker import LaneWorker, WorkerProcess
 from engine.transfer.migration import Migration
 from engine.transfer.remote_lane import RemoteLane
 from tests.support.carried import assert_carried
 from tests.support.counted_processes import Counted
-from tests.support.eager_parting import PARTED, part_at_once
+from tests.support.eager_split import PARTED, part_at_once
 from tests.support.scenario import NewScenario
 from tests.support.traffic import Traffic
 from tests.support.traffic.writer import TAGS
@@ -40,7 +40,7 @@ OPTIONS: dict[str, Any] = {
 
 MOMENTS: list[tuple[type, str, bool]] = [
     # The process that goes on with lanes, before it is told of them; when it has them; and then.
-    (LaneParting, "take", True),
+    (LaneProcessSplit, "take", True),
     (LaneWorker, "up", True),
     (RemoteLane, "connect", True),
     # The one that had them, before they are ended there, and behind that.
@@ -126,7 +126,7 @@ def test_a_word_when_lanes_are_parted(
         if len(told) == count:
             run.work.stop() if word == "stop" else run.work.complete()
 
-    _around(monkeypatch, LaneParting, "take", tell, behind)
+    _around(monkeypatch, LaneProcessSplit, "take", tell, behind)
     with s.clients(clients=3) as clients:
         with s.running(lanes_per_worker="auto", **options) as run:
             run.wait_for(lambda: run.ended, "an end", 60.0)
@@ -184,7 +184,7 @@ def test_slots_that_move_while_lanes_are_to_be_parted(
 ) -> None:
     """The processes that were started for it are ended."""
     part_at_once(monkeypatch)
-    monkeypatch.setattr(lane_parting, "BUSY", 1e9)
+    monkeypatch.setattr(lane_process_split, "BUSY", 1e9)
     s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
     there = s.whole("source")
     s.load(keys=500)
@@ -196,12 +196,12 @@ def test_slots_that_move_while_lanes_are_to_be_parted(
         await awaited.wait()
         return True
 
-    monkeypatch.setattr(lane_parting, "_answers", never)
+    monkeypatch.setattr(lane_process_split, "_answers", never)
     with s.running(lanes_per_worker="auto", processes=processes, timeout=120.0) as run:
         run.following()
-        monkeypatch.setattr(lane_parting, "BUSY", -1.0)
+        monkeypatch.setattr(lane_process_split, "BUSY", -1.0)
         run.wait_for(lambda: len(processes.started) == 2, "processes")
-        monkeypatch.setattr(lane_parting, "BUSY", 1e9)
+        monkeypatch.setattr(lane_process_split, "BUSY", 1e9)
         one, other, _ = there.primaries
         there.move(there.slots_of(one)[:20], other)
         run.wait_for(lambda: len(run.call(lambda: run.work.of_lanes)) == 4, "a new lane")
