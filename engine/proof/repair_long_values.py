@@ -22,13 +22,12 @@ from engine.targets.rebuilt_values import (
     give_name,
     make,
 )
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT, ask_bulk_limit
 from engine.wire.control_connection import Admin
 from engine.wire.dial import dial
 
 _COMMANDS_MOST = 4 << 30
 """Bytes of one value's commands, on disk."""
-_BULK_MOST = 512 << 20
-"""proto-max-bulk-len of every server unless it is set."""
 OWNED = "a migration has the target"
 
 
@@ -111,6 +110,5 @@ async def way_of_long_values(
     owned: Callable[[], Awaitable[bool]],
 ) -> LongValues:
     """The way to one server, which is asked what it takes. Raises `LinkError`."""
-    (reply,) = await target.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
-    known = isinstance(reply, list) and len(reply) == 2
-    return LongValues(end, able, int(reply[1]) if known else _BULK_MOST, timeout, own, owned)
+    limit = await ask_bulk_limit(target) or DEFAULT_BULK_LIMIT
+    return LongValues(end, able, limit, timeout, own, owned)

@@ -22,6 +22,7 @@ from engine.sources.aof_findings import (
 )
 from engine.sources.base import Item, unpacked_names
 from engine.sources.value_spill import Spill
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT
 
 
 class AofSnapshot:
@@ -49,7 +50,7 @@ class AofSnapshot:
         self._at = 0
         self._spill: Spill | None = None
         self.info = survey.info
-        self.bulk_limit = 512 << 20
+        self.bulk_limit = DEFAULT_BULK_LIMIT
         """Bytes of the longest value that the target takes in one argument."""
         self.reader = SnapshotReader()
         """What reads it; its lists grow with the reading."""

@@ -38,6 +38,7 @@ from engine.sources.aof_findings import (
     unsound,
 )
 from engine.sources.on_thread import go_on, on_thread
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT
 from engine.wire.search_indexes import InSnapshot, in_snapshot
 
 # Values that are not kept are not read into memory beyond this.
@@ -58,7 +59,7 @@ async def survey_aof(
     files: AofFiles,
     settings: TransferSettings,
     *,
-    value_limit: int = 512 << 20,
+    value_limit: int = DEFAULT_BULK_LIMIT,
     applied_to: int = 0,
 ) -> AofSurvey:
     """Read everything once, and keep nothing of it. `applied_to`: see `AofSurvey.applied`.

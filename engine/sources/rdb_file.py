@@ -38,6 +38,7 @@ from engine.model.settings import TransferSettings
 from engine.sources.base import Item
 from engine.sources.file_input import Damaged, FileInput, Reading, input_of
 from engine.sources.value_spill import Spill
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT
 from engine.wire.search_indexes import in_snapshot
 
 _READ_BYTES = 1 << 20
@@ -259,7 +260,7 @@ class RdbFileSource:
         if objection is not None:
             raise UsageError(objection, remedy="Leave it out, or give a server as the source.")
         self._settings = settings
-        self.bulk_limit = 512 << 20
+        self.bulk_limit = DEFAULT_BULK_LIMIT
         """Bytes of the longest value that the target takes in one argument."""
         self._file = RdbFile(path, SnapshotReader())
         self._spill: Spill | None = None
@@ -464,7 +465,7 @@ class Survey:
 
 
 async def survey(
-    path: Path | str, *, value_limit: int = 512 << 20, rules: KeyRules | None = None
+    path: Path | str, *, value_limit: int = DEFAULT_BULK_LIMIT, rules: KeyRules | None = None
 ) -> Survey:
     """Read a file to its end, and keep nothing of it. Raises as `RdbFile` does."""
     began = time.perf_counter()

@@ -54,6 +54,7 @@ from engine.sources.source_monitor import SourceMonitor
 from engine.sources.spool import Spool
 from engine.sources.unread_age import TURN_SECONDS
 from engine.sources.value_spill import Spill
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT
 from engine.wire.connection import Connection
 from engine.wire.psync import FullSync, PartialSync
 
@@ -94,7 +95,7 @@ class ReplicaSource:
         self._handshake = ReplicaHandshake(endpoint, settings)
         self._slots = route.filter
         self._settings = settings
-        self.bulk_limit = 512 << 20
+        self.bulk_limit = DEFAULT_BULK_LIMIT
         """Bytes of the longest value that the target takes in one argument."""
         self.extend_before = 0
         self.extend_by = 0

@@ -25,6 +25,7 @@ from engine.sources.base import Item
 from engine.sources.fetch_depth import Pace
 from engine.sources.mget_or_dump import FetchPolicy
 from engine.sources.scan_ranges import in_table_order, ranges
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT
 from engine.wire.connection import Connection, answered, unless_refused
 from engine.wire.dial import dial_and_ask
 from engine.wire.info_command import info_in
@@ -50,7 +51,7 @@ class ScanSource:
     def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
         self._endpoint = endpoint
         self._settings = settings
-        self.bulk_limit = 512 << 20
+        self.bulk_limit = DEFAULT_BULK_LIMIT
         """Bytes of the longest value that the target takes in one argument."""
         self._connection: Connection | None = None
         # The database that is chosen there.

@@ -56,6 +56,7 @@ from engine.targets.rebuilt_values import (
 from engine.targets.role_check import refuse_replica
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
 from engine.targets.window import Result, Window
+from engine.wire.bulk_limit import BULK_LIMIT_QUESTION, DEFAULT_BULK_LIMIT, bulk_limit_in
 from engine.wire.connection import Connection, answered, unless_refused
 from engine.wire.dial import dial_and_ask
 from engine.wire.info_command import ask_info, info_in
@@ -68,10 +69,6 @@ _ABSENT_KEY = "startmigration:probe:absent"
 _REST_SECONDS = 0.004
 # A shorter rest saves nothing.
 _LEAST_REST_SECONDS = 0.0005
-# proto-max-bulk-len of every server unless it is set.
-DEFAULT_BULK_LIMIT = 512 << 20
-
-
 # So often a value may be gone, once it was made by commands, before it is named as not carried.
 _GONE_TRIES = 6
 _GONE_WORDS = (
@@ -184,7 +181,7 @@ class RestoreWriter:
         before = self.info.identity if self.opened else None
         # None of these writes anything, whatever answers there.
         questions: list[tuple[str, ...]] = [
-            ("CONFIG", "GET", "proto-max-bulk-len"),
+            BULK_LIMIT_QUESTION,
             ("COMMAND", "INFO", *COMMANDS),
             ("MSET", _ABSENT_KEY, "", _ABSENT_KEY),
         ]
@@ -195,8 +192,7 @@ class RestoreWriter:
             self._look_at_process(before)
         self._window.clear()
         self._db, self._trouble, self._refusal = 0, None, None
-        if isinstance(reply, list) and len(reply) == 2 and str(reply[1], "latin-1").isdecimal():
-            self.bulk_limit = int(reply[1])
+        self.bulk_limit = bulk_limit_in(reply) or self.bulk_limit
         known = commands_known(COMMANDS, unless_refused(listed))
         self.types = ModuleTypes(self.info, known)
         replace = self._settings.if_exists == "replace"

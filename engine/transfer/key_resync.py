@@ -59,6 +59,7 @@ from engine.transfer.keys_of_unknown_commands import UnknownCommands
 from engine.transfer.keys_with_extended_ttls import ExtendedKeys
 from engine.transfer.primary_reads import PrimaryReads
 from engine.transfer.timeseries_rules import is_series, latest, related, rules_again
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT
 from engine.wire.control_connection import Admin, Arg
 from engine.wire.info_command import replication_in
 
@@ -151,7 +152,7 @@ class KeyResync:
         info: ServerInfo,
         encoder: RestoreEncoder,
         names_key: bytes,
-        bulk_limit: int = 512 << 20,
+        bulk_limit: int = DEFAULT_BULK_LIMIT,
         suspects: CrashSuspects | None = None,
         extended: ExtendedKeys | None = None,
         stream: Callable[[], str] = str,

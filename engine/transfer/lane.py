@@ -64,7 +64,6 @@ from engine.transfer.async_helpers import all_cancelled, cancelled, together
 from engine.transfer.catch_up_monitor import CatchUpMonitor
 from engine.transfer.checkpoint_store import CheckpointStore
 from engine.transfer.checks.modules import ask_module_types
-from engine.transfer.checks.value_limit import ask_bulk_limit
 from engine.transfer.cluster_monitor import ClusterMonitor
 from engine.transfer.control_connections import Endpoints, Side
 from engine.transfer.crashing_commands import CrashingCommands
@@ -101,6 +100,7 @@ from engine.transfer.ttl_guard import TtlGuard
 from engine.transfer.undecided_cut_over import LaneOutcome
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.transfer.which_have_ttls import TargetTtls
+from engine.wire.bulk_limit import ask_bulk_limit
 from engine.wire.psync import FullSync, PartialSync
 
 # How often progress is told, and the operator's word looked for, in seconds.

@@ -77,7 +77,7 @@ from engine.transfer.checks.source_accepts_writes import check_writes
 from engine.transfer.checks.spool import check_spool
 from engine.transfer.checks.target_replicas import check_durability
 from engine.transfer.checks.value_encodings import check_types
-from engine.transfer.checks.value_limit import ask_bulk_limit, check_bulk_limit
+from engine.transfer.checks.value_limit import check_bulk_limit
 from engine.transfer.cluster_preflight import Paired, preflight_of_clusters
 from engine.transfer.graphs_in_parts import REMEDY as GRAPHS_REMEDY
 from engine.transfer.graphs_in_parts import in_parts
@@ -85,6 +85,7 @@ from engine.transfer.lane_plan import Deployment, LaneEnds
 from engine.transfer.leftovers import NAME as LEFTOVERS
 from engine.transfer.leftovers import check_leftovers
 from engine.wire import source_replica
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT, ask_bulk_limit
 from engine.wire.control_connection import Admin, admin, all_of
 
 if TYPE_CHECKING:
@@ -481,7 +482,7 @@ async def _preflight_of_file(
                 with suppress(EngineError):
                     checks.extend(await check_scripts_allowed(end, info))
         # 2. The file.
-        limit = 512 << 20
+        limit = DEFAULT_BULK_LIMIT
         if end is not None:
             with suppress(EngineError):
                 limit = await ask_bulk_limit(end) or limit

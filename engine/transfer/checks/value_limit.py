@@ -10,10 +10,10 @@ from engine.model.settings import TransferSettings
 from engine.transfer.checks import required_commands
 from engine.transfer.checks.check_result import Check, passed, size, warned
 from engine.transfer.checks.permissions import Rights, ask_rights
+from engine.wire.bulk_limit import DEFAULT_BULK_LIMIT, ask_bulk_limit
 from engine.wire.control_connection import Admin
 
 NAME = "value-limit"
-_USUAL = 512 << 20
 
 
 async def check_bulk_limit(
@@ -26,10 +26,11 @@ async def check_bulk_limit(
     """A value that the source could hold, and the target would not take (proto-max-bulk-len); and
     whether the target's user may run what makes one, if the source's memory has room for one."""
     ours, theirs = await asyncio.gather(ask_bulk_limit(source), ask_bulk_limit(target))
-    if from_info.used_memory > (theirs or _USUAL):
+    limit = theirs or DEFAULT_BULK_LIMIT
+    if from_info.used_memory > limit:
         rights = await ask_rights(target, required_commands.rebuilt(to_info, settings))
         if rights.denied:
-            return _denied(rights, theirs or _USUAL)
+            return _denied(rights, limit)
     if ours is None or theirs is None:
         return passed(
             NAME, "not known (CONFIG GET denied, or no such setting); 512 MiB unless it was changed"
@@ -52,11 +53,3 @@ def _denied(rights: Rights, limit: int) -> Check:
         "take in one argument, are not migrated (the source may have some)",
         rights.remedy("target"),
     )
-
-
-async def ask_bulk_limit(end: Admin) -> int | None:
-    """Bytes of the longest bulk that a server takes; None where it does not tell."""
-    (reply,) = await end.pipeline([("CONFIG", "GET", "proto-max-bulk-len")])
-    if not isinstance(reply, list) or len(reply) != 2:
-        return None
-    return int(reply[1])
