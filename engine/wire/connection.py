@@ -210,24 +210,8 @@ class Connection(asyncio.BufferedProtocol):
         Raises `ServerError` or `AuthError` for an error reply, `LinkError` when the link goes or
         no reply comes within `timeout` seconds. Control mode only.
         """
-        if self.lost is not None:
-            raise self.lost
-        assert self._transport is not None
-        assert self._bulk is None
-        waiter: asyncio.Future[Any] = self._loop.create_future()
-        self._calls.append(waiter)
-        self._transport.write(self.encode(*command))
-        try:
-            async with asyncio.timeout(timeout):
-                reply = await waiter
-        except TimeoutError:
-            # Its reply may still come and be taken for another's: the connection is of no use.
-            self.fail(LinkError(f"{self.name} gave no answer for {timeout:g} s", fault=self.fault))
-            assert self.lost is not None
-            raise self.lost from None
-        if isinstance(reply, ReplyError):
-            raise self.reply_error(str(reply))
-        return reply
+        (reply,) = await self.exchange(self.encode(*command), 1, timeout=timeout)
+        return answered(reply)
 
     async def together(
         self,
@@ -261,12 +245,14 @@ class Connection(asyncio.BufferedProtocol):
             async with asyncio.timeout(timeout):
                 replies = [await waiter for waiter in waiters]
         except TimeoutError:
+            # Replies may still come and be taken for others': the connection is of no use.
             self.fail(LinkError(f"{self.name} gave no answer for {timeout:g} s", fault=self.fault))
             assert self.lost is not None
             raise self.lost from None
         finally:
+            # Nobody else waits for them: what becomes of them is no news.
             for waiter in waiters:
-                if waiter.done() and not waiter.cancelled():
+                if not waiter.cancel() and not waiter.cancelled():
                     waiter.exception()
         return [
             self.reply_error(str(reply)) if isinstance(reply, ReplyError) else reply
