@@ -14,10 +14,11 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncGenerator, Iterable
-from typing import IO, cast
+from typing import IO
 
 from engine._native import RecordBatch
 from engine.errors import EngineError
+from engine.model.temporary_file import temporary_file, write_all
 from engine.sources.base import Item
 
 _READ_BYTES = 256 << 10
@@ -124,7 +125,7 @@ class Spill:
         if not self._has_room(self._left):
             return
         try:
-            self._copy, self._copied = self._open(), batch
+            self._copy, self._copied = temporary_file(self._folder), batch
         except OSError:
             # It is a precaution: without room for it things are as they were.
             self._drop_copy()
@@ -134,7 +135,7 @@ class Spill:
         if copy is None or batch is None:
             return
         try:
-            await asyncio.to_thread(_write, copy, piece)
+            await asyncio.to_thread(write_all, copy, piece)
         except OSError:
             self._drop_copy()
             return
@@ -152,8 +153,8 @@ class Spill:
             raise EngineError(f"a value is longer than the {self._limit:,} bytes that it may have")
         try:
             if self._file is None:
-                self._file = self._open()
-            await asyncio.to_thread(_write, self._file, piece)
+                self._file = temporary_file(self._folder)
+            await asyncio.to_thread(write_all, self._file, piece)
         except OSError as exc:
             raise self._failed("write", exc) from exc
         self._kept += len(piece)
@@ -163,11 +164,6 @@ class Spill:
             raise EngineError(f"{self._kept:,} bytes of a value were kept, expected {size:,}")
         async for piece in self._read(self._file, size):
             yield piece
-
-    def _open(self) -> IO[bytes]:
-        # A BinaryIO in all but the type that the stubs give it.
-        opened = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
-        return cast(IO[bytes], opened)
 
     async def _read(self, file: IO[bytes], size: int) -> AsyncGenerator[bytes, None]:
         try:
@@ -187,10 +183,3 @@ class Spill:
             f"could not {what} a long value in {folder}: {exc.strerror or exc}",
             remedy="Free space there, or name another folder in TMPDIR.",
         )
-
-
-def _write(file: IO[bytes], piece: bytes) -> None:
-    """All of it: a raw file may take a part."""
-    view = memoryview(piece)
-    while view:
-        view = view[file.write(view) :]

@@ -26,11 +26,10 @@ import asyncio
 import contextlib
 import mmap
 import re
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from engine._native import (
     ProtocolError,
@@ -43,6 +42,7 @@ from engine.errors import AuthError, EngineError, LinkError, ServerError
 from engine.model.online_checkpoint import OwnKeys
 from engine.model.server_capabilities import ServerCapabilities
 from engine.model.slots import SlotSet
+from engine.model.temporary_file import temporary_file, write_all
 from engine.targets.target_refusals import TRY_AGAIN
 from engine.wire.connection import Connection, answered
 from engine.wire.control_connection import Admin
@@ -164,7 +164,7 @@ def make(
             "consumers have given back"
         )
     size = commands.longest if commands.kind == "string" else commands.count
-    file = nameless_file(folder)
+    file = value_file(folder)
     made = Made(commands.kind, size, file, pending=commands.pending)
     written = 0
 
@@ -206,20 +206,12 @@ def unkept(exc: OSError) -> Unmakeable:
     )
 
 
-def nameless_file(folder: str) -> IO[bytes]:
-    """A file that goes when it is closed. Raises `Unmakeable`."""
+def value_file(folder: str) -> IO[bytes]:
+    """A temporary file for a value, or its commands. Raises `Unmakeable`."""
     try:
-        # A BinaryIO in all but the type that the stubs give it.
-        return cast(IO[bytes], tempfile.TemporaryFile(dir=folder, buffering=0))
+        return temporary_file(folder)
     except OSError as exc:
         raise unkept(exc) from exc
-
-
-def write_all(file: IO[bytes], data: bytes) -> None:
-    """All of it: a raw file may take a part. Raises `OSError`."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ from engine.model.report import printable_key
 from engine.model.server import ServerInfo, same_process
 from engine.model.settings import TransferSettings
 from engine.model.spool_directory import spool_directory
+from engine.model.temporary_file import write_all
 from engine.model.transient_errors import DIAL_AGAIN
 from engine.targets.base import Acknowledged, ReadAgain
 from engine.targets.crashing_values import CrashSuspects
@@ -48,10 +49,9 @@ from engine.targets.rebuilt_values import (
     check_makeable,
     give_name,
     make,
-    nameless_file,
     read_in_place,
     unkept,
-    write_all,
+    value_file,
 )
 from engine.targets.role_check import refuse_replica
 from engine.targets.target_refusals import TRY_AGAIN, no_database, refused_all
@@ -264,7 +264,7 @@ class RestoreWriter:
             if len(batch) and (wanted or batch.value_size(0) > self.bulk_limit):
                 try:
                     check_makeable(item[0], batch.value_size(0), self.bulk_limit)
-                    self._collected = batch, nameless_file(self._folder)
+                    self._collected = batch, value_file(self._folder)
                 except Unmakeable as exc:
                     batch.leave_out(0, str(exc))
                 else:

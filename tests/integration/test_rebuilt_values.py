@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import redis
@@ -504,7 +503,7 @@ def test_no_room_for_it_on_disk(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(rebuilt_values, "tempfile", SimpleNamespace(TemporaryFile=full))
+    monkeypatch.setattr(rebuilt_values, "temporary_file", full)
     if way == "scan":
         run = copied(source, target)
     else:
