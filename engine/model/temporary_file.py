@@ -6,8 +6,8 @@ import tempfile
 from typing import IO, cast
 
 
-def temporary_file(folder: str | None) -> IO[bytes]:
-    """An empty one in `folder` (None: where temporary files go). Raises `OSError`."""
+def temporary_file(folder: str) -> IO[bytes]:
+    """An empty one in `folder`. Raises `OSError`."""
     # A BinaryIO in all but the type that the stubs give it.
     return cast(IO[bytes], tempfile.TemporaryFile(dir=folder, buffering=0))
 

@@ -11,6 +11,7 @@ from engine._native import CommandBatch, ExtendedNames, ProtocolError, SnapshotR
 from engine.model.modules import has_graphs
 from engine.model.position import ScanPosition
 from engine.model.settings import TransferSettings
+from engine.model.spool_directory import spool_directory
 from engine.sources.aof_files import AofFiles, changed
 from engine.sources.aof_findings import (
     EXTEND_BEFORE,
@@ -71,7 +72,10 @@ class AofSnapshot:
         await self.close()
         self._at = 0
         self.stuck = []
-        self._spill = Spill(max(self.bulk_limit, self._settings.spool_bytes))
+        self._spill = Spill(
+            max(self.bulk_limit, self._settings.spool_bytes),
+            spool_directory(self._settings.spool_directory),
+        )
         self.reader = SnapshotReader(
             batch_bytes=self._settings.batch_bytes,
             stream_above=min(self._settings.stream_above, self.bulk_limit),

@@ -35,6 +35,7 @@ from engine.model.server import ServerInfo, parse_version
 from engine.model.server_capabilities import flavour_named
 from engine.model.setting_conflicts import file_objection
 from engine.model.settings import TransferSettings
+from engine.model.spool_directory import spool_directory
 from engine.sources.base import Item
 from engine.sources.file_input import Damaged, FileInput, Reading, input_of
 from engine.sources.value_spill import Spill
@@ -343,7 +344,10 @@ class RdbFileSource:
         self._seen = seen_keys()
         self._delayed = _DelayedTtlKeys()
         self._file = RdbFile(self._file.path, reader)
-        self._spill = Spill(max(self.bulk_limit, self._settings.spool_bytes))
+        self._spill = Spill(
+            max(self.bulk_limit, self._settings.spool_bytes),
+            spool_directory(self._settings.spool_directory),
+        )
         await self._file.open()
         self.info = self._file.info
 

@@ -12,7 +12,6 @@ that were in a file stay there, the others are written to one as they pass by.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncGenerator, Iterable
 from typing import IO
 
@@ -27,12 +26,12 @@ _READ_BYTES = 256 << 10
 class Spill:
     """Puts items of `SnapshotReader.take` into the order that a target takes.
 
-    `limit` bounds the file, in bytes; a reader whose `value_limit` is no larger never reaches it.
-    `folder` is where the file lies (None: where temporary files go). Values that were given are
-    kept for `again`, up to `keep` bytes in all: beyond that the oldest are given up.
+    `limit` bounds the file, in bytes, which lies in `folder`; a reader whose `value_limit` and
+    `made_limit` are no larger never reaches it. Values that were given are kept for `again`, up to
+    `keep` bytes in all: beyond that the oldest are given up.
     """
 
-    def __init__(self, limit: int, folder: str | None = None, *, keep: int = 0) -> None:
+    def __init__(self, limit: int, folder: str, *, keep: int = 0) -> None:
         self._limit = limit
         self._folder = folder
         self._keep_most = keep
@@ -178,8 +177,7 @@ class Spill:
             raise self._failed("read", exc) from exc
 
     def _failed(self, what: str, exc: OSError) -> EngineError:
-        folder = self._folder or tempfile.gettempdir()
         return EngineError(
-            f"could not {what} a long value in {folder}: {exc.strerror or exc}",
-            remedy="Free space there, or name another folder in TMPDIR.",
+            f"could not {what} a long value in {self._folder}: {exc.strerror or exc}",
+            remedy="Free space there, or name another with --spool-directory.",
         )

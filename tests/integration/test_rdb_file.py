@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -244,6 +246,27 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         items_of(tmp_path)
     with pytest.raises(UsageError, match="read whole"):
         RdbFileSource(tmp_path, TransferSettings(match="a*"))
+
+
+def test_values_are_kept_in_the_spools_directory(
+    few_binary: Binary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, snapshot(few_binary, "large").data)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+
+    async def give(settings: TransferSettings) -> int:
+        source = RdbFileSource(path, settings)
+        try:
+            await source.open(None)
+            return sum([1 async for _ in source.items()])
+        finally:
+            await source.close()
+
+    with pytest.raises(EngineError, match="gone: No such file") as told:
+        run(give(SETTINGS))
+    assert "--spool-directory" in told.value.remedy
+    assert run(give(dataclasses.replace(SETTINGS, spool_directory=str(tmp_path))))
 
 
 def test_where_values_are_kept_is_bounded_and_said(tmp_path: Path) -> None:
