@@ -236,20 +236,20 @@ async def build(connection: Connection, made: Made, name: bytes, timeout: float)
     Raises `LinkError`, `ServerError` for what passes by itself, and `Expired`.
     """
     try:
-        for last in range(_TRIES - 1, -1, -1):
+        for left in range(_TRIES - 1, -1, -1):
             made.file.seek(0)
             await connection.call("DEL", name)
             try:
                 claimed = await _begin(connection, made, name, timeout)
                 claimed += await _send(connection, made, name, made.portions[1:], timeout)
             except ServerError as refusal:
-                if last and made.kind == "stream" and _EVICTED.search(refusal.message):
+                if left and made.kind == "stream" and _EVICTED.search(refusal.message):
                     continue
                 raise
             found = await connection.call(_KINDS[made.kind], name)
             if (found, claimed) == (made.size, made.pending):
                 break
-            if not last:
+            if not left:
                 await connection.call("DEL", name)
                 if found == made.size:
                     return f"of its {made.pending:,} pending entries the target has {claimed:,}"

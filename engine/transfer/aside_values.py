@@ -48,7 +48,8 @@ class AsideValues:
             made = await self._writer.commands_of(key, payload)
         except Unmakeable as exc:
             return str(exc)
-        own, name = self._own(), self._own().aside(key)
+        own = self._own()
+        name = own.aside(key)
         self._making = True
         self._made[db, name] = None
         try:

@@ -191,6 +191,7 @@ class KeyResync:
         self.rebuild: Callable[[int, bytes, int, bytes], Awaitable[list[bytes] | str]] | None = None
         """Makes a value on the target by commands: of the database, key, expire time (-1: none) and
         payload; gives the commands, encoded, that store it, or why none can. Raises as `read`."""
+        # Of one reading: no more of its values is made by commands.
         self._rebuilding = False
         self._unmade: dict[DbKey, _Unmade] = {}
         # Of the values of a reading, as they came.
@@ -264,7 +265,7 @@ class KeyResync:
         }
 
     def _due(self, each: _Unmade) -> float:
-        return each.at + min(each.pause, _UNMADE_SECONDS if self.hurried else each.pause)
+        return each.at + (min(each.pause, _UNMADE_SECONDS) if self.hurried else each.pause)
 
     def _unmade_refused(self) -> list[DbKey]:
         """Those that are refused for that, and may be taken by now."""

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from engine.errors import EngineError
 from engine.model.endpoint import Endpoint
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OWN_PREFIX
@@ -165,14 +164,12 @@ class _Work:
         rules = self._rules
         if rules is None or not rules.by_type:
             return keys
-        kinds = await end.pipeline([("TYPE", key) for key in keys])
-        taken = []
-        for key, kind in zip(keys, kinds, strict=True):
-            if isinstance(kind, EngineError):
-                raise kind
-            if kind != b"none" and rules.takes(db, key, type_number(kind.decode())):
-                taken.append(key)
-        return taken
+        kinds = await end.pipeline([("TYPE", key) for key in keys], raise_on_error=True)
+        return [
+            key
+            for key, kind in zip(keys, kinds, strict=True)
+            if kind != b"none" and rules.takes(db, key, type_number(kind.decode()))
+        ]
 
     async def look_for_absent(
         self, db: int, infos: tuple[ServerInfo, ServerInfo], *, lacking: bool

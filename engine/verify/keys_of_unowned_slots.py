@@ -44,8 +44,8 @@ class StrayKeys:
         keys = "1 key" if count == 1 else f"{count:,} keys"
         return (
             f"{end.name} holds {keys} of slots that it does not own ({slots.words}): no client "
-            "reaches them there, so they are neither carried nor counted. How many of them have a "
-            "TTL it does not tell: keys with and without one are counted together. CLUSTER "
+            "reaches them there, so they are neither migrated nor counted. It does not tell how "
+            "many of them have a TTL: keys with and without one are counted together. CLUSTER "
             "GETKEYSINSLOT names them"
         )
 

@@ -217,7 +217,7 @@ def rebuilt(info: ServerInfo, settings: TransferSettings) -> list[Needed]:
         commands.append(("XREADGROUP", "GROUP", "", "", "STREAMS", ABSENT_KEY, "0-1"))
     if able.field_ttls:
         commands.append(("HPEXPIREAT", ABSENT_KEY, 1, "FIELDS", 1, "f"))
-    loss = "values that are longer than the target takes in one argument are not carried"
+    loss = "values that are longer than the target takes in one argument are not migrated"
     return [*(_queued(*each, loss=loss) for each in commands), Needed(("EXEC",), loss)]
 
 
