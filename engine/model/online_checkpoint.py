@@ -16,6 +16,19 @@ POSITION_DB = 0
 _ASIDE = OWN_PREFIX + b"rebuild:"
 LEFT_KEY = OWN_PREFIX + b"left"
 """What the position key becomes where a migration ends without a cut-over, and leaves keys."""
+EXTEND_MS = 100 * 365 * 86_400_000
+"""By so much near expire times are later on the target while a migration is under way: a hundred
+years, for no TTL of an application is so long."""
+
+
+def kind_of(key: bytes) -> bytes:
+    """`position` of `startmigration:{tag}:position:LANE`; empty for what is not the engine's."""
+    if not key.startswith(OWN_PREFIX):
+        return b""
+    rest = key.removeprefix(OWN_PREFIX)
+    if rest.startswith(b"{"):
+        rest = rest.partition(b"}:")[2]
+    return rest.partition(b":")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from engine.model.cluster_shard import AddressMap
 from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
 from engine.model.lane_plan import PlannedEnd, endpoint_of
-from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB, POSITION_KEY
+from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB, POSITION_KEY, kind_of
 from engine.model.position import TargetPosition
 from engine.model.proof import ComparedServer
 from engine.model.server import ServerInfo, parse_info
@@ -28,13 +28,6 @@ from engine.wire.control_connection import Admin, admin
 _WRITTEN = re.compile(rb"^(rdb_changes_since_last_save|rdb_last_save_time):(\d+)", re.MULTILINE)
 # Of a server that does not tell its databases so many are tried.
 _DATABASES_MOST = 1 << 16
-# The engine's own keys that hold a position: of a lane, and where the target is a cluster.
-_POSITION = re.compile(
-    re.escape(OWN_PREFIX)
-    + rb"(?:\{[^}]*\}:)?"
-    + re.escape(POSITION_KEY.removeprefix(OWN_PREFIX))
-    + rb"(?::|$)"
-)
 _REPLID = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
 _OFFSET = re.compile(rb"^(?:slave_repl_offset|master_repl_offset):(\d+)", re.MULTILINE)
 
@@ -196,7 +189,8 @@ async def is_owned(ends: Sequence[Admin]) -> bool:
 async def position_names(end: Admin) -> list[bytes]:
     """The keys of a server that hold a position of the engine's; their database is chosen then."""
     end.choose(POSITION_DB)
-    return [each async for each in _own_names(end) if _POSITION.match(each)]
+    kind = kind_of(POSITION_KEY)
+    return [each async for each in _own_names(end) if kind_of(each) == kind]
 
 
 async def told_by_all(ends: Iterable[Admin]) -> Topology:

@@ -2,9 +2,10 @@
 
 1. Both ends say what they are: servers, slots, databases, offsets.
 2. Both ends are walked over, database by database (`key_walks`).
-3. What seemed to differ is looked at again until that is known (`second_looks`).
-5. Functions and search indexes; then, where that is asked for, what differs is repaired, and 4
-again.
+3. What seemed to differ is looked at again until that is known (`second_looks`); 2 and 3 are done
+   anew where a server was restarted or replaced meanwhile.
+4. Functions and search indexes are compared; then, where that is asked for, what differs is
+   repaired, and looked at again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from engine.model import carried_with_loss
 from engine.model.cluster_topology import Topology
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.pace import Pace
 from engine.model.proof import (
     NAMED_MOST,
@@ -66,8 +68,6 @@ from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin, all_of
 
 OnProgress = Callable[[ProofProgress], None]
-EXTENDED_MS = 100 * 365 * 86_400_000
-"""By so much a migration that is under way may have extended an expire time on the target."""
 _LIBRARY = "library or index"
 _TRIES = 3
 """So often all is walked over while servers are restarted."""
@@ -227,7 +227,7 @@ class _Proof:
                     if not info.process:
                         self._unsure(f"the {deployment.fault} {server.address} {_HIDDEN}")
             await self._moving(ends, admins)
-            self._extended = EXTENDED_MS if owned else 0
+            self._extended = EXTEND_MS if owned else 0
             again = await self._second_looks(stack, ends, admins, asked)
             self._tell("comparing", total=self._total(asked))
             walks = KeyWalks(

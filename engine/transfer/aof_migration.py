@@ -49,6 +49,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.evictions import Evictions
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART_TYPE
 from engine.model.online_checkpoint import (
+    EXTEND_MS,
     LEFT_KEY,
     POSITION_DB,
     POSITION_KEY,
@@ -80,7 +81,7 @@ from engine.transfer.control_connections import Endpoints
 from engine.transfer.copy import Copy
 from engine.transfer.crashing_commands import CrashingCommands
 from engine.transfer.cut_over_check import CutOverCheckResult, FilesCutOverCheck, compared
-from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
+from engine.transfer.extended_ttls import ExtendedTtls
 from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.graph_telemetry import GraphTelemetry, look_at
 from engine.transfer.graphs_in_parts import FILE_REMEDY, IN_FILE_PARTS

@@ -37,7 +37,7 @@ from engine._native import (
 from engine.errors import TransferFailed
 from engine.model.db_key import DbKey, placed
 from engine.model.modules import HEAD_BYTES, TELEMETRY, TELEMETRY_WORDS
-from engine.model.online_checkpoint import POSITION_DB
+from engine.model.online_checkpoint import EXTEND_MS, POSITION_DB
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.sources.aof_files import AofFiles
@@ -48,7 +48,6 @@ from engine.targets.crashing_values import REASON
 from engine.targets.known_forms import too_long_words
 from engine.targets.restore_writer import RestoreWriter
 from engine.transfer.crashing_commands import CrashingCommands
-from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.graph_telemetry import GraphTelemetry
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.newer_commands import lacks

@@ -22,6 +22,7 @@ from engine.errors import AuthError, EngineError, StateError, TransferFailed
 from engine.model import silent_commands
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.progress import Phase
 from engine.model.report import printable_key
 from engine.model.server import ServerInfo
@@ -48,7 +49,6 @@ from engine.transfer.cut_over_check import (
     compared,
     offering,
 )
-from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import size_words
 from engine.transfer.full_proof import FullProof, Proven

@@ -41,13 +41,12 @@ from typing import Any
 from engine._native import ExtendedNames, key_slot
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.db_key import DbKey
+from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.slot_key_filter import KeysOfSlots
 from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.wire.control_connection import Admin, Arg
 
-EXTEND_MS = 100 * 365 * 86_400_000
-"""A hundred years: no TTL of an application is so long."""
 _FAR_MS = EXTEND_MS // 2
 _EVERY_MS = 2 * EXTEND_MS
 _PAGE = 1000

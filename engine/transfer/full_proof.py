@@ -37,11 +37,11 @@ from engine._native import NamedKeys
 from engine.errors import EngineError, LinkError, TransferFailed
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.pace import Pace
 from engine.model.progress import Phase
 from engine.model.verification import STOP_AT, Compared, full_words, not_compared_words
 from engine.transfer.cut_over_check import Comparison
-from engine.transfer.extended_ttls import EXTEND_MS
 from engine.transfer.follow import Follower
 from engine.transfer.formatting import seconds_words
 from engine.transfer.migration_context import MigrationContext

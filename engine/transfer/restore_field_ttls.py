@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from engine._native import ExtendedNames
 from engine.errors import AuthError, ServerError
-from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
+from engine.model.online_checkpoint import EXTEND_MS
+from engine.transfer.extended_ttls import VALID_SECONDS, ExtendedTtls
 from engine.wire.control_connection import Admin, Arg
 
 _HASHES = 500

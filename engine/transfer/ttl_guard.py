@@ -22,12 +22,13 @@ from engine._native import RecordBatch
 from engine.errors import EngineError, TransferFailed
 from engine.model.db_key import DbKey
 from engine.model.doubt import Doubt
+from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.server import ServerInfo
 from engine.sources.replica import ReplicaSource
 from engine.targets.import_mode import import_source, in_import_mode
 from engine.transfer.async_helpers import beside, cancelled
 from engine.transfer.control_connections import Endpoints
-from engine.transfer.extended_ttls import EXTEND_MS, VALID_SECONDS, ExtendedTtls
+from engine.transfer.extended_ttls import VALID_SECONDS, ExtendedTtls
 from engine.transfer.follow import Follower
 from engine.transfer.keys_with_extended_ttls import ExtendedKeys
 from engine.transfer.migration_context import MigrationContext

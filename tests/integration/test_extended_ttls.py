@@ -20,10 +20,10 @@ from benches.support.proxy import Proxy
 from benches.support.servers import Binary, Server
 from engine.errors import ServerError
 from engine.model.endpoint import Endpoint
+from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.progress import Phase
-from engine.transfer import extended_ttls
 from engine.transfer.cut_over_check import CutOverCheckResult
-from engine.transfer.extended_ttls import EXTEND_MS, ExtendedTtls
+from engine.transfer.extended_ttls import ExtendedTtls
 from engine.wire.control_connection import admin
 from engine.wire.event_loop import run as run_loop
 from tests.support.library import migrating
@@ -234,7 +234,7 @@ def test_there_and_back(binary: Binary, server_factory: ServerFactory) -> None:
             extended._skew -= 10  # type: ignore[operator]
             with pytest.raises(ServerError, match="too late"):
                 await extended.extend_all(1000.0)
-            assert max(left(0)) < extended_ttls.EXTEND_MS // 2
+            assert max(left(0)) < EXTEND_MS // 2
 
     run_loop(main())
 

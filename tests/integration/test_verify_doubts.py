@@ -19,6 +19,7 @@ from benches.support.clusters import Cluster, node_id, slot_of
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import UsageError
+from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.position import StreamPosition, TargetPosition
 from engine.proof import migration_positions, repair, run, saved_proof, second_looks
 from engine.proof.key_walks import COMPARED, LOOKED_FOR, KeyWalks
@@ -279,13 +280,13 @@ def test_fields_whose_ttls_a_migration_has_extended(
 ) -> None:
     here, there = (server_factory(known("redis-8.0")) for _ in range(2))
     near = int(time.time() * 1_000) + 3_600_000
-    for server, more in ((here, 0), (there, run.EXTENDED_MS)):
+    for server, more in ((here, 0), (there, EXTEND_MS)):
         server.client().hset("hash", mapping={"near": "x", "far": "x", "wrong": "x"})
-        for name, at in (("near", near + more), ("far", near + run.EXTENDED_MS * 6 // 10)):
+        for name, at in (("near", near + more), ("far", near + EXTEND_MS * 6 // 10)):
             server.client().execute_command("HPEXPIREAT", "hash", at, "FIELDS", 1, name)
     there.client().set("startmigration:position", POSITION)
     assert verify(here, there).outcome == "equal"
-    at = near + 1 + run.EXTENDED_MS
+    at = near + 1 + EXTEND_MS
     there.client().execute_command("HPEXPIREAT", "hash", at, "FIELDS", 1, "near")
     assert verify(here, there).kinds == {"field TTLs": 1}
     there.client().execute_command("HPEXPIREAT", "hash", at - 1, "FIELDS", 1, "near")

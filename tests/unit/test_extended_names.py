@@ -8,7 +8,7 @@ import time
 import pytest
 
 from engine._native import ExtendedNames, StreamReader, encode_command
-from engine.transfer.extended_ttls import EXTEND_MS
+from engine.model.online_checkpoint import EXTEND_MS
 
 YEAR_MS = 365 * 86_400_000
 

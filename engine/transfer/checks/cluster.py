@@ -13,7 +13,7 @@ from engine.model import cluster_topology
 from engine.model.cluster_shard import Place
 from engine.model.cluster_topology import Node, Topology
 from engine.model.endpoint import Endpoint
-from engine.model.online_checkpoint import LEFT_KEY, OWN_PREFIX, POSITION_KEY
+from engine.model.online_checkpoint import LEFT_KEY, OWN_PREFIX, POSITION_KEY, kind_of
 from engine.model.position import TargetPosition
 from engine.model.report import printable_key
 from engine.model.sentinel_group import node_address
@@ -263,8 +263,8 @@ async def check_free(target: Admin, slot: int, settings: TransferSettings) -> Ch
     """Whether another migration, of whichever state, has the node. Raises as `Admin.call`."""
     name = "other-migration"
     own = await own_keys_in(target, slot)
-    kind = POSITION_KEY.removeprefix(OWN_PREFIX)
-    positions = [key for key in own.keys if _kind_of(key) == kind]
+    kind = kind_of(POSITION_KEY)
+    positions = [key for key in own.keys if kind_of(key) == kind]
     replies = await target.pipeline([("GET", key) for key in positions])
     found = [TargetPosition.decode(each) for each in replies if isinstance(each, bytes)]
     busy = next((each for each in found if not each.opened), None)
@@ -287,8 +287,8 @@ async def check_left(target: Admin, slot: int, settings: TransferSettings) -> Ch
     `Admin.call`."""
     name = "leftovers"
     own = await own_keys_in(target, slot)
-    kind = LEFT_KEY.removeprefix(OWN_PREFIX)
-    marks = [key for key in own.keys if _kind_of(key) == kind]
+    kind = kind_of(LEFT_KEY)
+    marks = [key for key in own.keys if kind_of(key) == kind]
     replies = await target.pipeline([("GET", key) for key in marks])
     found = [TargetPosition.decode(each) for each in replies if isinstance(each, bytes)]
     keys = (await target.info()).keys - len(own.keys)
@@ -327,14 +327,6 @@ def _only_in(target: Admin, slot: int, own: OwnFound, whose: str) -> str:
         f"{target.endpoint.address}: no key {whose} in the slot {slot}, where this one's are; "
         f"other slots were not searched: {own.unsearched}"
     )
-
-
-def _kind_of(key: bytes) -> bytes:
-    """`position` of `startmigration:{tag}:position:LANE`."""
-    rest = key.removeprefix(OWN_PREFIX)
-    if rest.startswith(b"{"):
-        rest = rest.partition(b"}:")[2]
-    return rest.partition(b":")[0]
 
 
 def named_places(endpoint: Endpoint) -> list[Place]:
