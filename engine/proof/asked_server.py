@@ -94,7 +94,7 @@ class AskedServer:
         self._connection: Connection | None = None
         self._owed: deque[asyncio.Future[Any]] = deque()
         self._commands: dict[Question, tuple[tuple[bytes, ...], bytes, bytes]] = {}
-        self.info: ServerInfo | None = None
+        self._info: ServerInfo | None = None
         self.read = 0
         """Bytes of looks that were read."""
 
@@ -104,7 +104,7 @@ class AskedServer:
             self._endpoint, fault=self._fault, timeout=self._timeout, straight=self._straight
         )
         text = await self._connection.call("INFO", timeout=self._timeout)
-        self.info = parse_info(text.decode("utf-8", "replace"))
+        self._info = parse_info(text.decode("utf-8", "replace"))
         self._listen()
         return self
 
@@ -126,6 +126,12 @@ class AskedServer:
         return self._reader
 
     @property
+    def info(self) -> ServerInfo:
+        """What the server said of itself when it was dialled."""
+        assert self._info is not None
+        return self._info
+
+    @property
     def connection(self) -> Connection:
         """The connection."""
         assert self._connection is not None
@@ -142,9 +148,7 @@ class AskedServer:
         """Ask for a page of names."""
         chosen: tuple[bytes, ...] = () if match is None else (b"MATCH", match)
         self._reader.expect_page()
-        return self._sent(
-            self.connection.encode("SCAN", cursor, *chosen, "COUNT", PAGE_KEYS), KeyPage
-        )
+        return self._sent(self.connection.encode("SCAN", cursor, *chosen, "COUNT", PAGE_KEYS))
 
     def looks(
         self, names: KeyNames, first: int, last: int, asked: Question
@@ -163,7 +167,7 @@ class AskedServer:
         request = names.request(
             commands, first, last, clock=asked.clock, together=together, around=around
         )
-        return self._sent(request, Looks)
+        return self._sent(request)
 
     async def allowed(self, looks: Looks) -> None:
         """Raise `AuthError` where its user may not ask this of any key, and `LinkError` where it is
@@ -192,7 +196,7 @@ class AskedServer:
         if self.connection.lost is not None:
             raise self.connection.lost
 
-    def _sent(self, request: Any, _: type[Any]) -> asyncio.Future[Any]:
+    def _sent(self, request: Any) -> asyncio.Future[Any]:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(_seen)
         if self.connection.lost is not None:

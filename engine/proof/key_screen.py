@@ -69,7 +69,7 @@ class KeyScreen:
             if self._strings is not None:
                 self._strings.db = db
         found: list[bytes] = []
-        asked = [(each, question("full", each.info)) for each in self._ends if each.info]
+        asked = [(each, question("full", each.info)) for each in self._ends]
 
         def ask(_: int, names: KeyNames, first: int, last: int) -> Sequence[asyncio.Future[Looks]]:
             return [end.looks(names, first, last, what) for end, what in asked]

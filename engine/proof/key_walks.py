@@ -18,7 +18,7 @@ from engine._native import KeyNames, KeyPage, LookReader, Looks
 from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB
 from engine.model.pace import Pace
 from engine.model.proof import ProofSettings
-from engine.proof.asked_server import EXISTS, AskedServer, Question, question
+from engine.proof.asked_server import EXISTS, AskedServer, question
 from engine.proof.deployment import Deployment, Shard
 from engine.proof.relinking import until_linked
 from engine.proof.second_looks import SecondLooks
@@ -179,7 +179,7 @@ class KeyWalks:
             asked += zip(there.shards, others, strict=True)
         told = [f"{self._extended}"]
         for each, of_it in asked:
-            if of_it.info is None or not of_it.info.process:
+            if not of_it.info.process:
                 return ""
             slots = "" if each.slots is None else f"{each.slots.words} {each.epoch}"
             told.append(f"{of_it.info.process} {slots}")
@@ -251,15 +251,14 @@ class KeyWalks:
 
     async def _entered(self, stack: AsyncExitStack, server: AskedServer, db: int) -> AskedServer:
         await stack.enter_async_context(server)
-        if server.info is not None and server.info.process:
-            self.processes.add(server.info.process)
+        self.processes |= {server.info.process} - {""}
         await server.select(db)
         return server
 
     # --- What is asked, and what becomes of the answers ---
 
     def _asking_both(self, server: AskedServer, others: Sequence[AskedServer]) -> Ask:
-        ours, *theirs = (self._question(each) for each in (server, *others))
+        ours, *theirs = (question(self._settings.mode, each.info) for each in (server, *others))
 
         def ask(
             part: int, names: KeyNames, first: int, last: int
@@ -270,10 +269,6 @@ class KeyWalks:
             )
 
         return ask
-
-    def _question(self, server: AskedServer) -> Question:
-        assert server.info is not None
-        return question(self._settings.mode, server.info)
 
     def _asking(self, others: Sequence[AskedServer]) -> Ask:
         return lambda part, names, first, last: (others[part].looks(names, first, last, EXISTS),)

@@ -127,7 +127,6 @@ class Servers:
     ends: tuple[Deployment, Deployment]
     key: bytes
     settings: ProofSettings
-    extended: int = 0
     db: int = field(default=-1)
 
     async def choose(self, db: int) -> None:
@@ -139,11 +138,10 @@ class Servers:
 
     def infos(self, key: bytes) -> tuple[ServerInfo, ServerInfo]:
         """What the servers say of themselves that have a key."""
-        one = self.source[self.ends[0].part_of(key)].info
-        other = self.target[self.ends[1].part_of(key)].info
-        assert one is not None
-        assert other is not None
-        return one, other
+        return (
+            self.source[self.ends[0].part_of(key)].info,
+            self.target[self.ends[1].part_of(key)].info,
+        )
 
 
 Passed = Callable[[], Awaitable[bool]]
@@ -336,7 +334,6 @@ class SecondLooks:
             *(
                 each.looks(names, 0, len(keys), question(mode, each.info))
                 for each in (source, target)
-                if each.info is not None
             )
         )
         await self._pace.read(ours.nbytes + theirs.nbytes)

@@ -59,7 +59,6 @@ class _End:
     """A server: what it is asked, and whether the expire times are among it."""
 
     def __init__(self, server: AskedServer, may_prove: bool) -> None:
-        assert server.info is not None
         self.server = server
         # A fork's counts, and their order, are not those of the servers that this hangs on.
         self._may_prove = may_prove and not server.info.fork
@@ -68,10 +67,8 @@ class _End:
         self._proven = question_of_strings(server.info, _UNEXPIRING)
 
     def question(self, db: int) -> Question:
-        info = self.server.info
-        assert info is not None
         # (As it was when it was dialled.)
-        told = any(each.db == db and not each.expires for each in info.keyspace)
+        told = any(each.db == db and not each.expires for each in self.server.info.keyspace)
         if self._may_prove and told and self._without_ttls.take():
             return self._proven
         return self._plain
