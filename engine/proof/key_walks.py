@@ -23,14 +23,12 @@ from engine.proof.deployment import Deployment, Shard
 from engine.proof.relinking import until_linked
 from engine.proof.second_looks import SecondLooks
 from engine.proof.string_looks import StringLooks
-from engine.proof.track import Sums, Track, Tracks
+from engine.proof.track import COMPARED, LOOKED_FOR, NAMED, Sums, Track, Tracks
 from engine.proof.walk import Ask, Settle, walk
 
 TTL_BOUND_MS = 1000
 """Two expire times this far apart are one: older servers tell the time left, and not the time."""
 _OF_ALL = 1 << 64
-COMPARED, NAMED, LOOKED_FOR = "compared", "named", "other"
-"""What a walk does (`Tracks.track`)."""
 T = TypeVar("T")
 
 

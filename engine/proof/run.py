@@ -55,7 +55,7 @@ from engine.proof.deployment import (
     told_by_all,
     written,
 )
-from engine.proof.key_walks import COMPARED, NAMED, TTL_BOUND_MS, KeyWalks
+from engine.proof.key_walks import TTL_BOUND_MS, KeyWalks
 from engine.proof.migration_positions import Follower
 from engine.proof.relinking import until_linked
 from engine.proof.repair_long_values import own_keys
@@ -63,7 +63,7 @@ from engine.proof.report_file import ReportFile
 from engine.proof.saved_proof import SavedProof
 from engine.proof.second_looks import Found, SecondLooks, Servers, Side
 from engine.proof.shown_difference import shown
-from engine.proof.track import FoundKey, Track, Tracks
+from engine.proof.track import COMPARED, NAMED, REPAIRED, FoundKey, Track, Tracks
 from engine.wire import functions_and_indexes
 from engine.wire.control_connection import Admin, admin, all_of
 
@@ -546,7 +546,7 @@ class _Proof:
         untold, self._untold = self._untold, set()
         self._repairing = True
         for db, key in keys:
-            again.add(db, key, self._tracks.track("repaired", db, 0))
+            again.add(db, key, self._tracks.track(REPAIRED, db, 0))
         await again.settle()
         self._repairing = False
         left, self._different = self._different, before

@@ -21,6 +21,8 @@ MARK_SECONDS = 2.0
 """A walk is marked so often, and what was marked is saved so often."""
 SUM = 1 << 128
 """Digests are added up below this."""
+COMPARED, NAMED, LOOKED_FOR, REPAIRED = "compared", "named", "other", "repaired"
+"""What a walk does (`key_walks`); the last one is over the keys that a repair has stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,17 @@ class Saved(Protocol):
 
 
 class Track:
-    """One walk: from where it has begun, and what has come of it since then. `comparer` counts its
-    keys that are equal, and `found` those that were found since its last mark."""
+    """One walk, which does `what`, over the server of the number `part`: from where it has begun,
+    and what has come of it since then. `comparer` counts its keys that are equal, and `found` those
+    that were found since its last mark."""
 
-    def __init__(self, label: str, db: int, run: int, comparer: Callable[[], LookComparer]) -> None:
-        self.label = label
+    def __init__(
+        self, what: str, db: int, part: int, run: int, comparer: Callable[[], LookComparer]
+    ) -> None:
+        self.what = what
         self.db = db
+        self.label = f"{db} {what} {part}"
+        """Its name where it is saved."""
         self.resolved = 0
         self.named = 0
         self.earlier = 0
@@ -220,7 +227,7 @@ class Tracks:
         self._comparer = comparer
         self._on_restored = on_restored
         self._of_before = dict(saved.marks()) if saved is not None else {}
-        self._tracks: dict[str, Track] = {}
+        self._tracks: dict[tuple[str, int, int], Track] = {}
         self._unsaved: dict[str, tuple[Mark, list[FoundKey]]] = {}
         self._due = time.monotonic() + MARK_SECONDS
 
@@ -237,20 +244,24 @@ class Tracks:
     @property
     def named(self) -> int:
         """Names that have come, of the walks that look at each key of an end once."""
-        return sum(each.named_in_all for each in self._tracks.values() if "other" not in each.label)
+        return sum(each.named_in_all for each in self._once)
 
     @property
     def earlier(self) -> int:
         """Those of them that had come before this run."""
-        return sum(each.earlier for each in self._tracks.values() if "other" not in each.label)
+        return sum(each.earlier for each in self._once)
+
+    @property
+    def _once(self) -> Iterable[Track]:
+        return (each for each in self._tracks.values() if each.what != LOOKED_FOR)
 
     def track(self, what: str, db: int, part: int) -> Track:
         """The walk that does this in a database, over the server of this number."""
-        label = f"{db} {what} {part}"
-        found = self._tracks.get(label)
+        found = self._tracks.get((what, db, part))
         if found is None:
-            found = self._tracks[label] = Track(label, db, self.run, self._comparer)
-            found.marked = self._of_before.get(label)
+            found = Track(what, db, part, self.run, self._comparer)
+            found.marked = self._of_before.get(found.label)
+            self._tracks[what, db, part] = found
         return found
 
     def begin(self, track: Track, servers: str, again: Doubts) -> int | None:
@@ -298,11 +309,7 @@ class Tracks:
 
     def sums(self, what: str | None = None) -> Sums:
         """Of all walks, or of those that do this."""
-        chosen = (
-            each.sums
-            for each in self._tracks.values()
-            if what is None or each.label.split()[1] == what
-        )
+        chosen = (each.sums for each in self._tracks.values() if what in (None, each.what))
         return sum(chosen, Sums())
 
     def _put(self, track: Track) -> None:

@@ -22,7 +22,8 @@ from engine.errors import UsageError
 from engine.model.online_checkpoint import EXTEND_MS
 from engine.model.position import StreamPosition, TargetPosition
 from engine.proof import migration_positions, repair, run, saved_proof, second_looks
-from engine.proof.key_walks import COMPARED, LOOKED_FOR, KeyWalks
+from engine.proof.key_walks import KeyWalks
+from engine.proof.track import COMPARED, LOOKED_FOR
 from tests.integration.test_verify_verb import verify
 from tests.support.servers import ServerFactory, known, url_of
 
@@ -339,7 +340,7 @@ def test_a_key_that_two_walks_come_by(tmp_path: Path) -> None:
         saved = saved_proof.SavedProof(tmp_path / "state", {}, resume=True)
         proof = run._Proof(None, None, settings, None, saved, lambda _: None)  # type: ignore[arg-type]
         for track in (one, other):
-            now = proof._tracks.track(track.label.split()[1], 0, 0)
+            now = proof._tracks.track(track.what, 0, 0)
             proof._tracks.begin(now, "anew" if track in forgotten else track._servers, again)
         assert (len(proof._different), proof._kinds["extra"]) == (1, 1)
         saved.close()
