@@ -25,7 +25,11 @@ from engine.wire import cluster_primary
 from engine.wire.control_connection import Admin, admin
 
 # A save sets the number of changes back.
-_WRITTEN = re.compile(rb"^(rdb_changes_since_last_save|rdb_last_save_time):(\d+)", re.MULTILINE)
+_CHANGES = b"rdb_changes_since_last_save"
+_WRITTEN = re.compile(
+    rb"^(" + _CHANGES + rb"|rdb_last_save_time|rdb_bgsave_in_progress|rdb_saves):(-?\d+)",
+    re.MULTILINE,
+)
 # Of a server that does not tell its databases so many are tried.
 _DATABASES_MOST = 1 << 16
 _REPLID = re.compile(rb"^master_replid:(\w+)", re.MULTILINE)
@@ -160,16 +164,16 @@ def replid_in(reply: bytes) -> str | None:
     return None if found is None else found[1].decode()
 
 
-async def written(ends: Iterable[Admin]) -> object:
+def written_in(persistence: object) -> object | None:
+    """What changes with every write at a server, by its INFO; None: it does not tell."""
+    told = dict(_WRITTEN.findall(persistence)) if isinstance(persistence, bytes) else {}
+    return told if _CHANGES in told else None
+
+
+async def written(ends: Iterable[Admin]) -> object | None:
     """What changes with every write at any of the servers; None: one does not tell."""
-    found: list[object] = []
-    for end in ends:
-        reply = await end.call("INFO", "persistence")
-        told = _WRITTEN.findall(reply) if isinstance(reply, bytes) else []
-        if not told:
-            return None
-        found.append(told)
-    return found
+    found = [written_in(await end.call("INFO", "persistence")) for end in ends]
+    return None if None in found else found
 
 
 async def is_owned(ends: Sequence[Admin]) -> bool:

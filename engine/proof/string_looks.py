@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from engine._native import KeyNames, LookComparer, Looks
 from engine.proof.asked_server import AskedServer, Question, question_of_strings
+from engine.proof.deployment import written_in
 
 # Both are asked for where less than this share of the keys is settled.
 _SHARE = 0.5
@@ -28,10 +29,6 @@ _LONG_BYTES = 16 << 10
 # Runs for which a way that did not do is left; doubled from failure to failure.
 _REST_MOST = 256
 _UNEXPIRING = (("INFO", "keyspace"), ("INFO", "persistence"))
-_WRITTEN = re.compile(
-    rb"^(rdb_changes_since_last_save|rdb_last_save_time|rdb_bgsave_in_progress|rdb_saves):(-?\d+)",
-    re.MULTILINE,
-)
 
 
 class _Rests:
@@ -157,10 +154,9 @@ def _unexpiring(told: Sequence[bytes | None], db: int) -> object | None:
     """What stays as it is while nothing is written, if no key of the database has an expire time;
     None: one has, or the server does not tell."""
     keyspace, persistence = told
-    if keyspace is None or persistence is None:
+    if keyspace is None:
         return None
     found = re.search(rb"^db%d:(\S*)" % db, keyspace, re.MULTILINE)
     if found is None or b"expires=0" not in found[1].split(b","):
         return None
-    written = dict(_WRITTEN.findall(persistence))
-    return written if b"rdb_changes_since_last_save" in written else None
+    return written_in(persistence)
