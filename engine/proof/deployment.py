@@ -19,7 +19,7 @@ from engine.model.lane_plan import PlannedEnd, endpoint_of
 from engine.model.online_checkpoint import OWN_PREFIX, POSITION_DB, POSITION_KEY, kind_of
 from engine.model.position import TargetPosition
 from engine.model.proof import ComparedServer
-from engine.model.server import ServerInfo, parse_info
+from engine.model.server import ServerInfo
 from engine.model.slots import SLOTS, SlotSet
 from engine.wire import cluster_primary
 from engine.wire.control_connection import Admin, admin
@@ -135,9 +135,7 @@ async def describe(ends: Sequence[Admin], shards: Sequence[Shard]) -> Asked:
     infos, servers = [], []
     for end, shard in zip(ends, shards, strict=True):
         reply = await end.call("INFO")
-        if not isinstance(reply, bytes):
-            raise ProtocolFault(f"{end.name} answered INFO with no text", fault=end.fault)
-        info = parse_info(reply.decode("utf-8", "replace"))
+        info = end.info_in(reply)
         infos.append(info)
         servers.append(
             ComparedServer(
@@ -158,9 +156,9 @@ def offset_in(reply: object) -> int | None:
     return max(map(int, found)) if found else None
 
 
-def replid_in(reply: bytes) -> str | None:
+def replid_in(reply: object) -> str | None:
     """The id of a server's replication history, by its INFO; None: it does not tell."""
-    found = _REPLID.search(reply)
+    found = _REPLID.search(reply) if isinstance(reply, bytes) else None
     return None if found is None else found[1].decode()
 
 
