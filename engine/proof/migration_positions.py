@@ -33,25 +33,25 @@ class Follower:
         offsets = {}
         for end in self._sources:
             told = await end.call("INFO", "replication")
-            if isinstance(told, bytes) and (offset := offset_in(told)) is not None:
-                offsets[replid_in(told)] = offset
+            offsets[replid_in(told)] = offset_in(told)
         deadline = Deadline(_PASSED_SECONDS, _PASSED_PAUSE)
         async for attempt in Attempts(deadline):
             if await self._has_passed(offsets):
                 return True
-            if not deadline.left:
+            if not deadline.left or None in offsets.values():
                 return False
             attempt.failed("the target has not passed the offset")
         return False
 
-    async def _has_passed(self, offsets: Mapping[str | None, int]) -> bool:
+    async def _has_passed(self, offsets: Mapping[str | None, int | None]) -> bool:
+        """Whether it has these; None: the source does not tell."""
         positions = await self._positions()
         if not positions:
             # It is over, or has not begun to follow.
             return True
         for replid, offset in offsets.items():
             of_it = [each.offset for each in positions if each.replid == replid]
-            if not of_it or min(of_it) < offset:
+            if offset is None or not of_it or min(of_it) < offset:
                 return False
         return True
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from benches.support.clusters import Cluster, node_id, slot_of
+from benches.support.proxy import Proxy
 from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import UsageError
@@ -246,6 +247,10 @@ def test_a_migration_that_is_far_behind(
         assert found.outcome == outcome
         if outcome == "unknown":
             assert list(found.reasons) == [second_looks.BEHIND]
+    # How far it would have to be is not told.
+    with Proxy(here.host, here.port) as line:
+        line.veil(b"master_repl_offset:")
+        assert verify(f"redis://{line.host}:{line.port}", there).outcome == "unknown"
 
 
 def test_each_lane_of_a_migration_is_awaited(
