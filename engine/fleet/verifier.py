@@ -84,17 +84,16 @@ class _Verifier:
     async def _prove(self) -> ProofReport:
         claimed, credentials = self._claimed, Credentials.load()
         asked = dict(claimed.asked)
-        report = verifications.report_path(self._registry.store, claimed.group.id)
-        saved = report.with_name(report.name + ".state")
+        paths = verifications.report_paths(self._registry.store, claimed.group.id)
         # (One that had saved nothing has compared nothing.)
         wanted = bool(asked.pop("resume"))
-        resume = wanted and saved.exists()
+        resume = wanted and paths.state.exists()
         self._anew = wanted and not resume
         return await prove(
             credentials.apply(Endpoint.parse(claimed.source_url)),
             credentials.apply(claimed.group.primary),
             ProofSettings(**asked),
-            report=str(report),
+            report=str(paths.report),
             resume=resume,
             # One that was cut off is over: another one was asked for.
             fresh=not resume,

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -22,16 +21,11 @@ from engine.groups.lease import LAUNCH_SECONDS, Worker
 from engine.groups.records import GroupRecord, VerificationRecord
 from engine.groups.rows import attended, group_by_id, write_event
 from engine.groups.store import Store
+from engine.model.report_paths import ReportPaths
 
 _TABLE = schema.verifications
 # Parameters of one statement; SQLite's limit is higher.
 _IDS_AT_ONCE = 500
-# Of the files of a report and of a comparison that was cut off (`proof.report_file`,
-# `proof.saved_proof`).
-_ENDINGS = (
-    "", ".html", ".html.part", ".part",
-    ".state", ".state-journal", ".state.new", ".state.new-journal",
-)  # fmt: skip
 
 
 def begin(store: Store, group_id: str, source_url: str, asked: Mapping[str, Any]) -> None:
@@ -173,19 +167,19 @@ def _row(connection: Connection, group_id: str, *, lock: bool = False) -> Row[An
     return connection.execute(query).one_or_none()
 
 
-def report_path(store: Store, group_id: str) -> Path:
-    """The file with the report of a group's newest verification; others are beside it."""
-    return store.folder / f"verification-{group_id}.jsonl"
+def report_paths(store: Store, group_id: str) -> ReportPaths:
+    """The files of a group's newest verification."""
+    return ReportPaths(store.folder / f"verification-{group_id}.jsonl")
 
 
 def forget_files(store: Store, group_id: str) -> None:
     """Remove what the verifications of a group that was deleted have left in files. They stay while
     a process has them, which notices that the group is gone."""
-    report = report_path(store, group_id)
+    paths = report_paths(store, group_id)
     # (They may be on another machine, where its processes ran.)
     with suppress(OSError), ExitStack() as stack:
         with suppress(FileNotFoundError):
-            part = stack.enter_context(report.with_name(report.name + ".part").open("rb"))
+            part = stack.enter_context(paths.part.open("rb"))
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for ending in _ENDINGS:
-            report.with_name(report.name + ending).unlink(missing_ok=True)
+        for each in paths.all_files:
+            each.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from engine.errors import UsageError
 from engine.model.proof import ComparedServer, KeyDifference, NotCompared, ProofReport, moment
+from engine.model.report_paths import ReportPaths
 
 _STYLE = (
     "body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;"
@@ -41,19 +42,17 @@ class ReportFile:
 
     def __init__(self, path: str) -> None:
         # (A link goes on to lead to it.)
-        self._path = Path(os.path.realpath(path))
+        self._paths = ReportPaths(Path(os.path.realpath(path)))
         self._failed = False
-        self._page = self._beside(".html")
-        self._part = self._beside(".part")
-        self.state = self._beside(".state")
+        self.state = self._paths.state
         """Where a comparison that is cut off is found (`saved_proof`)."""
-        for each in (self._path, self._page):
+        for each in (self._paths.report, self._paths.page):
             if each.exists() and not each.is_file():
                 raise UsageError(f"the report {each} cannot be written: it is no file")
         try:
             # Keys and values are for nobody else. Whether it can be written is known before
             # anything is compared.
-            self._file: TextIO = _opened(self._part)
+            self._file: TextIO = _opened(self._paths.part)
         except OSError as error:
             raise _unwritten(path, error) from None
         try:
@@ -61,9 +60,6 @@ class ReportFile:
         except OSError:
             self._file.close()
             raise UsageError(f"another process writes the report {path}") from None
-
-    def _beside(self, ending: str) -> Path:
-        return self._path.with_name(self._path.name + ending)
 
     def begin(
         self,
@@ -76,7 +72,7 @@ class ReportFile:
         try:
             self._file.truncate(0)
         except OSError as error:
-            raise _unwritten(str(self._path), error) from None
+            raise _unwritten(str(self._paths.report), error) from None
         self._line(
             {
                 "report": "verify",
@@ -105,17 +101,17 @@ class ReportFile:
         for name in ("differences", "not_compared"):
             del told[name]
         self._line({"result": told | {"sentence": report.sentence, "ended": moment(report.ended)}})
-        part = self._beside(".html.part")
+        part = self._paths.page_part
         try:
             # A glob of the command line may be no text.
             with _opened(part) as page:
                 page.truncate(0)
                 page.write(page_of(report))
-            os.replace(part, self._page)
-            os.replace(self._part, self._path)
+            os.replace(part, self._paths.page)
+            os.replace(self._paths.part, self._paths.report)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise _unwritten(str(self._path), error) from None
+            raise _unwritten(str(self._paths.report), error) from None
 
     def close(self) -> None:
         """Close the file; a second call does nothing. Lines without an end are removed unless the
@@ -124,12 +120,12 @@ class ReportFile:
             return
         try:
             if not self.state.exists():
-                self._part.unlink(missing_ok=True)
+                self._paths.part.unlink(missing_ok=True)
             self._file.close()
         except OSError as error:
             # (What was to be written was told of before, where that failed.)
             if not self._failed:
-                raise _unwritten(str(self._path), error) from None
+                raise _unwritten(str(self._paths.report), error) from None
 
     def _line(self, found: Mapping[str, Any]) -> None:
         try:
@@ -137,7 +133,7 @@ class ReportFile:
             self._file.flush()
         except OSError as error:
             self._failed = True
-            raise _unwritten(str(self._path), error) from None
+            raise _unwritten(str(self._paths.report), error) from None
 
 
 def page_of(report: ProofReport) -> str:

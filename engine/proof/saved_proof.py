@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UsageError
+from engine.model import report_paths
 from engine.model.proof import ComparedRun
 from engine.proof.track import FoundKey, Mark, Sums
 
@@ -208,8 +209,9 @@ class SavedProof:
 
     def _made(self) -> None:
         # It is there with its tables, or not at all.
-        new = _new(self._path)
-        _remove(new)
+        new = report_paths.new(self._path)
+        for each in (new, report_paths.journal(new)):
+            each.unlink(missing_ok=True)
         # Names of keys are for nobody else.
         os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as made:
@@ -220,7 +222,7 @@ class SavedProof:
             made.execute("COMMIT")
         # (A journal without its file is one of a process that was killed, whose file was removed:
         # it would be played back into this one.)
-        _journal(self._path).unlink(missing_ok=True)
+        report_paths.journal(self._path).unlink(missing_ok=True)
         os.replace(new, self._path)
         self._db = sqlite3.connect(self._path, isolation_level=None)
 
@@ -228,18 +230,5 @@ class SavedProof:
 def remove(path: Path) -> None:
     """Remove the file of a comparison, and what is beside it: of SQLite's, and of one that was
     killed while it made the file. Raises `OSError`."""
-    _remove(path)
-    _remove(_new(path))
-
-
-def _remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    _journal(path).unlink(missing_ok=True)
-
-
-def _new(path: Path) -> Path:
-    return path.with_name(path.name + ".new")
-
-
-def _journal(path: Path) -> Path:
-    return path.with_name(path.name + "-journal")
+    for each in report_paths.of_database(path):
+        each.unlink(missing_ok=True)

@@ -193,7 +193,7 @@ def test_a_state_that_is_locked(
     verifications.begin(registry.store, "g", url_of(here), asked)
     claimed = verifications.claim(registry.store, "g", ProcessId.here().worker)
     assert claimed is not None
-    report = verifications.report_path(registry.store, "g")
+    report = verifications.report_paths(registry.store, "g").report
 
     async def verified() -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as other:

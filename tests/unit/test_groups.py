@@ -978,7 +978,7 @@ def test_a_verification_of_a_group_that_was_deleted(
     before = verifications.claim(store, "g", HERE)
     assert before is not None
     assert before.write({"keys": 1})
-    report = verifications.report_path(store, "g")
+    report = verifications.report_paths(store, "g").report
     files = [
         report,
         *(report.with_name(report.name + each) for each in (".html", ".part", ".state")),
