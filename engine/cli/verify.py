@@ -15,7 +15,7 @@ from engine.cli.common_options import OutputOption, endpoint, understood
 from engine.cli.error_output import complain, error_object, unwritten_output
 from engine.cli.output_format import as_json, clean, duration, table, volume
 from engine.cli.verb_runner import INTERRUPTED, perform
-from engine.errors import Interrupted, UsageError
+from engine.errors import Interrupted
 from engine.model.cluster_shard import AddressMap
 from engine.model.proof import EXIT_CODES, ProofProgress, ProofReport, ProofSettings
 
@@ -112,7 +112,9 @@ def verify(
     either, but for --repair. Writers may go on: what differs is looked at again before it counts.
     """
     if resume is not None and report is not None:
-        understood(None, _one_report)
+        raise typer.BadParameter(
+            "it names the report itself: leave out --report", param_hint="--resume"
+        )
     report = report if resume is None else resume
     here, there = endpoint("--source", source), endpoint("--target", target)
     settings = understood(
@@ -152,10 +154,6 @@ def verify(
     shown.end()
     text = as_json(found.to_dict()) if output == "json" else "\n".join(_as_text(found, report))
     raise typer.Exit(found.exit_code if _written(text) else EXIT_CODES["unknown"])
-
-
-def _one_report() -> None:
-    raise UsageError("--resume names the report itself", remedy="Leave out --report.")
 
 
 def _written(text: str) -> bool:

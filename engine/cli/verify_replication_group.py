@@ -47,7 +47,9 @@ def verify_replication_group(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the one that was stopped or killed."),
+        typer.Option(
+            "--resume", help="Go on with the one that was stopped or killed, or has failed."
+        ),
     ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the one that is under way.")] = False,
     state: StateOption = None,

@@ -115,7 +115,7 @@ class _Verifier:
             return _told(proof.result()), f"verification: {proof.result().sentence}"
         if not isinstance(error, EngineError):
             _log.error("The verification has a bug", exc_info=error)
-        reason = error.message if isinstance(error, EngineError) else type(error).__name__
+        reason = error.in_one_line if isinstance(error, EngineError) else type(error).__name__
         return {"status": "failed", "reason": reason}, f"verification failed: {reason}"
 
 

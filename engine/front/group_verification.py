@@ -113,7 +113,7 @@ def shape(found: VerificationRecord) -> dict[str, Any]:
         "EndTime": ended,
         "Step": progress.get("step") if status == "running" else None,
         "Keys": progress.get("keys", 0),
-        "TotalKeys": progress.get("total", 0),
+        "TotalKeys": progress.get("total"),
         "SecondsLeft": progress.get("seconds_left") if status == "running" else None,
         "Different": result.get("different", progress.get("different", 0)),
         "Compared": result.get("compared"),

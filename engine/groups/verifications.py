@@ -10,7 +10,7 @@ import fcntl
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -101,7 +101,7 @@ class Claimed:
 
     def _write(self, connection: Connection, values: Mapping[str, Any]) -> Row[Any] | None:
         row = _row(connection, self.group.id, lock=True)
-        if row is None or row.ended_at is not None or self != self._of(row):
+        if row is None or row.ended_at is not None or not self._has(row):
             return None
         # (The row is ours until the transaction ends.)
         connection.execute(
@@ -109,10 +109,11 @@ class Claimed:
         )
         return row
 
-    def _of(self, row: Row[Any]) -> Claimed:
-        """What has the row: of a group that was deleted another one of its name may have one of
-        the same number."""
-        return replace(self, number=row.number, began_at=row.began_at, process=row.process)
+    def _has(self, row: Row[Any]) -> bool:
+        """Whether the row is its own: of a group that was deleted another one of its name may have
+        one of the same number."""
+        ours = (self.number, self.began_at, self.process)
+        return (row.number, row.began_at, row.process) == ours
 
 
 def claim(store: Store, group_id: str, worker: Worker) -> Claimed | None:

@@ -60,13 +60,13 @@ class ProofSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProofProgress:
-    """How far a comparison is. `keys` of about `total` were looked at, `earlier` of them by an
-    earlier run; `doubtful` ones are to be looked at again, `different` ones differ; `bytes` were
-    read, in `seconds`."""
+    """How far a comparison is. `keys` of about `total` (None: not known yet) were looked at,
+    `earlier` of them by an earlier run; `doubtful` ones are to be looked at again, `different` ones
+    differ; `bytes` were read, in `seconds`."""
 
     step: str = "connecting"
     keys: int = 0
-    total: int = 0
+    total: int | None = None
     bytes: int = 0
     doubtful: int = 0
     different: int = 0

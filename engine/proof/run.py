@@ -229,7 +229,7 @@ class _Proof:
             await self._moving(ends, admins)
             self._extended = EXTEND_MS if owned else 0
             again = await self._second_looks(stack, ends, admins, asked)
-            self._tell("comparing", total=self._total(asked))
+            self._tell("comparing", total=sum(each.keys for each in asked))
             walks = KeyWalks(
                 ends,
                 settings,
@@ -357,9 +357,6 @@ class _Proof:
             look("target", self._named[1], settings.addresses, settings.timeout),
         )
         return source, target
-
-    def _total(self, asked: Sequence[Asked]) -> int:
-        return sum(each.keys for each in asked)
 
     def _begin(self, asked: Sequence[Asked]) -> None:
         if self._file is not None:

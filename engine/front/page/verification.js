@@ -10,9 +10,9 @@ export class GroupVerification {
   #id;
   #line = el("p", { class: "reason" });
   #list = el("ul", { class: "lost" });
-  #begin = el("button", { type: "button", click: () => this.#ask("Starting…", []) }, "Compare every key");
-  #resume = el("button", { type: "button", click: () => this.#ask("Resuming…", [["Resume", "true"]]) }, "Go on comparing");
-  #stop = el("button", { type: "button", click: () => this.#ask("Stopping…", [["Stop", "true"]]) }, "Stop comparing");
+  #begin = el("button", { type: "button", click: () => this.#ask(this.#begin, "Starting…") }, "Compare every key");
+  #resume = el("button", { type: "button", click: () => this.#ask(this.#resume, "Resuming…", ["Resume", "true"]) }, "Go on comparing");
+  #stop = el("button", { type: "button", click: () => this.#ask(this.#stop, "Stopping…", ["Stop", "true"]) }, "Stop comparing");
   #buttons = el("div", { class: "buttons" }, this.#begin, this.#resume, this.#stop);
   #outcome = new Outcome();
   node;
@@ -30,7 +30,7 @@ export class GroupVerification {
     const source = found !== null || Boolean(details?.Source);
     show(this.node, found !== null || (source && may));
     show(this.#begin, source && !running);
-    show(this.#resume, found?.Status === "stopped" || found?.Status === "gone");
+    show(this.#resume, ["stopped", "gone", "failed"].includes(found?.Status));
     show(this.#stop, running);
     show(this.#buttons, may);
     show(this.#line, found !== null);
@@ -45,8 +45,7 @@ export class GroupVerification {
     keep(this.#list, rows, (each) => each, (text) => ({ node: el("li", {}, text) }));
   }
 
-  async #ask(words, parameters) {
-    const button = { "Starting…": this.#begin, "Resuming…": this.#resume }[words] ?? this.#stop;
+  async #ask(button, words, ...parameters) {
     await busy(button, words, this.#outcome, () =>
       this.#app.call("VerifyReplicationGroup", [["ReplicationGroupId", this.#id], ...parameters]),
     );
