@@ -207,10 +207,10 @@ class Engine:
         what its migration has, or had); return at once. Nothing is written to either.
 
         `mode`, `match` and `rate` are those of `ProofSettings`. `resume` goes on with one that was
-        stopped or killed, or has failed: what it has compared is not compared again. `stop` stops
-        the one that is under way. The member `Verification` of the group tells how far it is and
-        what it has found; the whole report is `verification-GROUP.jsonl` in the folder of the
-        state.
+        stopped or killed, or has failed: what it has compared is not compared again, and what is
+        None is as it was. `stop` stops the one that is under way. The member `Verification` of the
+        group tells how far it is and what it has found; the whole report is
+        `verification-GROUP.jsonl` in the folder of the state.
 
         Returns {"ReplicationGroup", "Message"}. Raises `ReplicationGroupNotFoundFault`,
         `InvalidReplicationGroupStateFault` while the group is being verified,

@@ -10,7 +10,7 @@ from engine.errors import (
     UsageError,
 )
 from engine.front import operations, response_shapes, validate
-from engine.groups.records import VerificationRecord
+from engine.groups.records import GroupRecord, TransferRecord, VerificationRecord
 from engine.model.endpoint import Endpoint
 from engine.model.proof import ProofSettings
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing was to be stopped: the group is not being verified"
 _LIST = "CustomerNodeEndpointList"
+_SETTINGS = ("mode", "match", "rate")
 
 
 async def verify(
@@ -37,29 +38,40 @@ async def verify(
             raise InvalidParameterCombinationException("Stop goes together with nothing else.")
         message = await services.state(lambda registry: _stop(registry, group_id))
         return {**await services.answer(group_id), "Message": message}
+    group, transfer = await services.state(lambda registry: registry.get(group_id))
+    before = group.verification if resume else None
+    if before is not None:
+        settings = {name: before.asked[name] for name in _SETTINGS} | settings
     try:
         wanted = ProofSettings(**settings)
     except UsageError as error:
         raise InvalidParameterValueException(
             f"Invalid value for Mode, Match or Rate: {error.message}.", remedy=error.remedy
         ) from None
-    source = await _source(services, group_id, endpoints)
-    asked = {"mode": wanted.mode, "match": wanted.match, "rate": wanted.rate, "resume": resume}
+    source = await _source(group, transfer, endpoints, before)
+    asked = {name: getattr(wanted, name) for name in _SETTINGS} | {"resume": resume}
     await services.state(lambda registry: _begin(services, registry, group_id, source, asked))
     return {**await services.answer(group_id), "Message": f"it is compared with {source.address}"}
 
 
-async def _source(services: ServiceContext, group_id: str, endpoints: object) -> Endpoint:
-    """What the group is compared with: what was named, or what it was migrated from."""
-    group, transfer = await services.state(lambda registry: registry.get(group_id))
+async def _source(
+    group: GroupRecord,
+    transfer: TransferRecord | None,
+    endpoints: object,
+    before: VerificationRecord | None,
+) -> Endpoint:
+    """What the group is compared with: what was named, else what the one before that goes on was
+    compared with, else what it was migrated from."""
     if endpoints is not None:
         (named,) = validate.node_endpoints(endpoints, cluster_enabled=group.cluster_enabled)
         source = validate.several_nodes(named)[0]
+    elif before is not None:
+        source = Endpoint.parse(before.source_url)
     elif transfer is not None:
         source = validate.several_nodes(transfer.source)[0]
     else:
         raise InvalidParameterValueException(
-            f"The parameter {_LIST} must be provided: no migration of {group_id} says what it is "
+            f"The parameter {_LIST} must be provided: no migration of {group.id} says what it is "
             "to be compared with."
         )
     if source.file_path is not None:

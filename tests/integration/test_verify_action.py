@@ -127,13 +127,14 @@ def test_a_verification_that_is_stopped_and_one_that_is_killed(
     api: Serving, pair: tuple[Server, Server], state_url: str, tmp_path: Path
 ) -> None:
     here, _ = pair
-    ask(api, Rate="700000", **source(here))
+    ask(api, Rate="700000", Match="key:*", **source(here))
     wait_for(lambda: int(told(api)["Keys"]) > 5_000, "some keys", told=lambda: told(api))
     assert fault(ask(api, **source(here))) == "InvalidReplicationGroupState"
     ask(api, Stop="true")
     found = ended(api)
     assert (found["Status"], "Outcome" in found) == ("stopped", False), found
-    status, _ = ask(api, Rate="700000", Resume="true", **source(here))
+    # What is not given is as it was.
+    status, _ = ask(api, Resume="true")
     assert status == 200
     wait_for(lambda: compared(tmp_path / "verification-g.jsonl.state"), "a save")
     registry = open_registry(state_url)
@@ -147,7 +148,7 @@ def test_a_verification_that_is_stopped_and_one_that_is_killed(
     os.kill(number, signal.SIGKILL)
     found = ended(api)
     assert (found["Status"], "Outcome" in found) == ("gone", False)
-    status, answer = ask(api, Resume="true", **source(here))
+    status, answer = ask(api, Rate="0", Resume="true")
     assert status == 200, ElementTree.tostring(answer)
     found = ended(api)
     assert found["Status"] == "done", found
