@@ -25,7 +25,7 @@ from pathlib import Path
 
 from benches.datasets import resp
 from benches.follow import PREFERRED
-from benches.support.servers import Binary, Server, binaries
+from benches.support.servers import Binary, Server, named
 from engine.fleet.cut_over_comparisons import FilesVerificationGate
 from engine.model.endpoint import Endpoint
 from engine.model.report import Report
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", default=PREFERRED, help="the server's name, or its beginning")
     given = parser.parse_args(arguments)
-    binary = next(each for each in binaries() if each.name.startswith(given.server))
+    binary = named(given.server)
     results = []
     with tempfile.TemporaryDirectory(prefix="sm-aof-file-") as folder:
         path = Path(folder, "appendonly.aof")

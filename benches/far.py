@@ -30,7 +30,7 @@ from typing import Any
 
 from benches.follow import Engine, Watch
 from benches.support.proxy import Proxy
-from benches.support.servers import Server, binaries
+from benches.support.servers import Server, named
 from engine.fleet.cut_over_comparisons import comparison_of
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
@@ -59,7 +59,7 @@ PATIENT = {
 @contextlib.contextmanager
 def servers() -> Iterator[tuple[Server, Server, Path]]:
     """A source and a target of the kind that the figures are of, and a folder."""
-    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    binary = named(SERVER)
     with (
         tempfile.TemporaryDirectory() as folder,
         Server.start(binary, "--save", "") as source,

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benches.follow import PREFERRED
-from benches.support.servers import Binary, Server, binaries
+from benches.support.servers import Binary, Server, named
 from engine.front.engine import Engine
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--server", default=PREFERRED, help="the server's name, or its beginning")
     given = parser.parse_args(arguments)
-    binary = next(each for each in binaries() if each.name.startswith(given.server))
+    binary = named(given.server)
     loads, engines, targets = [], [], []
     with tempfile.TemporaryDirectory(prefix="sm-file-") as folder:
         path, small = Path(folder, "dump.rdb"), Path(folder, "small.rdb")

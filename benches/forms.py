@@ -22,7 +22,7 @@ from benches.datasets import resp
 from benches.far import PATIENT, ROUND_TRIP
 from benches.follow import Engine, Watch, measure
 from benches.support.proxy import Proxy
-from benches.support.servers import Server, binaries
+from benches.support.servers import Server, named
 
 FORMS = ("transaction", "record")
 SERVER = "redis-7.0"
@@ -33,7 +33,7 @@ BURST_SECONDS = 300.0
 
 def near(seconds: float) -> dict[str, float]:
     """One run at 20,000 SETs a second."""
-    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    binary = named(SERVER)
     found = measure(20_000, seconds, cut_over=False, servers=(binary, binary))
     return {
         "engine, µs": found["engine_us_a_command"],
@@ -45,7 +45,7 @@ def near(seconds: float) -> dict[str, float]:
 
 def far(commands: int) -> dict[str, float]:
     """A burst of single SETs over a line of 50 ms."""
-    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    binary = named(SERVER)
     with (
         tempfile.TemporaryDirectory() as folder,
         Server.start(binary, "--save", "") as source,

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benches import procstat
 from benches.file import write
-from benches.support.servers import binaries, extra_binaries
+from benches.support.servers import named
 
 RATIO_GOAL, MEMORY_GOAL = 5.0, 100 << 20
 BIG = 10
@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", default="redis-5.0", help="the server's name's beginning")
     given = parser.parse_args(arguments)
-    known = (*binaries(), *extra_binaries())
-    binary = next(each for each in known if each.name.startswith(given.server))
+    binary = named(given.server)
     by_wall, by_cpu, peaks = [], [], []
     with tempfile.TemporaryDirectory(prefix="sm-inspect-") as name:
         folder = Path(name)
@@ -57,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     raise SystemExit(f"it failed: {each.stderr[-2000:]}")
             totals = json.loads(mine.stdout.splitlines()[-1])["totals"]
             keys = totals["all"]["keys"]
-            named = len(other.stdout.splitlines()) - 1
-            if (keys, named) != (given.keys, BIG):
-                raise SystemExit(f"not all was looked at: {keys} keys, {named} named")
+            listed = len(other.stdout.splitlines()) - 1
+            if (keys, listed) != (given.keys, BIG):
+                raise SystemExit(f"not all was looked at: {keys} keys, {listed} named")
             by_wall.append(other.seconds / mine.seconds)
             by_cpu.append(other.cpu_seconds / mine.cpu_seconds)
             peaks.append(mine.peak_rss_bytes)

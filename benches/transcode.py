@@ -24,7 +24,7 @@ from typing import Any
 from unittest import mock
 
 from benches.file import migrate
-from benches.support.servers import Binary, Server, binaries, extra_binaries
+from benches.support.servers import Binary, Server, named
 from engine._native import RecordBatch, RestoreEncoder, SnapshotReader, ValueTranscoder
 from engine.model.server_capabilities import capabilities_of
 from engine.targets import restore_writer
@@ -129,8 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--server", default="redis-8.6", help="the server's name's beginning")
     given = parser.parse_args(arguments)
-    known = (*binaries(), *extra_binaries())
-    binary = next(each for each in known if each.name.startswith(given.server))
+    binary = named(given.server)
     with tempfile.TemporaryDirectory(prefix="sm-transcode-") as folder:
         for name, kinds in {**{each: [each] for each in KINDS}, "all": list(KINDS)}.items():
             data = write(binary, Path(folder, "dump.rdb"), given.keys // len(kinds), kinds)

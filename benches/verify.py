@@ -26,7 +26,7 @@ from operator import sub
 
 import redis
 
-from benches.support.servers import Server, binaries
+from benches.support.servers import Server, named
 from engine import Endpoint, Engine
 from engine._native import KeyNames, encode_command
 
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--server", default="redis-7.0", help="the server's name's beginning")
     given = parser.parse_args(arguments)
     keys = given.keys // 10 if given.few else given.keys
-    binary = next(each for each in binaries() if each.name.startswith(given.server))
+    binary = named(given.server)
     shares, cpu_shares, rates, used, loops, bounds = [], [], [], [], [], []
     with Server.start(binary) as here, Server.start(binary) as there:
         servers = here, there

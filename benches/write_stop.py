@@ -40,7 +40,7 @@ from benches.support.clusters import SLOTS, Cluster, slot_of
 from benches.support.engines import Cli, Migration
 from benches.support.movers import NAMES, Mover, fill, killed
 from benches.support.proxy import Proxy
-from benches.support.servers import Server, binaries
+from benches.support.servers import Server, named
 
 SERVER = "redis-7.0"
 DATABASES = 16
@@ -138,7 +138,7 @@ class Counters:
 @contextlib.contextmanager
 def servers() -> Iterator[tuple[Server, Server, Path]]:
     """A source and a target of the kind that the figures are of, and a folder."""
-    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    binary = named(SERVER)
     with (
         tempfile.TemporaryDirectory() as folder,
         Server.start(binary, "--repl-backlog-size", "64mb", "--save", "") as source,
@@ -229,7 +229,7 @@ def killed_engine() -> dict[str, float]:
 
 def shards() -> dict[str, float]:
     """Three shards into three, each of which is written to."""
-    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    binary = named(SERVER)
     with (
         tempfile.TemporaryDirectory() as folder,
         Cluster.start(binary, "--repl-backlog-size", "64mb", primaries=SHARDS) as source,

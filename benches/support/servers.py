@@ -130,8 +130,7 @@ def binaries() -> tuple[Binary, ...]:
     path in ENGINE_SERVERS that is no server; elsewhere what doesn't run is passed over.
     """
     found: dict[tuple[str, tuple[int, int, int]], Binary] = {}
-    named = [path for path in re.split("[,:]", os.environ.get("ENGINE_SERVERS", "")) if path]
-    for path in named:
+    for path in filter(None, re.split("[,:]", os.environ.get("ENGINE_SERVERS", ""))):
         binary = Binary.probe((os.path.abspath(path),))
         found.setdefault((binary.flavour, binary.version), binary)
     elsewhere = () if only_wheels() else (*_on_path(), *fetch_servers.fetched())
@@ -166,6 +165,27 @@ def module_binaries() -> tuple[Binary, ...]:
         except ServerError:
             continue
     return tuple(found)
+
+
+def named(beginning: str) -> Binary:
+    """The server that is `found_named` so. Raises `ServerError` where there is none."""
+    found = found_named(beginning)
+    if found is None:
+        raise ServerError(f"no {beginning} on this machine: `make servers` fetches some")
+    return found
+
+
+def found_named(beginning: str) -> Binary | None:
+    """The machine's first server whose name begins so ("redis-7.0").
+
+    The servers of every pair come first, then the further ones ("redis-3.2", "redis-8.6"), then
+    those with modules ("redis-stack-7.4", "falkordb-8.2"). Raises as `binaries`.
+    """
+    for some in (binaries, extra_binaries, module_binaries):
+        for each in some():
+            if each.name.startswith(beginning):
+                return each
+    return None
 
 
 def only_wheels() -> bool:

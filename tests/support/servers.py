@@ -15,9 +15,7 @@ from benches.support.proxy import Proxy
 from benches.support.servers import (
     Binary,
     Server,
-    binaries,
-    extra_binaries,
-    module_binaries,
+    found_named,
 )
 
 ServerFactory = Callable[..., Server]
@@ -26,16 +24,11 @@ End = Server | Proxy | Cluster | str
 
 
 def known(name: str) -> Binary:
-    """The machine's first server whose name begins so ("redis-7.0"); without it the test skips.
-
-    The servers of every pair come first, then the further ones ("redis-3.2", "redis-8.6"), then
-    those with modules ("redis-stack-7.4", "falkordb-8.2").
-    """
-    everything = (*binaries(), *extra_binaries(), *module_binaries())
-    found = [each for each in everything if each.name.startswith(name)]
-    if not found:
+    """The server that is `found_named` so ("redis-7.0"); without it the test skips."""
+    found = found_named(name)
+    if found is None:
         pytest.skip(f"no {name} on this machine")
-    return found[0]
+    return found
 
 
 def url_of(end: End) -> str:
