@@ -83,12 +83,16 @@ class ServerInfo:
     @property
     def process(self) -> str:
         """Names the process, as far as it tells: by its `run_id`; else by the second in which it
-        has started; else, of a primary, by the id of its replication history, for each start begins
-        another one. Empty where all of that is hidden. Beside it whose data it took last, as a
-        replica: what it had before is gone then."""
-        told = self.run_id or ("" if self.started is None else f"started {self.started}")
-        if not told:
-            return self.replid if self.role == "master" else ""
+        has started, and, of a primary, the id of its replication history, for each start begins
+        another one, also within that second. Empty where all of that is hidden. Beside it whose
+        data it took last, as a replica: what it had before is gone then."""
+        history = self.replid if self.role == "master" else ""
+        if self.run_id:
+            told = self.run_id
+        elif self.started is None:
+            return history
+        else:
+            told = f"started {self.started} {history}".rstrip()
         return f"{told} {self.replid if self.is_replica else self.replid_before}".rstrip()
 
     @property

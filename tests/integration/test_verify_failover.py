@@ -59,8 +59,8 @@ def assert_told(found: ProofReport) -> None:
 def test_a_server_that_hides_its_run_id(
     server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch, hidden: tuple[bytes, ...]
 ) -> None:
-    """When it has started tells its processes apart, or the id of its history; else that is what
-    could not be told."""
+    """When it has started tells its processes apart, and the id of its history, for that may be
+    within one second; else that is what could not be told."""
     here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
     values = {f"key:{n}": n for n in range(100)}
     for server in (here, there):
