@@ -24,6 +24,7 @@ from tests.support.own_keys import assert_tidy
 from tests.support.replicas import in_step, make_replica, until_in_step
 from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory, known
+from tests.support.standstill import Standstill
 from tests.support.writers import Clicks, writing
 
 KEYS = 3_000
@@ -220,16 +221,17 @@ def test_a_rate(server_factory: ServerFactory) -> None:
     count, size, rate = 200, 10_000, 2_000_000
     # No server sends these shorter.
     source.client().mset({f"key:{n}": random.Random(n).randbytes(size) for n in range(count)})
+    began = time.monotonic()
     with proving(source, target, verify_rate=rate) as run:
         run.following()
-        began = time.monotonic()
         run.wait_for(lambda: run.progress.can_complete, "every key was compared")
-        assert time.monotonic() - began > 0.8 * 2 * count * size / rate - 0.5
+        assert time.monotonic() - began > 0.8 * 2 * count * size / rate
         source.client().append("key:1", "x")
-        run.cut_over()
+        with Standstill() as stood:
+            run.cut_over()
     assert_every_key(run, target)
     assert run.report.fence_seconds is not None
-    assert run.report.fence_seconds < 1.0
+    assert run.report.fence_seconds < 1.0 + stood.seconds
     with pytest.raises(UsageError, match="--verify-rate"):
         TransferSettings(verify_rate=-1)
 

@@ -789,12 +789,20 @@ def test_a_key_whose_time_is_over_at_a_replica_that_is_behind(
         source.client().execute_command("REPLICAOF", between.host, between.port)
         until_in_step(source)
         head.client().set("long", b"v" * (4 << 20))  # so that the replica's link is the busiest
-        head.client().set("key", "1", px=2500)
+        head.client().set("key", "1")
         with migrating(source, target, timeout=60) as run:
             run.following()
             run.wait_for(lambda: target.client().exists("key"), "the key")
-            between.stall_busiest()
-            head.client().persist("key")
+            while True:
+                head.client().set("key", "1", px=2500)
+                run.wait_for(lambda: source.client().pttl("key") != -1, "its time")
+                between.stall_busiest()
+                if head.client().persist("key"):
+                    break
+                # The machine stood still, and its time is over at the primary as well.
+                between.stall_busiest(False)
+                head.client().set("key", "1")
+                run.wait_for(lambda: source.client().pttl("key") == -1, "the key again")
             run.wait_for(lambda: not source.client().exists("key"), "a key that is over")
             follower = run.work._way.lanes[0]._follower  # type: ignore[union-attr]
             asked = head.client().info("commandstats").get("cmdstat_dump", {}).get("calls", 0)

@@ -17,6 +17,7 @@ from engine.transfer.fence import PauseFence
 from tests.support.library import migrating
 from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known
+from tests.support.standstill import Standstill
 from tests.support.timed_clients import KEY, RATE, Client
 
 MOST_SECONDS = 1.0
@@ -37,6 +38,7 @@ def test_the_write_stop(binary: Binary, server_factory: ServerFactory) -> None:
     source.client().mset({f"key:{n}": n for n in range(10_000)})
 
     with (
+        Standstill() as stood,
         Client("write", source, target) as writer,
         Client("read", source) as reader,
         migrating(source, target) as run,
@@ -58,10 +60,11 @@ def test_the_write_stop(binary: Binary, server_factory: ServerFactory) -> None:
     # The writer was there all the time, and was told at once.
     assert written["acknowledged"] > RATE
     assert "NOREPLICAS" in written["error"], written["error"]
-    assert written["stop"] < MOST_SECONDS
-    assert written["gap"] < MOST_SECONDS
-    assert written["longest"] < MOST_SECONDS
-    assert seen["longest"] < MOST_SECONDS
+    most = MOST_SECONDS + stood.seconds
+    assert written["stop"] < most
+    assert written["gap"] < most
+    assert written["longest"] < most
+    assert seen["longest"] < most
     # Nothing that either acknowledged is missing, and nothing that the source refused is there.
     pipe = target.client().pipeline(transaction=False)
     for n in range(written["written"]):

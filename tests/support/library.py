@@ -92,11 +92,12 @@ class Run:
         self._timeout = timeout
         handed_in = {name: options.pop(name) for name in _OF_TRANSFER if name in options}
         handed_in.setdefault("processes", LaneProcesses(lambda: bool(self.work.held_before)))
+        # This process has the traffic of the test as well: its CPU says nothing of the lanes'.
+        self._settings = TransferSettings(**{"retry_for": 10.0, "lanes_per_worker": 0, **options})
         self.work = Transfer(
             Endpoint.parse(url_of(source)),
             Endpoint.parse(url_of(target)),
-            # This process has the traffic of the test as well: its CPU says nothing of the lanes'.
-            TransferSettings(**{"retry_for": 10.0, "lanes_per_worker": 0, **options}),
+            self._settings,
             checkpoints=checkpoints or MemoryCheckpoint(),
             on_progress=self._told,
             on_event=self.events.append,
@@ -173,12 +174,14 @@ class Run:
         """Once in sync, give the word, and wait for the end. A refusal raises `AssertionError`;
         one that says `again` is tried again, where that is another text than the usual one.
 
-        Redis 6.0 is paused for half a second at first, which a slow machine may need for other
-        things: there a deadline that passed is tried again, as an operator would.
+        Redis 6.0 is paused for half a second at first, and the test may have set a deadline of few
+        seconds, which a slow machine may need for other things: there a deadline that passed is
+        tried again, as an operator would.
         """
         version = str(self._info(source, "server")["redis_version"]).split(".")
         usual = again == "the deadline of"
-        tries = 1 if usual and tuple(map(int, version[:2])) >= (6, 2) else 5
+        long = self._settings.cut_over_timeout >= TransferSettings().cut_over_timeout
+        tries = 1 if usual and long and tuple(map(int, version[:2])) >= (6, 2) else 5
         while True:
             self.in_sync(source)
             before = len(self.refusals)

@@ -1,0 +1,57 @@
+"""How long the machine stood still, for bounds of how long clients wait.
+
+    with Standstill() as stood:
+        ...
+    assert longest < 1.0 + stood.seconds
+
+A machine that other machines share stops now and then, and all that runs there with it: that is no
+wait of the product's making. What counts is looked at by a process of its own, so that nothing that
+the test's process does is taken for it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Self
+
+# Late by less than this is a busy machine, which is within every bound.
+_WATCH = """
+import sys, threading, time
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+print("going", flush=True)
+total, last = 0.0, time.monotonic()
+while not over.wait(0.02):
+    now = time.monotonic()
+    late, last = now - last - 0.02, now
+    total += late if late > 0.1 else 0.0
+now = time.monotonic()
+print(total + max(now - last - 0.1, 0.0))
+"""
+
+
+class Standstill:
+    """For a `with` block; `seconds` is all of it that it stood still, once it has ended."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WATCH],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "going\n"
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            out, _ = self._process.communicate(timeout=60)
+        finally:
+            self._process.kill()
+        if exc[0] is None:
+            self.seconds = float(out)
