@@ -96,7 +96,7 @@ cdef enum:
     # Pages of SCAN whose keys are not all answered for.
     PAGES_MOST = 4096
     # Ranges of one table that are scanned beside each other.
-    RANGES_MOST = 64
+    RANGES_MOST = 128
 
 
 # A table's buckets are passed in the order of their numbers' bits, the lowest first, so that a

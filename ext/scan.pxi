@@ -111,6 +111,7 @@ cdef class ScanPipeline:
     Attributes:
         strings, string_bytes, others: plain strings read so far, the bytes of their payloads, and
             values of other types (LZF-compressed strings count as strings).
+        named, named_bytes: names that SCAN gave, and their bytes.
         excluded, excluded_bytes: keys that the rules leave, and the bytes of their names where
             these were enough to tell.
         proven, unproven: proofs that held, and that did not.
@@ -145,6 +146,7 @@ cdef class ScanPipeline:
     cdef int runs_count
     cdef uint64_t held                 # answered and not proven
     cdef readonly uint64_t named       # ever named by SCAN
+    cdef readonly uint64_t named_bytes # of those names
     cdef readonly uint64_t answered    # ever answered; a key that is asked again counts twice
     cdef uint64_t vanished
     cdef KeyRules rules
@@ -744,6 +746,7 @@ cdef class ScanPipeline:
                 if self.body_left:
                     return STOP_NEED_DATA
                 self.named += 1
+                self.named_bytes += self.name_size
                 if self.has_rules and self.rules.judge(
                         self.db, RULE_ANY, self.first.data + self.first.tail - self.name_size,
                         self.name_size) == RULES_LEAVE:

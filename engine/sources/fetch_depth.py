@@ -5,15 +5,17 @@ a run of long values after short ones comes as a flood. The depth is steered as 
 its window, by the round trip without load and the time that a full depth takes now. Keys are asked
 for again when half of them are answered, so the source never waits if it works on that half for
 longer than the round trip: a full depth then takes three times the round trip. Far away they are
-asked for again by quarters, and a full depth takes half a round trip more than one. Less, and the
-depth doubles; far more, and it halves. A budget of bytes caps it.
+asked for again by quarters, and a full depth takes two round trips: what is under way covers the
+line, and what it takes to be late now and then. Less, and the depth doubles; far more, and it
+halves. Far away it changes by less, once it is large: what is asked for too deeply comes behind
+itself, and so do the names of what is to be asked for next. A budget of bytes caps it.
 """
 
 from __future__ import annotations
 
 # What a full depth should take, in round trips without load: from and to, near and far away.
 _FULL = (3.0, 8.0)
-_FULL_FAR = (1.5, 4.0)
+_FULL_FAR = (2.0, 3.0)
 # The source had nothing to do for most of the round trip: far away doubling would take seconds.
 _IDLE = 1.25
 _IDLE_GROWTH = 8
@@ -37,7 +39,7 @@ _COUNT_MOST = 10_240
 # Bytes of keys (names alone) in one reply to SCAN.
 _PAGE_BUDGET = 4 << 20
 # Keys that are named ahead of the values at the least, where pages come beside each other.
-_AHEAD_LEAST = 65_536
+_AHEAD_LEAST = 131_072
 
 
 class Pace:
@@ -99,12 +101,14 @@ class Pace:
         first, self._sampled = not self._sampled, True
         if not full and (depth >= self.depth // 2 or (first and self._ranged)):
             idle = self._ranged and seconds < _IDLE * self._round_trip
-            growth = _IDLE_GROWTH if idle else 2
+            growth: float = 1.5 if self._ranged and self._wanted >= _DEPTH_USUAL else 2
+            growth = _IDLE_GROWTH if idle else growth
             if idle and first and keys >= _SAMPLE_LEAST:
                 growth = _IDLE_GROWTH_FIRST
-            self._wanted = min(self._wanted * growth, self._depth_most)
+            self._wanted = min(int(self._wanted * growth), self._depth_most)
         elif seconds > self._full_most * self._round_trip:
-            self._wanted = max(self._wanted // 2, _DEPTH_USUAL)
+            shrunk = self._wanted * 3 // 4 if self._ranged else self._wanted // 2
+            self._wanted = max(shrunk, _DEPTH_USUAL)
         if keys:
             each = max(received // keys, 1)
             self._most = max(_REPLY_BUDGET // each, _DEPTH_LEAST)

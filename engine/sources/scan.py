@@ -39,6 +39,8 @@ _REST_SECONDS = 0.002
 _QUEUED_BYTES = 8 << 20
 # Between two SCANs, where several are under way: the source's other clients are served meanwhile.
 _SCAN_SECONDS = 0.0015
+# What a reply has of a name beside the name itself, at the least: `$1`, and the ends of two lines.
+_NAME_FRAME = 6
 # A batch that fills slowly (a distant source, few keys that match) is handed on after so long.
 _LINGER_SECONDS = 0.5
 # Finished batches that wait to be taken; above it nothing more is read from the source.
@@ -413,7 +415,7 @@ class _DatabaseScan:
         pipeline = self._pipeline
         self._sample_depth = pipeline.outstanding
         self._sample_at = pipeline.answered + pipeline.outstanding
-        self._sample_from = (pipeline.answered, pipeline.bytes_received)
+        self._sample_from = (pipeline.answered, self._value_bytes)
         self._sample_began = self._clock()
 
     def _end_sample(self) -> None:
@@ -423,10 +425,17 @@ class _DatabaseScan:
             self._sample_depth,
             self._clock() - self._sample_began,
             pipeline.answered - keys,
-            pipeline.bytes_received - received,
+            self._value_bytes - received,
         )
         self._look_at_names()
         self._sample_at = 0
+
+    @property
+    def _value_bytes(self) -> int:
+        """Bytes that came in answer to questions for values: all but the names."""
+        pipeline = self._pipeline
+        named = pipeline.named_bytes + pipeline.named * _NAME_FRAME
+        return max(pipeline.bytes_received - named, 0)
 
     def _look_at_names(self) -> None:
         """How long they are says how many a page may name."""

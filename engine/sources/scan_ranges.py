@@ -14,11 +14,12 @@ from engine.model.server import ServerInfo
 
 # Nearer sources are scanned in one range: a page lasts for the round trip.
 _FAR_SECONDS = 0.01
-# A range that is asked for once in so many seconds brings a page of SCAN each time.
-_PAGE_SECONDS = 0.00075
+# A page comes behind the values that were asked for before it, some two round trips after its own
+# request: so many seconds of one round trip are a range, for a page in twice as many.
+_PAGE_SECONDS = 0.00039
 # Keys of a range at the least: at its end some come twice.
 _KEYS_LEAST = 1024
-_MOST = 64
+_MOST = 128
 
 
 def in_table_order(info: ServerInfo) -> bool:
