@@ -258,21 +258,37 @@ async def _check_both(
 
         return begin(asked())
 
-    def ask_behind(work: _WorkOfWay, *, only: Way | None = None) -> asyncio.Task[list[Check]]:
-        """Once the way is known; where it is another one than `only` nothing is asked."""
+    def ask_behind(
+        work: _WorkOfWay, *, only: Way | None = None, early: bool = True
+    ) -> asyncio.Task[list[Check]]:
+        """Of the way that is chosen; where it is another one than `only` nothing is asked. `early`:
+        of the likely one first, beside the questions that decide; and once more if it is not that
+        one."""
 
-        async def asked() -> list[Check]:
-            known = await chosen
+        async def asked(known: _Chosen) -> list[Check]:
             if only not in (None, known.way):
                 return []
             async with pairs.free() as pair:
                 return await _found(work(*pair, known))
 
-        return begin(asked())
+        async def asked_early() -> list[Check]:
+            await asyncio.wait({likely, chosen}, return_when=asyncio.FIRST_COMPLETED)
+            known = likely.result() if likely.done() else await chosen
+            found = await asked(known)
+            sure = await chosen
+            return found if sure.way == known.way else await asked(sure)
+
+        async def asked_behind() -> list[Check]:
+            return await asked(await chosen)
+
+        return begin(asked_early() if early else asked_behind())
+
+    likely: asyncio.Future[_Chosen] = asyncio.get_running_loop().create_future()
 
     async def choose() -> _Chosen:
         async with pairs.free() as (one, other):
-            return await _choose_way({"source": one, "target": other}, infos, settings)
+            ends: dict[Side, Admin] = {"source": one, "target": other}
+            return await _choose_way(ends, infos, settings, likely.set_result)
 
     async def rights(one: Admin, other: Admin, known: _Chosen) -> list[Check]:
         ends: dict[Side, Admin] = {"source": one, "target": other}
@@ -293,15 +309,17 @@ async def _check_both(
     async def writes(one: Admin, _: Admin, __: _Chosen) -> Check | None:
         return await check_writes(one, (await lines)[0], limit)
 
+    async def sample() -> SampleKeys:
+        return (await chosen).keys
+
     async def probe() -> list[Check]:
         # Where both are of one replication it would be a write to the source. And nothing that is
         # found on the target is to be the probe.
         await asyncio.wait([lines, *in_target])
         if check_apart(*await lines).outcome != "pass" or not _may_be_tried(before, settings):
             return []
-        keys = (await chosen).keys
         async with pairs.free() as (_, other):
-            probed = check_probe(other, from_info, to_info, keys, tag=route.tag)
+            probed = check_probe(other, from_info, to_info, sample, tag=route.tag)
             return await _found(probed, "probe")
 
     ends = (source, from_info), (target, to_info)
@@ -347,7 +365,7 @@ async def _check_both(
             ),
         ]
         of_way = [
-            ask_behind(rights),
+            ask_behind(rights, early=False),
             ask_behind(comparing),
             ask_behind(
                 lambda one, two, known: check_following(one, two, from_info, settings, known.keys),
@@ -585,9 +603,13 @@ async def _meet(
 
 
 async def _choose_way(
-    ends: Mapping[Side, Admin], infos: Mapping[Side, ServerInfo], settings: TransferSettings
+    ends: Mapping[Side, Admin],
+    infos: Mapping[Side, ServerInfo],
+    settings: TransferSettings,
+    on_likely: Callable[[_Chosen], None] = lambda _: None,
 ) -> _Chosen:
-    """The way that the transfer will choose."""
+    """The way that the transfer will choose. `on_likely`: told which one it is unless the users'
+    rights speak against it, before these are asked for."""
     checks: list[Check] = []
     rights: dict[Side, Rights] = {}
     keys = SampleKeys()
@@ -599,7 +621,8 @@ async def _choose_way(
     if way == "replica" and (objection := following_objection(settings)) is not None:
         way = "scan"
         checks.append(passed(FOLLOWING, f"no: {objection}; the source is scanned"))
-    elif way == "replica" and settings.source_type == "auto":
+    on_likely(_Chosen(way, keys, [], {}))
+    if way == "replica" and settings.source_type == "auto":
         with suppress(EngineError):
             denied = await replica_objection(ends, infos, settings, keys, rights)
             if denied is None:

@@ -12,8 +12,8 @@ three faults, with three remedies. The third is looked for with keys of the sour
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from engine.errors import AuthError, EngineError, ServerError
@@ -69,6 +69,12 @@ class Rights:
     def fatal(self) -> tuple[Denial, ...]:
         """Those without which nothing goes."""
         return tuple(each for each in self.denied if each.fatal)
+
+    def among(self, needed: Collection[Needed]) -> Rights:
+        """What was found of these, where they were asked for with others."""
+        denied = tuple(each for each in self.denied if each.needed in needed)
+        unknown = tuple(each for each in self.unknown if each in needed)
+        return replace(self, asked=len(needed) - len(unknown), denied=denied, unknown=unknown)
 
     @property
     def losses(self) -> str:
@@ -221,10 +227,16 @@ async def check_following(
     """For a source that is followed: what is needed later than at the start."""
 
     async def at_source() -> list[Check | None]:
+        needed = _of_fence(info, settings), _of_write_block(settings), _of_tuning(settings)
+        asked = list(dict.fromkeys(each for some in needed for each in some))
+        if not asked:
+            return [_check_fence(info, settings, None)]
+        rights = await ask_rights(source, asked)
+        fence, block, tuning = (rights.among(some) if some else None for some in needed)
         return [
-            await _check_fence(source, info, settings),
-            await _check_write_block(source, settings),
-            await _check_tuning(source, settings),
+            _check_fence(info, settings, fence),
+            _check_write_block(block),
+            _check_tuning(tuning),
         ]
 
     found, writes = await asyncio.gather(at_source(), _check_writes(target, keys))
@@ -252,17 +264,33 @@ async def check_comparison(
     )
 
 
-async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettings) -> Check | None:
+def _of_fence(info: ServerInfo, settings: TransferSettings) -> Sequence[Needed]:
+    if settings.fence != "pause" or settings.until != "cut-over":
+        return ()
+    if not info.capabilities.client_pause:
+        return ()
+    if info.capabilities.pause_of_writes:
+        return required_commands.PAUSE
+    return required_commands.PAUSE[:1]
+
+
+def _of_write_block(settings: TransferSettings) -> Sequence[Needed]:
+    if settings.fence != "pause" or settings.until != "cut-over":
+        return ()
+    return required_commands.WRITE_BLOCK if settings.source_after == "refuse" else ()
+
+
+def _of_tuning(settings: TransferSettings) -> Sequence[Needed]:
+    return required_commands.TUNING if settings.tune_source else ()
+
+
+def _check_fence(
+    info: ServerInfo, settings: TransferSettings, rights: Rights | None
+) -> Check | None:
     if settings.fence != "pause" or settings.until != "cut-over":
         return None
-    if not info.capabilities.client_pause:
+    if rights is None:
         return passed("fence", "writes to the source are refused: before 3.0 none can be paused")
-    rights = await ask_rights(
-        source,
-        required_commands.PAUSE
-        if info.capabilities.pause_of_writes
-        else required_commands.PAUSE[:1],
-    )
     if not rights.denied:
         return passed("fence", "writes to the source can be paused")
     return failed(
@@ -272,13 +300,8 @@ async def _check_fence(source: Admin, info: ServerInfo, settings: TransferSettin
     )
 
 
-async def _check_write_block(source: Admin, settings: TransferSettings) -> Check | None:
-    if settings.fence != "pause" or settings.until != "cut-over":
-        return None
-    if settings.source_after != "refuse":
-        return None
-    rights = await ask_rights(source, required_commands.WRITE_BLOCK)
-    if not rights.denied:
+def _check_write_block(rights: Rights | None) -> Check | None:
+    if rights is None or not rights.denied:
         return None
     figure = f"{rights.figure('source')}: once cut over {rights.losses}"
     resume = (
@@ -288,10 +311,9 @@ async def _check_write_block(source: Admin, settings: TransferSettings) -> Check
     return warned("source-after", figure, f"{rights.remedy('source')} {resume}")
 
 
-async def _check_tuning(source: Admin, settings: TransferSettings) -> Check | None:
-    if not settings.tune_source:
+def _check_tuning(rights: Rights | None) -> Check | None:
+    if rights is None:
         return None
-    rights = await ask_rights(source, required_commands.TUNING)
     if not rights.denied:
         return passed("tune-source", "the source's rdbcompression can be set")
     return failed(

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import struct
 import time
+from collections.abc import Awaitable, Callable
 
 from engine._native import crc64
 from engine.errors import AuthError, EngineError, ServerError
@@ -35,14 +36,15 @@ async def check_probe(
     target: Admin,
     source_info: ServerInfo,
     target_info: ServerInfo,
-    keys: SampleKeys = UNKNOWN,
+    sample: Callable[[], Awaitable[SampleKeys]] | None = None,
     *,
     tag: str = "",
 ) -> Check:
     """RESTORE a probe as the transfer would, read it back, delete it.
 
     A user of some keys alone may touch no name of ours: the probe's is then put behind one of
-    `keys`. `tag`: a hash tag whose slot the target has.
+    those that `sample` gives, which is not asked before. `tag`: a hash tag whose slot the target
+    has.
     """
     name = "probe"
     tagged = PREFIX.replace(":", f":{{{tag}}}:", 1) if tag else PREFIX
@@ -52,15 +54,18 @@ async def check_probe(
     if target_info.capabilities.accepts_footer_of(source_info.capabilities):
         version = source_info.capabilities.rdb_version
     expire_at = round((time.time() + _PROBE_SECONDS) * 1000)
+    keys = UNKNOWN
     began = time.perf_counter()
     try:
         try:
-            read = await _restored(target, key, expire_at, version)
+            read = await _restored(target, key, expire_at, version, own=True)
         except AuthError as refusal:
             if not refusal.of_key:
                 raise
+            if sample is not None:
+                keys = await sample()
             key = keys.beside(own)
-            read = await _restored(target, key, expire_at, version)
+            read = await _restored(target, key, expire_at, version, own=False)
         seconds = time.perf_counter() - began
     except AuthError as error:
         if error.of_key and not keys.sure:
@@ -80,19 +85,22 @@ async def check_probe(
 
 
 async def _restored(
-    target: Admin, key: bytes, expire_at: int, version: int
+    target: Admin, key: bytes, expire_at: int, version: int, *, own: bool
 ) -> tuple[object, object, object]:
     """RESTORE the probe, in one go with what reads it back, and delete it; the replies to that.
-    Raises as `Admin.call`, for RESTORE: then what has this name is not the probe, and stays."""
+    `own`: the name is a random one, which nothing else has: then all goes at once. Raises as
+    `Admin.call`, for RESTORE: then what has another name is not the probe, and stays."""
     restore = ("RESTORE", key, expire_at, dump(version), "ABSTTL")
-    behind = [("GET", key), ("PTTL", key)]
+    delete = ("DEL", key)
+    behind = [("GET", key), ("PTTL", key), *([delete] if own else [])]
     taken, *read = await target.pipeline([restore, *behind])
     if isinstance(taken, EngineError):
         # A server that is busy is asked again for a while.
         await target.call(*restore)
         read = await target.pipeline(behind)
-    (deleted,) = await target.pipeline([("DEL", key)])
-    value, left = read
+    if not own:
+        read += await target.pipeline([delete])
+    value, left, deleted = read
     return value, left, deleted
 
 
