@@ -2,14 +2,15 @@
 
 1. Over each server of the source: its keys are compared with the target's.
 2. Beside that, over each server of the target: its names alone. Where they are the source's, by
-   their number and a keyed digest, the target has none that the source has not.
+   their number and a keyed digest, the target has none that the source has not. They are not asked
+   for where that is known of servers at rest by then (`same_names`).
 3. Else over the target again: the source is asked whether it has the keys.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from engine.model.proof import ProofSettings
 from engine.proof.asked_server import EXISTS, AskedServer, question
 from engine.proof.deployment import Deployment, Shard
 from engine.proof.relinking import until_linked
+from engine.proof.same_names import AtRest
 from engine.proof.second_looks import SecondLooks
 from engine.proof.string_looks import StringLooks
 from engine.proof.track import COMPARED, LOOKED_FOR, NAMED, Sums, Track, Tracks
@@ -29,6 +31,7 @@ from engine.proof.walk import Ask, Settle, walk
 TTL_BOUND_MS = 1000
 """Two expire times this far apart are one: older servers tell the time left, and not the time."""
 _OF_ALL = 1 << 64
+Rest = tuple[AtRest, AtRest]
 T = TypeVar("T")
 
 
@@ -37,7 +40,8 @@ class KeyWalks:
 
     `tracks` have how far each is, `processes` which ones of servers were asked (of those that
     tell). `extended`: the target's expire times may be later by so many ms.
-    `on_page` is told of each page, and where it is `enough` the walks end.
+    `at_rest` asks both ends whether nothing is written to a database (`same_names`). `on_page` is
+    told of each page, and where it is `enough` the walks end.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class KeyWalks:
         again: SecondLooks,
         tracks: Tracks,
         extended: int,
+        at_rest: Callable[[int], Awaitable[Rest | None]],
         on_page: Callable[[], None],
         enough: Callable[[], bool],
     ) -> None:
@@ -59,12 +64,14 @@ class KeyWalks:
         self._again = again
         self._tracks = tracks
         self._extended = extended
+        self._at_rest = at_rest
         self._on_page = on_page
         self._enough = enough
         self.processes: set[str] = set()
         self._match = None
         if settings.match is not None:
             self._match = settings.match.encode("utf-8", "surrogateescape")
+        self._partial = settings.match is not None or settings.sample < 1
         self._share = 0
         if settings.sample < 1:
             self._share = max(int(settings.sample * _OF_ALL), 1)
@@ -74,11 +81,27 @@ class KeyWalks:
         source, target = self._ends
         ours = [self._tracks.track(COMPARED, db, n) for n in range(len(source.shards))]
         theirs = [self._tracks.track(NAMED, db, n) for n in range(len(target.shards))]
-        # What the target has all the while its own walk names; so the two may go side by side.
-        await _all(
-            [self._compared(*each, db) for each in zip(source.shards, ours, strict=True)]
-            + [self._named(*each, db) for each in zip(target.shards, theirs, strict=True)]
-        )
+
+        async def compared() -> None:
+            walks = zip(source.shards, ours, strict=True)
+            await _all([self._compared(*each, db) for each in walks])
+
+        async def named() -> None:
+            walks = zip(target.shards, theirs, strict=True)
+            await _all([self._named(*each, db) for each in walks])
+
+        rest = None
+        if not (self._partial or self._extended or any(each.marked for each in (*ours, *theirs))):
+            rest = await self._at_rest(db)
+        if rest is None:
+            # What the target has all the while its own walk names; so the two may go side by side.
+            await _all([compared(), named()])
+        else:
+            ours[0].of_both = True
+            await compared()
+            ours[0].of_both = False
+            if not await self._same_names(db, rest, ours[0], theirs[0]):
+                await named()
         if _names(ours) != _names(theirs):
             others = [self._tracks.track(LOOKED_FOR, db, n) for n in range(len(target.shards))]
             await _all(
@@ -90,6 +113,18 @@ class KeyWalks:
         Raises `EngineError`."""
         end = self._ends[side]
         await _all([self._names_alone(end, each, db, on_key) for each in end.shards])
+
+    async def _same_names(self, db: int, before: Rest, ours: Track, theirs: Track) -> bool:
+        """Whether the names that the source has named are those of the target (`same_names`), to
+        which nothing has happened since `before`; then its walk is at its end."""
+        if ours.doubted or ours.sums.own or ours.sums.count < before[0].keys or self._enough():
+            return False
+        here, there = (each.shards[0] for each in self._ends)
+        pair = [(here, before[0].process), (there, before[1].process)]
+        if not ours.ended_at(self._asked(pair)) or await self._at_rest(db) != before:
+            return False
+        self._tracks.proven(theirs, ours, self._asked(pair[1:]), self._again)
+        return True
 
     # --- Over one server; from the beginning where a link is lost ---
 
@@ -137,7 +172,7 @@ class KeyWalks:
                 else:
                     ask = self._asking_both(server, others)
                     settle = self._comparing(track, server, others, db)
-                asked = self._asked(shard, server, there, others)
+                asked = self._asked(_processes((shard, *there.shards), (server, *others)))
                 await self._walk(track, asked, server, ask, settle, strings)
 
         await until_linked(once)
@@ -146,7 +181,8 @@ class KeyWalks:
         async def once() -> None:
             async with AsyncExitStack() as stack:
                 server = await self._dialled(stack, shard, self._ends[1], None, db)
-                await self._walk(track, self._asked(shard, server), server, None, _nothing)
+                asked = self._asked(_processes([shard], [server]))
+                await self._walk(track, asked, server, None, _nothing)
 
         await until_linked(once)
 
@@ -158,29 +194,20 @@ class KeyWalks:
                 server = await self._dialled(stack, shard, self._ends[1], there, db)
                 others = await self._others(stack, there, db)
                 ask, settle = self._asking(others), self._looking_for(track, others, db)
-                asked = self._asked(shard, server, there, others)
+                asked = self._asked(_processes((shard, *there.shards), (server, *others)))
                 await self._walk(track, asked, server, ask, settle)
 
         await until_linked(once)
 
-    def _asked(
-        self,
-        shard: Shard,
-        server: AskedServer,
-        there: Deployment | None = None,
-        others: Sequence[AskedServer] = (),
-    ) -> str:
+    def _asked(self, asked: Sequence[tuple[Shard, str]]) -> str:
         """Which processes of servers a walk asks, of which slots, and what it takes for equal;
         empty: one does not tell."""
-        asked = [(shard, server)]
-        if there is not None:
-            asked += zip(there.shards, others, strict=True)
         told = [f"{self._extended}"]
-        for each, of_it in asked:
-            if not of_it.info.process:
+        for each, process in asked:
+            if not process:
                 return ""
             slots = "" if each.slots is None else f"{each.slots.words} {each.epoch}"
-            told.append(f"{of_it.info.process} {slots}")
+            told.append(f"{process} {slots}")
         return "; ".join(told)
 
     async def _walk(
@@ -326,3 +353,7 @@ def _names(tracks: Sequence[Track]) -> tuple[int, int]:
     """How many names have come, and their digest."""
     sums = sum((each.sums for each in tracks), Sums())
     return sums.count, sums.names
+
+
+def _processes(shards: Sequence[Shard], servers: Sequence[AskedServer]) -> list[tuple[Shard, str]]:
+    return [(each, of_it.info.process) for each, of_it in zip(shards, servers, strict=True)]

@@ -60,6 +60,7 @@ from engine.proof.migration_positions import Follower
 from engine.proof.relinking import until_linked
 from engine.proof.repair_long_values import own_keys
 from engine.proof.report_file import ReportFile
+from engine.proof.same_names import both_at_rest
 from engine.proof.saved_proof import SavedProof
 from engine.proof.second_looks import Found, SecondLooks, Servers, Side
 from engine.proof.shown_difference import shown
@@ -238,6 +239,7 @@ class _Proof:
                 again,
                 self._tracks,
                 self._extended,
+                lambda db: until_linked(partial(both_at_rest, admins, db)),
                 lambda: self._tell(
                     keys=self._tracks.named, earlier=self._tracks.earlier, doubtful=len(again)
                 ),

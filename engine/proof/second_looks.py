@@ -189,6 +189,7 @@ class SecondLooks:
     def add(self, db: int, key: bytes, track: Track, size: int = _UNREAD_BYTES) -> None:
         """A key of this walk seems to differ; `size`: bytes of its value, at the end where it is
         longer."""
+        track.doubted = True
         doubt = self._doubts.get((db, key))
         if doubt is None:
             self._doubts[db, key] = _Doubt(track, size=size)

@@ -136,6 +136,10 @@ class Track:
         self.resolved = 0
         self.named = 0
         self.earlier = 0
+        self.of_both = False
+        """Its names are taken for those of both ends: there may be no walk over the other one."""
+        self.doubted = False
+        """A key of it has seemed to differ."""
         self.found: list[FoundKey] = []
         self.marked: Mark | None = None
         self._run = run
@@ -168,7 +172,7 @@ class Track:
     @property
     def named_in_all(self) -> int:
         """Names on all of its pages."""
-        return self._began.named + self.named
+        return (self._began.named + self.named) * (2 if self.of_both else 1)
 
     @property
     def due(self) -> bool:
@@ -202,6 +206,18 @@ class Track:
         """Mark it in front of the page of this cursor; None: behind the last one."""
         self.marked = Mark(self._servers, cursor, self.sums, tuple(again.doubts_of(self)))
         self._due = time.monotonic() + MARK_SECONDS
+
+    def ended_at(self, servers: str) -> bool:
+        """Whether it is at its end, and has asked these."""
+        mark = self.marked
+        return bool(servers) and mark is not None and (mark.servers, mark.cursor) == (servers, None)
+
+    def proven(self, like: Track, servers: str, again: Doubts) -> None:
+        """It would come to the names that another one has come to: so it is at its end."""
+        sums = like.sums
+        self._servers = servers
+        self._began = Sums(sums.named, sums.count, sums.names)
+        self.mark(None, again)
 
     def mark_again(self, again: Doubts) -> None:
         """Mark it where it was marked: what was in doubt is known by now."""
@@ -286,6 +302,11 @@ class Tracks:
         self._put(track)
         if time.monotonic() >= self._due:
             self.save()
+
+    def proven(self, track: Track, like: Track, servers: str, again: Doubts) -> None:
+        """`Track.proven`; saved with the others."""
+        track.proven(like, servers, again)
+        self._put(track)
 
     def mark_all(self, again: Doubts) -> None:
         """Mark all walks where they were marked, and save them."""

@@ -166,6 +166,8 @@ def test_a_repaired_key_that_cannot_be_told(
 
     async def repaired(*args: Any) -> Any:
         done = await stored(*args)
+        # (It differs in the first look, however late the thread comes to write.)
+        here.client().set("restless", 0)
         writer.start()
         return done
 
@@ -378,7 +380,10 @@ def test_output_that_cannot_be_written(server_factory: ServerFactory, tmp_path: 
     os.close(reader)
     ended = subprocess.run(verb, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
-    assert (ended.returncode, ended.stderr) == (2, b"")
+    assert ended.returncode == 2
+    # It complains of nothing. (A slow machine is told how far it is.)
+    steps = (b"connecting", b"comparing", b"looking again", b"done")
+    assert all(line.startswith(steps) for line in ended.stderr.splitlines()), ended.stderr
     report = tmp_path / "report"
     ended = subprocess.run(
         [*verb, "--report", str(report)],
