@@ -60,9 +60,11 @@ class AuthError(EngineError):
     """The server refused the credentials, or a command that the engine needs. Not retried.
 
     `of_key`: the user may run the command, and may not touch the key that it names.
+    `of_password`: AUTH was refused.
     """
 
     of_key: bool = False
+    of_password: bool = False
 
 
 class ServerError(EngineError):

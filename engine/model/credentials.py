@@ -8,8 +8,11 @@ URL did not say itself:
                                     # Without a port: 6379 alone. "host:*" is every port.
                                     # "10.*" is for addresses alone, and for no name.
     username = "migration"
-    password_file = "/run/secrets/redis"        # or password, or password_env
+    password_file = "/run/secrets/redis"        # or password_command, password, password_env
     tls = true                                  # ca_file, cert_file, key_file, server_name, verify
+
+A file and a command (`password_command = ["pass", "show", "cache"]`) are read anew whenever a
+server is dialled.
 
 An entry for Sentinels is found by their address ("sentinel-*:26379"). One for the servers behind
 them has the same host, and says which primary is meant: what Sentinels elsewhere call by that name
@@ -27,6 +30,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -37,11 +41,17 @@ from typing import Any
 from engine.errors import UsageError
 from engine.model import credential_host_pattern, host_pattern_check, socket_path_pattern
 from engine.model.endpoint import DEFAULT_PORT, Endpoint, Tls
+from engine.model.password_source import (
+    PasswordCommand,
+    PasswordFile,
+    PasswordSource,
+    path_problem,
+)
 from engine.model.sentinel_group import SentinelGroup, node_address
 
 CONFIG_VARIABLE = "STARTMIGRATION_CONFIG"
 CREDENTIALS_VARIABLE = "STARTMIGRATION_CREDENTIALS"
-_SECRET_SOURCES = ("password", "password_file", "password_env")
+_SECRET_SOURCES = ("password", "password_file", "password_command", "password_env")
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 _FILES = ("password_file", *_TLS_FILES)
 _TLS_ONLY = ("ca_file", "cert_file", "key_file", "verify", "server_name")
@@ -56,6 +66,7 @@ class Credential:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     password_file: str | None = None
+    password_command: tuple[str, ...] | None = field(default=None, repr=False)
     password_env: str | None = None
     tls: bool | None = None
     ca_file: str | None = None
@@ -76,9 +87,16 @@ class Credential:
         if not isinstance(data, Mapping):
             raise UsageError(f"{where} is not a table of credentials")
         known = [f.name for f in fields(cls)]
+        data = dict(data)
         for name, value in data.items():
             if name not in known:
                 raise UsageError(f"{where}: unknown key {name!r}", remedy=_known(known))
+            if name == "password_command":
+                try:
+                    data[name] = PasswordCommand.parse(value).words
+                except ValueError as error:
+                    raise UsageError(f"{where}: {name} {error}") from None
+                continue
             kind = bool if name in _FLAGS else str
             if not isinstance(value, kind):
                 expected = "true or false" if kind is bool else "a string"
@@ -138,7 +156,8 @@ class Credential:
         return fnmatchcase(named, _canonical(host))
 
     def secret(self) -> str | None:
-        """The password, None if the entry has none. Raises `UsageError` if it cannot be read."""
+        """The password as it is now; None if the entry has none, or if a command gives it. Raises
+        `UsageError` if it cannot be read."""
         if self.password_env is not None:
             if self.password_env not in os.environ:
                 raise UsageError(
@@ -147,20 +166,17 @@ class Credential:
                 )
             return os.environ[self.password_env]
         if self.password_file is not None:
-            try:
-                text = Path(self.password_file).expanduser().read_text(encoding="utf-8")
-            except (OSError, ValueError, RuntimeError) as error:
-                if isinstance(error, OSError):
-                    reason = error.strerror
-                elif isinstance(error, UnicodeDecodeError):
-                    reason = "not UTF-8 text"
-                else:
-                    reason = _no_path(self.password_file) or "no path"
-                raise UsageError(
-                    f"the password file {self.password_file} cannot be read: {reason}"
-                ) from None
-            return text.rstrip("\r\n")
+            return PasswordFile(self.password_file).read()
         return self.password
+
+    @property
+    def source(self) -> PasswordSource | None:
+        """Where the password is read anew with each dial; None: it stays as it is."""
+        if self.password_command is not None:
+            return PasswordCommand(self.password_command)
+        if self.password_file is not None and (file := PasswordFile(self.password_file)).lasts:
+            return file
+        return None
 
     def tls_for(self, own: Tls | None) -> Tls | None:
         """The TLS settings of a server whose URL gave `own`: its own ones first."""
@@ -230,9 +246,11 @@ class Credentials:
         if entry is None:
             return endpoint
         filled = endpoint
-        if endpoint.password is None:
+        if not endpoint.has_password:
             # A user name without a password stays: some servers authenticate by certificate.
-            filled = endpoint.with_credentials(entry.username, entry.secret())
+            filled = endpoint.with_credentials(
+                entry.username, entry.secret(), password_source=entry.source
+            )
         if endpoint.unix_path is not None:
             return filled
         return replace(filled, tls=entry.tls_for(endpoint.tls))
@@ -240,7 +258,7 @@ class Credentials:
     def _apply_to_sentinels(self, endpoint: Endpoint, group: SentinelGroup) -> Endpoint:
         """`endpoint` with the Sentinels' own user and password, by the first of them that an entry
         with a password fits."""
-        if group.password is not None:
+        if group.has_password:
             return endpoint
         for each in endpoint.sentinels:
             entry = self.find(each)
@@ -249,6 +267,7 @@ class Credentials:
                     group,
                     username=group.username if group.username is not None else entry.username,
                     password=entry.secret(),
+                    password_source=entry.source,
                 )
                 return replace(endpoint, sentinel=own)
         return endpoint
@@ -260,14 +279,14 @@ class Credentials:
             named = []
             for node in (node_address(*each) for each in group.nodes):
                 host = node if node.startswith("[") else escape(node)
-                if group.password is not None:
+                if group.password is not None and group.password_source is None:
                     theirs = Credential(host, username=group.username, password=group.password)
                     named.append(theirs)
-                if endpoint.password is not None:
+                if endpoint.password is not None and endpoint.password_source is None:
                     data = Credential(host, endpoint.username, endpoint.password)
                     named.append(replace(data, sentinel=group.name))
             return replace(self, entries=(*named, *self.entries))
-        if endpoint.password is None:
+        if endpoint.password is None or endpoint.password_source is not None:
             return self
         hosts = [endpoint.unix_path or node_address(endpoint.host, endpoint.port)]
         if endpoint.cluster is not None:
@@ -298,27 +317,35 @@ class Credentials:
             )
         if endpoint.unix_path is None and _is_loopback(host):
             host = endpoint.host
-        if endpoint.looked_up and endpoint.password is not None:
+        if endpoint.looked_up and endpoint.has_password:
             # As the primary is reached that the Sentinels, or the cluster's nodes, name.
             return endpoint.at(host, int(port))
         names = endpoint.command_names
         filled = self.apply(Endpoint(host=host, port=int(port), command_names=names))
-        if filled.password is None:
-            filled = filled.with_credentials(endpoint.username, endpoint.password)
+        if not filled.has_password:
+            filled = filled.with_credentials(
+                endpoint.username, endpoint.password, password_source=endpoint.password_source
+            )
         entry = self.find(filled)
         if entry is not None and entry.tls is False:
             return filled
         return replace(filled, tls=filled.tls or endpoint.tls)
 
     def unreadable(self) -> list[str]:
-        """Of each password, certificate and key of the entries that cannot be read now: why. It may
-        be put there later."""
+        """Of each password (or command), certificate and key of the entries that cannot be read
+        now: why. It may be put there later."""
         problems = []
         for entry in self.entries:
             try:
                 entry.secret()
             except UsageError as error:
                 problems.append(error.message)
+            command = entry.password_command
+            if command is not None and shutil.which(command[0]) is None:
+                problems.append(
+                    f"{PasswordCommand(command).name} for {entry.host} cannot be run: there is no "
+                    "such program"
+                )
             for name in _TLS_FILES:
                 path = getattr(entry, name)
                 if path is not None and (reason := _unread(path)) is not None:
@@ -339,7 +366,7 @@ def config_path() -> tuple[Path, bool]:
     """
     named = os.environ.get(CONFIG_VARIABLE)
     base = named or os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    if (problem := _no_path(base)) is not None:
+    if (problem := path_problem(base)) is not None:
         variable = CONFIG_VARIABLE if named else "XDG_CONFIG_HOME"
         raise UsageError(f"{variable}: {base!r} {problem}")
     path = Path(base).expanduser()
@@ -403,7 +430,7 @@ def _beside(entry: Credential, folder: Path) -> Credential:
 def _check_text(value: str, name: str, where: str) -> None:
     """Raise `UsageError` for a text that its use could not take."""
     if name in _FILES:
-        problem = _no_path(value)
+        problem = path_problem(value)
     elif name == "password_env" and (not value or "=" in value or "\0" in value):
         problem = "is not the name of an environment variable"
     elif name not in ("username", "password") and "\0" in value:
@@ -426,23 +453,7 @@ def _unread(path: str) -> str | None:
     except OSError as error:
         return error.strerror
     except ValueError:
-        return _no_path(path) or "no path"
-
-
-def _no_path(path: str) -> str | None:
-    """What is wrong with a file's name, as the rest of a sentence; None: it may be one."""
-    if not path:
-        return "is empty"
-    if "\0" in path:
-        return "holds a NUL, which no path does"
-    try:
-        os.fsencode(path)
-        Path(path).expanduser()
-    except UnicodeEncodeError:
-        return "is not a path that this machine can have"
-    except RuntimeError:
-        return "begins with a ~ for which there is no home directory"
-    return None
+        return path_problem(path) or "no path"
 
 
 def _canonical(host: str) -> str:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from engine.errors import UsageError
 from engine.model import cluster_shard, sentinel_group
 from engine.model.cluster_shard import ClusterShard
+from engine.model.password_source import PasswordSource
 from engine.model.renamed_commands import Names
 from engine.model.sentinel_group import SentinelGroup
 
@@ -86,6 +87,9 @@ class Endpoint:
     """A replica in a cluster, where keys are read behind READONLY alone."""
     command_names: Names = field(default=(), repr=False, compare=False)
     """Commands that have another name there (`model.renamed_commands`); part of no URL."""
+    password_source: PasswordSource | None = None
+    """Where the password is read with each dial (`wire.login`); then `password` is what was read
+    there first, None of a command. Part of no URL."""
 
     def __post_init__(self) -> None:
         if (path := self.file_path) is not None:
@@ -238,9 +242,26 @@ class Endpoint:
         if group is None:
             return []
         return [
-            Endpoint(host, port, username=group.username, password=group.password, tls=self.tls)
+            Endpoint(
+                host,
+                port,
+                username=group.username,
+                password=group.password,
+                tls=self.tls,
+                password_source=group.password_source,
+            )
             for host, port in group.nodes
         ]
+
+    @property
+    def has_password(self) -> bool:
+        """Whether a password is given, be it known already or not."""
+        return self.password is not None or self.password_source is not None
+
+    @property
+    def without_credentials(self) -> Endpoint:
+        """The same for those who must not know user and password."""
+        return replace(self, username=None, password=None, password_source=None)
 
     @property
     def file_path(self) -> str | None:
@@ -290,13 +311,19 @@ class Endpoint:
         return f"{kind}://{user}{self.address}{query}"
 
     def with_credentials(
-        self, username: str | None, password: str | None, tls: Tls | None = None
+        self,
+        username: str | None,
+        password: str | None,
+        tls: Tls | None = None,
+        *,
+        password_source: PasswordSource | None = None,
     ) -> Endpoint:
         """The same server with these credentials; its own ones are kept where they are set."""
         return replace(
             self,
             username=self.username if self.username is not None else username,
-            password=self.password if self.password is not None else password,
+            password=self.password if self.has_password else password,
+            password_source=self.password_source if self.has_password else password_source,
             tls=self.tls if self.tls is not None else tls,
         )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 from engine.errors import UsageError
+from engine.model.password_source import PasswordSource
 
 DEFAULT_PORT = 26379
 SUFFIX = "+sentinel"
@@ -34,6 +35,13 @@ class SentinelGroup:
     nodes: tuple[tuple[str, int], ...]
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_source: PasswordSource | None = None
+    """As `Endpoint.password_source`."""
+
+    @property
+    def has_password(self) -> bool:
+        """Whether they have a password, be it known already or not."""
+        return self.password is not None or self.password_source is not None
 
     @property
     def address(self) -> str:

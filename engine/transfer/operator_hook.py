@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shlex
 from collections.abc import Mapping
 
 from engine.errors import TransferFailed
 from engine.model.endpoint import Endpoint
 from engine.wire.dial import named_last
-
-_PREFIX = "STARTMIGRATION_"
+from engine.wire.operator_process import environment as inherited
 
 
 async def run_hook(
@@ -33,7 +31,7 @@ async def run_hook(
         process = await asyncio.create_subprocess_exec(
             *words,
             stdin=asyncio.subprocess.DEVNULL,
-            env={**_inherited(), **(environment or {})},
+            env={**inherited(), **(environment or {})},
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -51,11 +49,6 @@ async def run_hook(
     if code:
         given = f" for {' '.join(arguments)!r}" if arguments else ""
         raise TransferFailed(f"{what} ended with {code}{given}", fault="user")
-
-
-def _inherited() -> dict[str, str]:
-    """Our environment without what is ours: credentials and the state's URL hold secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_PREFIX)}
 
 
 def ends_in_environment(source: Endpoint, target: Endpoint) -> dict[str, str]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 from engine.errors import EngineError, TransferFailed
 from engine.model.endpoint import Endpoint
@@ -36,8 +35,8 @@ class SwitchHook:
         on_switch: OnSwitch | None,
         on_event: Callable[[str], None],
     ) -> None:
-        self._source = replace(source, username=None, password=None)
-        self._target = replace(target, username=None, password=None)
+        self._source = source.without_credentials
+        self._target = target.without_credentials
         self._settings = settings
         self._on_switch = on_switch
         self._on_event = on_event

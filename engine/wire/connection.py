@@ -34,6 +34,7 @@ from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFa
 from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import without_arguments
 from engine.wire import command_renames
+from engine.wire.login import ASKS_AGAIN, asks_again
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.
 _log = logs.logger(__name__)
@@ -65,6 +66,8 @@ class Connection(asyncio.BufferedProtocol):
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
+        self.greeted = False
+        """Whether the server has taken the credentials, and answered."""
         self.round_trip = 0.0
         """Seconds of the quickest PING at dialling."""
         self._loop = asyncio.get_running_loop()
@@ -201,6 +204,9 @@ class Connection(asyncio.BufferedProtocol):
                 remedy = f"ACL SETUSER {self.endpoint.username or 'default'} +{named[1].lower()}."
             refusal = AuthError(message, remedy=remedy, fault=self.fault)
             refusal.of_key = of_key
+            refusal.of_password = code in ("NOAUTH", "WRONGPASS")
+            if self.greeted and asks_again(self.endpoint, refusal):
+                return LinkError(message, remedy=ASKS_AGAIN, fault=self.fault)
             return refusal
         return ServerError(message, code=code, fault=self.fault)
 

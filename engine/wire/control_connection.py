@@ -33,7 +33,8 @@ from engine.wire.dial import Untrusted, located, named_last
 from engine.wire.error_replies import ErrorReplies
 from engine.wire.failover_addresses import leading
 from engine.wire.link_diagnosis import diagnose, root
-from engine.wire.redis_py_connection import connection_over, connection_to
+from engine.wire.login import ASKS_AGAIN, Login, asks_again
+from engine.wire.redis_py_connection import connection_over, connection_to, prepare
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -184,6 +185,7 @@ class Admin:
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
         self._connection = given or connection_to(endpoint, timeout, self.name)
+        self._handed = given is not None
         # It is a replica's: what comes may be of the stream.
         self._replica = False
         self._lost = False
@@ -264,6 +266,8 @@ class Admin:
             if not connected:
                 await self._locate(self._named)
                 await self._recognise()
+        if not self._connection.is_connected:
+            await self._connect()
         unread, before = (self._unread, self._unsent) if connected else ([], self._kept)
         self._unread, self._unsent = [], []
         if self._chosen is not None:
@@ -518,17 +522,29 @@ class Admin:
     async def _connect(self) -> None:
         from redis.exceptions import RedisError
 
+        login = Login(self.endpoint, self.fault, self.name)
         try:
             async with asyncio.timeout(self._timeout):
-                await self._connection.connect()  # type: ignore[no-untyped-call]
+                await login.first()
+                while True:
+                    if not self._handed:
+                        prepare(self._connection, self.endpoint, login.password)
+                    try:
+                        await self._connection.connect()  # type: ignore[no-untyped-call]
+                        break
+                    except RedisError as error:
+                        if error.status_code is None:
+                            raise
+                        refusal = self._error_replies.of_credentials(error.status_code, str(error))
+                    await self._drop()
+                    await login.following(refusal)
         except (RedisError, TimeoutError) as error:
             await self._drop()
-            if isinstance(error, RedisError) and error.status_code is not None:
-                raise self._error_replies.of_credentials(error.status_code, str(error)) from None
             raise self._link_error(error) from None
         except BaseException:
             await self._drop()
             raise
+        login.accepted()
 
     async def _reply(self, command: Sequence[Arg]) -> Any:
         from redis.exceptions import RedisError
@@ -541,7 +557,10 @@ class Admin:
                 if not (self._replica and _streamed(reply, command)):
                     return reply
         except RedisError as error:
-            return self._error_replies.error(error, command)
+            refusal = self._error_replies.error(error, command)
+            if asks_again(self.endpoint, refusal):
+                raise LinkError(refusal.message, remedy=ASKS_AGAIN, fault=self.fault) from None
+            return refusal
 
     def _take_come(self, due: Sequence[Sequence[Arg]], replies: list[Any]) -> None:
         """Add replies that have been read from the socket already; `due` are the commands."""

@@ -16,6 +16,7 @@ from engine.wire import allowed_addresses, cluster_primary, sentinel_primary, so
 from engine.wire.connection import Connection, answered
 from engine.wire.failover_addresses import leading
 from engine.wire.keep_alive import keep_alive
+from engine.wire.login import Login
 from engine.wire.tls import ssl_context
 
 _log = logs.logger(__name__)
@@ -131,10 +132,12 @@ async def _dial_at(
     kind = LinkError
     of = {"end": fault, "endpoint": endpoint.address}
     _log.debug("Connects", extra=of)
+    login = Login(endpoint, fault, f"{fault} {endpoint.address}")
     try:
         async with asyncio.timeout_at(began + timeout):
+            await login.first()
             connection = await _connect(endpoint, fault)
-            replies = await _greet(connection, questions, may_ping)
+            replies = await _greet(connection, questions, may_ping, login)
             _log.debug(
                 "Connected", extra=of | {"round_trip_seconds": round(connection.round_trip, 4)}
             )
@@ -224,17 +227,34 @@ async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
     return connection
 
 
-async def _greet(connection: Connection, questions: Sequence[Command], may_ping: bool) -> list[Any]:
+async def _greet(
+    connection: Connection, questions: Sequence[Command], may_ping: bool, login: Login
+) -> list[Any]:
+    """As `_introduce`, with the passwords of `login` until one of them is accepted."""
+    while True:
+        try:
+            replies = await _introduce(connection, questions, may_ping, login.password)
+        except AuthError as refusal:
+            await login.following(refusal)
+        else:
+            login.accepted()
+            connection.greeted = True
+            return replies
+
+
+async def _introduce(
+    connection: Connection, questions: Sequence[Command], may_ping: bool, password: str | None
+) -> list[Any]:
     """AUTH, a name, PING and the questions in one go; the replies to the latter. What is answered
     behind an AUTH that is refused means nothing."""
     endpoint, loop = connection.endpoint, asyncio.get_running_loop()
     user: list[str] = []
     greeting: list[Command] = []
-    if endpoint.password is not None:
+    if password is not None:
         # Before 6.0 there are no users; "default" is what the one there is called since.
         if endpoint.username not in (None, "", "default"):
             user = [str(endpoint.username)]
-        greeting.append(("AUTH", *user, endpoint.password))
+        greeting.append(("AUTH", *user, password))
     # So that the server's operator sees our name; not every user may.
     greeting += [("CLIENT", "SETNAME", CLIENT_NAME), ("PING",)]
     began = loop.time()
@@ -248,7 +268,7 @@ async def _greet(connection: Connection, questions: Sequence[Command], may_ping:
         *greeting, *questions, callbacks={len(greeting) - 1: answered}
     )
     pong = replies[len(greeting) - 1]
-    if endpoint.password is not None:
+    if password is not None:
         _check_auth(connection, replies[0], bool(user))
     denied = isinstance(pong, AuthError) and pong.message.partition("answered: ")[2][:6] == "NOPERM"
     if isinstance(pong, AuthError) and (may_ping or not denied):
@@ -276,8 +296,10 @@ def _check_auth(connection: Connection, reply: object, user: bool) -> None:
             remedy="Leave the user's name away: redis://:PASSWORD@HOST.",
             fault=connection.fault,
         )
-    if isinstance(reply, AuthError):
-        raise reply
-    raise AuthError(
-        f"{connection.name} refused the credentials: {reply.message}", fault=connection.fault
-    )
+    refusal = reply
+    if not isinstance(refusal, AuthError):
+        refusal = AuthError(
+            f"{connection.name} refused the credentials: {reply.message}", fault=connection.fault
+        )
+    refusal.of_password = True
+    raise refusal

@@ -63,7 +63,7 @@ class ErrorReplies:
         """One that is about the credentials."""
         # The server's own words stay out: some echo the arguments of a command they don't know.
         who = f"the user {self._user!r}"
-        if code == "NOAUTH" or self.endpoint.password is None:
+        if code == "NOAUTH" or not self.endpoint.has_password:
             message = f"{self.name} wants a password, and none was given."
             remedy = "Give one in the endpoint's URL, the environment, or the credentials file."
         elif "no password is set" in text:
@@ -79,7 +79,9 @@ class ErrorReplies:
         else:
             message = f"{self.name} refused the password of {who} ({code})."
             remedy = "Check user and password; ACL users need their name in the URL too."
-        return AuthError(message, remedy=remedy, fault=self.fault)
+        refusal = AuthError(message, remedy=remedy, fault=self.fault)
+        refusal.of_password = True
+        return refusal
 
 
 def _named(command: Sequence[bytes | str | int | float]) -> str:

@@ -27,8 +27,6 @@ def connection_to(endpoint: Endpoint, timeout: float, name: str) -> AbstractConn
     messages."""
     assert endpoint.file_path is None, "a file has no address to connect to"
     settings: dict[str, Any] = {
-        "username": None if endpoint.password is None else _user(endpoint),
-        "password": endpoint.password,
         # Clocks are ours: with one of its own redis-py sends by asyncio.wait_for, which loses a
         # cancellation that comes in the moment in which it is done (Python 3.11).
         "socket_timeout": None,
@@ -44,16 +42,22 @@ def connection_to(endpoint: Endpoint, timeout: float, name: str) -> AbstractConn
     else:
         tls = endpoint.tls
         connection = _kinds()[2](
-            tls_arguments={
-                "ssl": ssl_context(tls),
-                "server_hostname": tls.server_name or endpoint.host,
-            },
+            server_hostname=tls.server_name or endpoint.host,
             host=endpoint.host,
             port=endpoint.port,
             **settings,
         )
     connection.judge = functools.partial(allowed_addresses.addresses, endpoint, name)  # type: ignore[attr-defined]
     return connection
+
+
+def prepare(connection: AbstractConnection, endpoint: Endpoint, password: str | None) -> None:
+    """Have the next dial log in with `password` (None: not at all), and take the TLS files as they
+    are now. Raises `UsageError` for files that are of no use, or `LinkError` where they were."""
+    connection.password = password
+    connection.username = None if password is None else _user(endpoint)
+    if endpoint.tls is not None:
+        connection.tls_context = ssl_context(endpoint.tls)  # type: ignore[attr-defined]
 
 
 def connection_over(given: socket.socket) -> AbstractConnection:
@@ -168,14 +172,17 @@ def _kinds() -> tuple[Any, Any, Any]:
     class TlsConnection(TcpConnection):
         """redis-py's own takes file names, and checks the host's name without letting it differ."""
 
-        def __init__(self, *, tls_arguments: dict[str, Any], **settings: Any) -> None:
-            self._tls_arguments = tls_arguments
+        def __init__(self, *, server_hostname: str, **settings: Any) -> None:
+            self._server_hostname = server_hostname
+            self.tls_context: Any = None
             super().__init__(**settings)
 
         async def _dial(self) -> None:
             async with asyncio.timeout(self.socket_connect_timeout):
                 self._reader, self._writer = await open_tls_stream(
-                    self.host, self.port, self._tls_arguments
+                    self.host,
+                    self.port,
+                    {"ssl": self.tls_context, "server_hostname": self._server_hostname},
                 )
             keep_alive(self._writer.get_extra_info("socket"))
 

@@ -6,11 +6,31 @@ import os
 import ssl
 from typing import Never
 
-from engine.errors import UsageError
+from engine.errors import LinkError, UsageError
 from engine.model.endpoint import Tls
+
+# Settings whose files were of use.
+_used: set[Tls] = set()
 
 
 def ssl_context(tls: Tls) -> ssl.SSLContext:
+    """A client's context, as `_context` has it, with the files as they are now. Raises `UsageError`
+    where they are of no use, and `LinkError` where they were before: they may be renewed just now,
+    one behind the other."""
+    try:
+        context = _context(tls)
+    except UsageError as error:
+        if tls not in _used:
+            raise
+        raise LinkError(
+            f"{error.message}; it was of use before, and is read again with each try",
+            remedy=error.remedy,
+        ) from None
+    _used.add(tls)
+    return context
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
     """A client's context: certificate and host name verified unless `tls.verify` is off.
 
     `ca_file` replaces the system's authorities; `cert_file` (with `key_file`, or the key in the

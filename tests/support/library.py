@@ -30,6 +30,7 @@ from benches.support.servers import Server
 from benches.support.waiting import SECONDS, wait_for
 from engine.fleet.cut_over_comparisons import comparison_of, comparisons_of
 from engine.fleet.lane_processes import LaneProcesses
+from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Report
@@ -70,7 +71,8 @@ class Run:
     Args:
         on_progress: called with each state that is told, on the engine's loop.
         timeout: in seconds, for the whole run.
-        options: what `Transfer` takes by name; the rest are `TransferSettings`.
+        options: what `Transfer` takes by name (`credentials` are given to both ends as well); the
+            rest are `TransferSettings`.
     """
 
     def __init__(
@@ -95,8 +97,7 @@ class Run:
         # This process has the traffic of the test as well: its CPU says nothing of the lanes'.
         self._settings = TransferSettings(**{"retry_for": 10.0, "lanes_per_worker": 0, **options})
         self.work = Transfer(
-            Endpoint.parse(url_of(source)),
-            Endpoint.parse(url_of(target)),
+            *_endpoints(source, target, handed_in),
             self._settings,
             checkpoints=checkpoints or MemoryCheckpoint(),
             on_progress=self._told,
@@ -300,7 +301,7 @@ class Run:
 
 def migrating(source: End, target: End, **options: Any) -> Run:
     """A migration as a replica, with the comparison that the product has; for a `with` block."""
-    ends = Endpoint.parse(url_of(source)), Endpoint.parse(url_of(target))
+    ends = _endpoints(source, target, options)
     options = {"source_type": "replica", **options}
     if "gate_in_sync" not in options:
         options.setdefault("comparison", comparison_of(*ends, TransferSettings(), lambda: False))
@@ -309,6 +310,12 @@ def migrating(source: End, target: End, **options: Any) -> Run:
             "comparisons", lambda lanes: comparisons_of(lanes, TransferSettings(), lambda: False)
         )
     return Run(source, target, **options)
+
+
+def _endpoints(source: End, target: End, given: dict[str, Any]) -> tuple[Endpoint, Endpoint]:
+    credentials = given.get("credentials", Credentials())
+    here, there = (credentials.apply(Endpoint.parse(url_of(end))) for end in (source, target))
+    return here, there
 
 
 def migrated(source: End, target: End, **options: Any) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.model.credentials import (
     config_path,
 )
 from engine.model.endpoint import Endpoint, Tls
+from engine.model.password_source import PasswordCommand, PasswordFile
 
 SECRET = "correct-horse-battery"
 
@@ -148,6 +150,32 @@ def test_password_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert of_env.apply(Endpoint()).password == "from the environment"
 
 
+def test_passwords_that_are_read_with_each_dial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    os.mkfifo(tmp_path / "pipe")
+    file = entries({"host": "a", "password_file": str(tmp_path / "secret")})
+    assert file.apply(Endpoint("a")).password_source == PasswordFile(str(tmp_path / "secret"))
+    pipe = Credential("a", password_file=str(tmp_path / "pipe"))
+    assert pipe.source is None
+    told = entries({"host": "a", "password_command": f"pass show '{SECRET} x'"})
+    filled = told.apply(Endpoint("a"))
+    assert filled.password_source == PasswordCommand(("pass", "show", f"{SECRET} x"))
+    assert (filled.password, filled.has_password) == (None, True)
+    assert SECRET not in f"{told!r}{filled!r}{filled.url}"
+    monkeypatch.setenv(CREDENTIALS_VARIABLE, told.to_json())
+    assert Credentials.load() == told
+    # Servers that are found on the way have it too; one that the URL names has its own.
+    assert told.beside(filled, "10.0.0.2:6379").password_source == filled.password_source
+    assert told.apply(Endpoint("a", password="mine")).password_source is None
+    assert told.and_of(filled) == told
+    assert filled.without_credentials == Endpoint("a")
+    missing = entries({"host": "a", "password_command": "no-such-program-anywhere"})
+    (problem,) = missing.unreadable()
+    assert "no-such-program-anywhere for a cannot be run: there is no such program" in problem
+
+
 def test_passwords_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         entries({"host": "*", "password_file": str(tmp_path / "no")}).apply(Endpoint())
@@ -172,6 +200,14 @@ def test_passwords_that_cannot_be_read(tmp_path: Path) -> None:
         ({"host": "a", "password": SECRET, "password_env": "X"}, "exclude each other"),
         ({"host": "a", "tls": False, "ca_file": "/ca"}, "ca_file cannot be given"),
         ("a string", "not a table"),
+        ({"host": "a", "password_command": []}, "password_command names no program"),
+        ({"host": "a", "password_command": ""}, "password_command names no program"),
+        ({"host": "a", "password_command": 7}, "neither a text nor a list"),
+        ({"host": "a", "password_command": ["x", 7]}, "neither a text nor a list"),
+        ({"host": "a", "password_command": f"echo '{SECRET}"}, "split into words: no closing"),
+        ({"host": "a", "password_command": ["a\0b"]}, "password_command holds a NUL"),
+        ({"host": "a", "password_command": ["a\ud800"]}, "password_command is not valid UTF-8"),
+        ({"host": "a", "password_command": "x", "password_file": "/x"}, "exclude each other"),
     ],
 )
 def test_wrong_entries(item: Any, message: str) -> None:

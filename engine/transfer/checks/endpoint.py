@@ -33,13 +33,13 @@ async def greet(side: Side, end: Admin) -> tuple[list[Check], float, object]:
         reply, *more = await end.pipeline([("PING",), *([] if n else [("INFO",)])])
         best = min(best, time.perf_counter() - began)
         info = more[0] if more else info
-        if isinstance(reply, AuthError) and end.endpoint.password is None:
+        if isinstance(reply, AuthError) and not end.endpoint.has_password:
             raise reply
         if best >= FAR_SECONDS:
             break
     endpoint = end.endpoint
     user = f"user {endpoint.username or 'default'!r}"
-    secret = "with password" if endpoint.password is not None else "no password needed"
+    secret = "with password" if endpoint.has_password else "no password needed"
     checks = [
         passed(f"{side}-reachable", f"{endpoint.address}, round trip {best * 1000:.2f} ms"),
         passed(f"{side}-auth", f"{user}, {secret}"),
@@ -50,7 +50,7 @@ async def greet(side: Side, end: Admin) -> tuple[list[Check], float, object]:
 
 def check_users(side: Side, endpoint: Endpoint, info: ServerInfo) -> Check | None:
     """Whether the server knows users at all, where one was named; None if nothing is to be said."""
-    named = endpoint.username not in (None, "", "default") and endpoint.password is not None
+    named = endpoint.username not in (None, "", "default") and endpoint.has_password
     if not named or info.capabilities.acl_users:
         return None
     return failed(
@@ -82,7 +82,7 @@ def check_tls(side: Side, endpoint: Endpoint) -> Check:
     if endpoint.tls is None:
         if endpoint.unix_path is not None or _loopback(endpoint.host):
             return passed(name, "off, on this machine")
-        if endpoint.password is None:
+        if not endpoint.has_password:
             return passed(name, "off")
         return warned(
             name,
