@@ -14,6 +14,9 @@ URL did not say itself:
 A file and a command (`password_command = ["pass", "show", "cache"]`) are read anew whenever a
 server is dialled.
 
+`iam = "elasticache/REGION/REPLICATION-GROUP"` (or `memorydb/REGION/CLUSTER`) signs the tokens that
+AWS takes in a password's place.
+
 An entry for Sentinels is found by their address ("sentinel-*:26379"). One for the servers behind
 them has the same host, and says which primary is meant: what Sentinels elsewhere call by that name
 is told nothing.
@@ -42,6 +45,7 @@ from engine.errors import UsageError
 from engine.model import credential_host_pattern, host_pattern_check, socket_path_pattern
 from engine.model.endpoint import DEFAULT_PORT, Endpoint, Tls
 from engine.model.password_source import (
+    IamToken,
     PasswordCommand,
     PasswordFile,
     PasswordSource,
@@ -51,7 +55,7 @@ from engine.model.sentinel_group import SentinelGroup, node_address
 
 CONFIG_VARIABLE = "STARTMIGRATION_CONFIG"
 CREDENTIALS_VARIABLE = "STARTMIGRATION_CREDENTIALS"
-_SECRET_SOURCES = ("password", "password_file", "password_command", "password_env")
+_SECRET_SOURCES = ("password", "password_file", "password_command", "password_env", "iam")
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 _FILES = ("password_file", *_TLS_FILES)
 _TLS_ONLY = ("ca_file", "cert_file", "key_file", "verify", "server_name")
@@ -68,6 +72,8 @@ class Credential:
     password_file: str | None = None
     password_command: tuple[str, ...] | None = field(default=None, repr=False)
     password_env: str | None = None
+    iam: str | None = None
+    """Whose IAM token is the password (`model.password_source.IamToken`)."""
     tls: bool | None = None
     ca_file: str | None = None
     cert_file: str | None = None
@@ -109,6 +115,15 @@ class Credential:
         given = [name for name in _SECRET_SOURCES if name in data]
         if len(given) > 1:
             raise UsageError(f"{where}: {' and '.join(given)} exclude each other")
+        if "iam" in data:
+            if not data.get("username"):
+                raise UsageError(
+                    f"{where}: iam needs a username", remedy="An IAM user of AWS has the same name."
+                )
+            try:
+                IamToken.parse(data["iam"], data["username"])
+            except UsageError as error:
+                raise UsageError(f"{where}: {error.message}", remedy=error.remedy) from None
         if data.get("tls") is False:
             for name in _TLS_ONLY:
                 if name in data:
@@ -156,8 +171,8 @@ class Credential:
         return fnmatchcase(named, _canonical(host))
 
     def secret(self) -> str | None:
-        """The password as it is now; None if the entry has none, or if a command gives it. Raises
-        `UsageError` if it cannot be read."""
+        """The password as it is now; None if the entry has none, or if a command or AWS gives it.
+        Raises `UsageError` if it cannot be read."""
         if self.password_env is not None:
             if self.password_env not in os.environ:
                 raise UsageError(
@@ -174,13 +189,19 @@ class Credential:
         """Where the password is read anew with each dial; None: it stays as it is."""
         if self.password_command is not None:
             return PasswordCommand(self.password_command)
+        if self.iam is not None:
+            return IamToken.parse(self.iam, self.username or "")
         if self.password_file is not None and (file := PasswordFile(self.password_file)).lasts:
             return file
         return None
 
     def tls_for(self, own: Tls | None) -> Tls | None:
         """The TLS settings of a server whose URL gave `own`: its own ones first."""
-        wanted = self.tls or any(getattr(self, name) is not None for name in _TLS_ONLY)
+        # AWS takes tokens over TLS alone.
+        by_default = self.iam is not None and self.tls is None
+        wanted = (
+            by_default or self.tls or any(getattr(self, name) is not None for name in _TLS_ONLY)
+        )
         if own is None and not wanted:
             return None
         own = own or Tls()

@@ -1,9 +1,10 @@
 """Where a password is read each time that a server is dialled, for it may change while the engine
-runs: a file, or what a command prints."""
+runs: a file, what a command prints, or a token that AWS takes for one."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +82,47 @@ class PasswordCommand:
         return f"the password command {os.path.basename(self.words[0])}"
 
 
-PasswordSource = PasswordFile | PasswordCommand
+_IAM = re.compile(
+    r"(elasticache|elasticache-serverless|memorydb)/([a-z]{2}[a-z0-9-]{1,30})/"
+    r"([A-Za-z][A-Za-z0-9-]{0,49})"
+)
+_IAM_EXPECTED = (
+    "Expected elasticache/REGION/REPLICATION-GROUP, elasticache-serverless/REGION/CACHE or "
+    "memorydb/REGION/CLUSTER."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IamToken:
+    """What the IAM user `user` of a replication group (`cluster`) of ElastiCache, or of a cluster
+    of MemoryDB, has in the place of a password: signed for 15 minutes (`wire.iam_token`)."""
+
+    service: str
+    region: str
+    cluster: str
+    user: str
+    serverless: bool = False
+
+    @classmethod
+    def parse(cls, given: str, user: str) -> IamToken:
+        """Read `elasticache/REGION/GROUP`, `elasticache-serverless/REGION/CACHE` or
+        `memorydb/REGION/CLUSTER`. Raises `UsageError`."""
+        found = _IAM.fullmatch(given)
+        if found is None:
+            raise UsageError("iam does not say whose token is meant", remedy=_IAM_EXPECTED)
+        service, region, cluster = found.groups()
+        # AWS has these names in small letters, and signs them so.
+        serverless = service == "elasticache-serverless"
+        name = "elasticache" if serverless else service
+        return cls(name, region, cluster.lower(), user, serverless)
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        return f"the IAM token of {self.user} for {self.cluster} ({self.service}, {self.region})"
+
+
+PasswordSource = PasswordFile | PasswordCommand | IamToken
 
 
 def path_problem(path: str) -> str | None:

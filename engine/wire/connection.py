@@ -68,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self._names = command_renames.table(endpoint.command_names)
         self.greeted = False
         """Whether the server has taken the credentials, and answered."""
+        self._renewal: asyncio.TimerHandle | None = None
         self.round_trip = 0.0
         """Seconds of the quickest PING at dialling."""
         self._loop = asyncio.get_running_loop()
@@ -529,6 +530,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.lost = error
         self._fd = -1
+        if self._renewal is not None:
+            self._renewal.cancel()
         self.stop_watching()
         self.stop_resting()
         for waiter in self._calls:
@@ -541,6 +544,14 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
         on_lost, self._on_lost = self._on_lost, _ignore
         on_lost(error)
+
+    def renew_behind(self, seconds: float) -> None:
+        """Give the connection up behind `seconds`, in which its login ends: it cannot be made to
+        log in between what it carries, so it is dialled anew, and goes on where it was."""
+        what = f"{self.name} is dialled anew before its login ends, behind {seconds:g} s"
+        self._renewal = self._loop.call_later(
+            seconds, lambda: self.fail(LinkError(what, fault=self.fault))
+        )
 
     def leave_for(self, there: Endpoint) -> None:
         """Give the connection up, unless it leads to `there`: the server that now has the part of

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine import logs
 from engine._native import ReplySplitter
-from engine.errors import EngineError, FaultOf, LinkError, ProtocolFault, ServerError
+from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.retry import Attempts, Deadline
 from engine.model.server import ServerInfo, parse_info
@@ -33,7 +33,7 @@ from engine.wire.dial import Untrusted, located, named_last
 from engine.wire.error_replies import ErrorReplies
 from engine.wire.failover_addresses import leading
 from engine.wire.link_diagnosis import diagnose, root
-from engine.wire.login import ASKS_AGAIN, Login, asks_again
+from engine.wire.login import ASKS_AGAIN, Login, asks_again, renewed_behind
 from engine.wire.redis_py_connection import connection_over, connection_to, prepare
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ CLIENT_NAME = "startmigration-admin"
 BUSY_SECONDS = 3.0
 _BUSY_CODES = transient("answer")
 _BUSY_PAUSE = 0.1
+# From a login that could not be renewed to the next try, in seconds.
+_LOG_IN_PAUSE = 60.0
 # A pipeline's timeout holds for so many replies.
 _REPLIES_A_CLOCK = 64
 # Of a connection that was handed over: what is read at once, and between two looks at its end.
@@ -186,6 +188,8 @@ class Admin:
         self._names = command_renames.table(endpoint.command_names)
         self._connection = given or connection_to(endpoint, timeout, self.name)
         self._handed = given is not None
+        # When it logs in again over the connection that stands, by the loop's clock; None: never.
+        self._log_in_at: float | None = None
         # It is a replica's: what comes may be of the stream.
         self._replica = False
         self._lost = False
@@ -270,6 +274,7 @@ class Admin:
             await self._connect()
         unread, before = (self._unread, self._unsent) if connected else ([], self._kept)
         self._unread, self._unsent = [], []
+        before = [*await self._login_again(), *before]
         if self._chosen is not None:
             before = [*before, ("SELECT", self._chosen)]
         first = len(unread) + len(before)
@@ -310,6 +315,23 @@ class Admin:
                 if isinstance(reply, EngineError):
                     raise reply
         return replies
+
+    async def _login_again(self) -> list[tuple[Arg, ...]]:
+        """AUTH, where the login of the connection that stands comes to an end. One that the server
+        refuses changes nothing: it ends the connection when it is over, which is dialled anew."""
+        now = asyncio.get_running_loop().time()
+        if self._log_in_at is None or now < self._log_in_at or self._replica:
+            return []
+        login = Login(self.endpoint, self.fault, self.name)
+        try:
+            await login.first()
+        except AuthError as error:
+            _log.warning("%s", error.message, extra={"end": self.fault})
+            self._log_in_at = now + _LOG_IN_PAUSE
+            return []
+        seconds = renewed_behind(self.endpoint)
+        self._log_in_at = None if seconds is None else now + seconds
+        return [("AUTH", self.endpoint.username or "default", login.password or "")]
 
     @property
     def _given_up(self) -> bool:
@@ -545,6 +567,8 @@ class Admin:
             await self._drop()
             raise
         login.accepted()
+        if not self._handed and (seconds := renewed_behind(self.endpoint)) is not None:
+            self._log_in_at = asyncio.get_running_loop().time() + seconds
 
     async def _reply(self, command: Sequence[Arg]) -> Any:
         from redis.exceptions import RedisError
@@ -558,7 +582,7 @@ class Admin:
                     return reply
         except RedisError as error:
             refusal = self._error_replies.error(error, command)
-            if asks_again(self.endpoint, refusal):
+            if command[0] != "AUTH" and asks_again(self.endpoint, refusal):
                 raise LinkError(refusal.message, remedy=ASKS_AGAIN, fault=self.fault) from None
             return refusal
 

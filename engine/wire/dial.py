@@ -16,7 +16,7 @@ from engine.wire import allowed_addresses, cluster_primary, sentinel_primary, so
 from engine.wire.connection import Connection, answered
 from engine.wire.failover_addresses import leading
 from engine.wire.keep_alive import keep_alive
-from engine.wire.login import Login
+from engine.wire.login import Login, renewed_behind
 from engine.wire.tls import ssl_context
 
 _log = logs.logger(__name__)
@@ -239,6 +239,8 @@ async def _greet(
         else:
             login.accepted()
             connection.greeted = True
+            if (seconds := renewed_behind(connection.endpoint)) is not None:
+                connection.renew_behind(seconds)
             return replies
 
 

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from engine.errors import AuthError, EngineError, FaultOf, LinkError, UsageError
 from engine.model.endpoint import Endpoint
-from engine.model.password_source import PasswordFile, PasswordSource
+from engine.model.password_source import IamToken, PasswordFile, PasswordSource
+from engine.wire.iam_token import token_of
 from engine.wire.password_command import printed_by
 
+RENEWED_SECONDS = 11 * 3600.0
+"""AWS ends a connection that has logged in with a token behind 12 hours."""
 ASKS_AGAIN = "It is dialled anew, with the password as it is by then."
 # What was accepted last, by its source and the user. As many as the configuration has entries.
 _accepted: dict[tuple[PasswordSource, str | None], str] = {}
@@ -105,7 +108,14 @@ class Login:
     async def _read(self, source: PasswordSource, *, anew: bool = False) -> str:
         if isinstance(source, PasswordFile):
             return source.read()
+        if isinstance(source, IamToken):
+            return await token_of(source, anew=anew)
         return await printed_by(source, anew=anew)
+
+
+def renewed_behind(endpoint: Endpoint) -> float | None:
+    """Seconds behind which a connection has to log in again, or be dialled anew; None: never."""
+    return RENEWED_SECONDS if isinstance(endpoint.password_source, IamToken) else None
 
 
 def asks_again(endpoint: Endpoint, refusal: EngineError) -> bool:

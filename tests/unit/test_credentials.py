@@ -20,7 +20,7 @@ from engine.model.credentials import (
     config_path,
 )
 from engine.model.endpoint import Endpoint, Tls
-from engine.model.password_source import PasswordCommand, PasswordFile
+from engine.model.password_source import IamToken, PasswordCommand, PasswordFile
 
 SECRET = "correct-horse-battery"
 
@@ -171,6 +171,10 @@ def test_passwords_that_are_read_with_each_dial(
     assert told.apply(Endpoint("a", password="mine")).password_source is None
     assert told.and_of(filled) == told
     assert filled.without_credentials == Endpoint("a")
+    iam = entries({"host": "a", "username": "u", "iam": "memorydb/eu-west-1/G"})
+    signed = iam.apply(Endpoint("a"))
+    assert signed.password_source == IamToken("memorydb", "eu-west-1", "g", "u")
+    assert (signed.tls, signed.has_password) == (Tls(), True)
     missing = entries({"host": "a", "password_command": "no-such-program-anywhere"})
     (problem,) = missing.unreadable()
     assert "no-such-program-anywhere for a cannot be run: there is no such program" in problem
@@ -208,6 +212,14 @@ def test_passwords_that_cannot_be_read(tmp_path: Path) -> None:
         ({"host": "a", "password_command": ["a\0b"]}, "password_command holds a NUL"),
         ({"host": "a", "password_command": ["a\ud800"]}, "password_command is not valid UTF-8"),
         ({"host": "a", "password_command": "x", "password_file": "/x"}, "exclude each other"),
+        ({"host": "a", "iam": "elasticache/eu-west-1/g"}, "iam needs a username"),
+        ({"host": "a", "username": "u", "iam": "elasticache/g"}, "iam does not say whose token"),
+        ({"host": "a", "username": "u", "iam": "s3/eu-west-1/g"}, "iam does not say whose token"),
+        ({"host": "a", "username": "u", "iam": 1}, "iam is not a string"),
+        (
+            {"host": "a", "username": "u", "iam": "memorydb/eu-west-1/g", "password": SECRET},
+            "exclude each other",
+        ),
     ],
 )
 def test_wrong_entries(item: Any, message: str) -> None:

@@ -62,8 +62,8 @@ ONE_HOME = {
     "typer": {"cli"},
     "rich": {"cli"},
     "xml": {"front"},
-    # The HTTP face alone; the service model's shapes are data.
-    "botocore": {"front"},
+    # The HTTP face: the service model's shapes are data. The wire: tokens that AWS takes.
+    "botocore": {"front", "wire"},
     "prometheus_client": {"front"},
     "starlette": {"front"},
     "uvicorn": {"front"},
