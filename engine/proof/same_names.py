@@ -11,8 +11,9 @@ behind the last look:
    Where it has as many as the source, it has no other.
 
 So its own names need not be asked for. Nothing is said where a server does not tell, or counts
-otherwise: a fork; one with modules, which may add keys past its counts; a replica, which may take
-all of its primary's keys anew; a node of a cluster, which counts keys that are no longer its own.
+otherwise: a fork; one with modules, which may add keys past its counts, but for those that servers
+come with; a replica, which may take all of its primary's keys anew; a node of a cluster, which
+counts keys that are no longer its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from dataclasses import dataclass
 from engine.proof.deployment import written_in
 from engine.wire.control_connection import Admin
 
+# What Redis 8 and Valkey 9 come with: their writes count.
+_OWN_MODULES = frozenset({"lua", "vectorset"})
 _LAST_SAVE = re.compile(rb"^rdb_last_save_time:(\d+)", re.MULTILINE)
 _CLOCK = re.compile(rb"^server_time_usec:(\d+)", re.MULTILINE)
 
@@ -54,7 +57,9 @@ async def _at_rest(end: Admin, db: int) -> AtRest | None:
     info, written = end.info_in(text), written_in(text)
     if written is None or not info.process:
         return None
-    if info.fork or info.modules or info.role != "master" or info.mode != "standalone":
+    if info.fork or info.role != "master" or info.mode != "standalone":
+        return None
+    if not _OWN_MODULES.issuperset(info.modules):
         return None
     # A save sets the count of changes back. One that is still to come has a later time.
     saved, now = (pattern.search(text) for pattern in (_LAST_SAVE, _CLOCK))

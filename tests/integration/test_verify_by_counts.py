@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from benches.support.proxy import Proxy
 from benches.support.servers import Server
@@ -33,19 +34,21 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def pair(server_factory: ServerFactory) -> tuple[Server, Server]:
     """Both have the same keys, and their last save is over."""
-    here, there = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))
-    for each in (here, there):
-        each.client().mset(VALUES)
-        rests(each)
-    return here, there
+    return filled(server_factory, "redis-7.0")
 
 
-def rests(server: Server) -> None:
-    def over() -> bool:
-        told = server.client().info()
-        return int(told["server_time_usec"]) // 1_000_000 > int(told["rdb_last_save_time"])
+def filled(server_factory: ServerFactory, name: str) -> tuple[Server, Server]:
+    pair = server_factory(known(name)), server_factory(known(name))
+    for each in pair:
+        client = each.client()
+        client.mset(VALUES)
 
-    wait_for(over, "a second behind the last save")
+        def over(client: redis.Redis = client) -> bool:
+            told = client.info()
+            return int(told["server_time_usec"]) // 1_000_000 > int(told["rdb_last_save_time"])
+
+        wait_for(over, "a second behind the last save")
+    return pair
 
 
 def verify(
@@ -85,6 +88,30 @@ def test_servers_at_rest(pair: tuple[Server, Server], mode: Mode) -> None:
         "key:1": ("missing",), "extra": ("extra",)
     }  # fmt: skip
     assert named(there)
+
+
+@pytest.mark.parametrize(
+    ("name", "writes"),
+    [
+        ("redis-8.0", ("VADD", "extra", "VALUES", 2, 1, 2, "element")),
+        ("valkey-9.1", ("EVAL", "redis.call('SET', KEYS[1], 1)", 1, "extra")),
+    ],
+)
+def test_modules_that_a_server_comes_with(
+    server_factory: ServerFactory, name: str, writes: tuple[str | int, ...]
+) -> None:
+    """Their writes count."""
+    here, there = filled(server_factory, name)
+    client = there.client()
+    assert client.info()["modules"]
+    found, _ = verify(here, there)
+    assert (found.outcome, found.compared, named(there)) == ("equal", KEYS, False)
+    changes = "rdb_changes_since_last_save"
+    before = client.info()[changes]
+    client.execute_command(*writes)
+    assert client.info()[changes] > before
+    found, _ = verify(here, there)
+    assert [each.key for each in found.differences] == ["extra"]
 
 
 @pytest.mark.parametrize("act", ["write", "save", "restart", "source"])

@@ -28,7 +28,7 @@ FURTHER = {
     "--query", "--endpoint-url", "--primary-cluster-id", "--port", "--source-type", "--output",
     "--replication-group-description", "--source-identifier", "--retain-primary-cluster",
     "--strict", "--sets", "--runs", "--smoke", "--keys", "--scale", "--compare", "--help",
-    "--version", "--cluster",
+    "--version", "--cluster", "--mixed",
 }  # fmt: skip
 
 
