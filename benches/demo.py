@@ -40,6 +40,7 @@ from engine.cli.output_format import duration
 from engine.cli.progress_display import display
 from engine.cli.report_summary import as_text
 from engine.fleet import run
+from engine.front.faults_with_details import CompletionRefused
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
 
@@ -149,9 +150,16 @@ async def _migrate(
     started = await engine.start_migration(group, [source], settings=settings)
     _say("StartMigration", _status(started))
     try:
-        with display() as shown:
-            await engine.wait(group, until="copied", on_progress=shown.update)
-        completing = await engine.complete_migration(group)
+        for left in range(4, -1, -1):
+            with display() as shown:
+                await engine.wait(group, until="copied", on_progress=shown.update)
+            try:
+                completing = await engine.complete_migration(group)
+                break
+            except CompletionRefused:
+                # A machine that stood still since then has heard neither end: that passes.
+                if not left:
+                    raise
         _say("CompleteMigration", _status(completing))
         with display() as shown:
             report = await engine.wait(group, until="available", on_progress=shown.update)

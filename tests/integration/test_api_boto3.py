@@ -28,6 +28,7 @@ from engine.front.http.botocore_model import API_VERSION
 from engine.front.http.client_limits import CONNECTIONS_MOST, CONNECTIONS_OF_ONE
 from engine.front.http.server import GRACE_SECONDS
 from engine.front.http.tls_handshake_limits import HANDSHAKE_SECONDS
+from tests.support.completing import word_given
 from tests.support.servers import ServerFactory, known
 
 KEYS = 2000
@@ -125,7 +126,10 @@ def test_a_whole_migration(api: Serving, server_factory: ServerFactory) -> None:
     assert 'startmigration_migration_lag_bytes{group="cache"}' in page
     assert 'startmigration_migration_checkpoint_age_seconds{group="cache"}' in page
     # 4. Complete; what polls is botocore's own waiter.
-    migrate.complete_migration(ReplicationGroupId="cache")
+    word_given(
+        lambda: migrate.complete_migration(ReplicationGroupId="cache"),
+        lambda: percent(group(migrate)) == 100.0,
+    )
     quick = {"Delay": 1, "MaxAttempts": 30}
     waiter = migrate.get_waiter("replication_group_available")
     waiter.wait(ReplicationGroupId="cache", WaiterConfig=quick)

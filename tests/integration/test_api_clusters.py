@@ -20,6 +20,7 @@ from benches.support.waiting import wait_for
 from engine.front.engine import Engine
 from tests.support.carried import assert_carried
 from tests.support.command_line import Cli, between, nodes
+from tests.support.completing import word_given
 from tests.support.servers import ServerFactory, known
 from tests.support.traffic import Retrying
 
@@ -99,7 +100,10 @@ def test_three_shards_into_three(api: Serving, state_url: str) -> None:
         with pytest.raises(botocore.exceptions.ClientError) as again:
             client.start_migration(ReplicationGroupId="cache", CustomerNodeEndpointList=nodes)
         assert again.value.response["Error"]["Code"] == "ReplicationGroupAlreadyUnderMigrationFault"
-        client.complete_migration(ReplicationGroupId="cache")
+        word_given(
+            lambda: client.complete_migration(ReplicationGroupId="cache"),
+            lambda: migration(state_url)["CanComplete"],
+        )
         wait_for(lambda: group(client)["Status"] == "available", "the end", 60)
         ended = migration(state_url)
         assert ended["Status"] == "done", ended

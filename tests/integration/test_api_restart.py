@@ -19,6 +19,7 @@ from benches.support.api import Serving, percent
 from benches.support.waiting import wait_for
 from engine.front.engine import Engine
 from engine.front.http.server import GRACE_SECONDS
+from tests.support.completing import word_given
 from tests.support.servers import ServerFactory
 
 
@@ -68,7 +69,9 @@ def completed(api: Serving, source: Any, target: Any) -> None:
     source.client().set("after", "2")
     client = api.client()
     wait_for(lambda: in_sync(client), "in sync again")
-    client.complete_migration(ReplicationGroupId="cache")
+    word_given(
+        lambda: client.complete_migration(ReplicationGroupId="cache"), lambda: in_sync(client)
+    )
     # Once: an order that was accepted is carried out, or it is told why not.
     try:
         wait_for(lambda: status(client) == "available", "available")

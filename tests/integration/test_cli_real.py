@@ -81,7 +81,7 @@ def test_register_test_start_complete(ends: tuple[Server, Server], cli: Cli) -> 
     group = cli.wait_for(lambda group: group["Migration"]["CanComplete"])
     assert group["Migration"]["Keys"] == source.client().dbsize() or group["Migration"]["Keys"] > 0
 
-    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    told = cli.completed("--output", "json", process=True)
     assert told.code == 0, told.err
     assert told.json["ReplicationGroup"]["Status"] == "available"
     assert_equal(source.url, target.url)
@@ -106,7 +106,7 @@ def test_start_and_wait_shows_progress(two: tuple[Server, Server], cli: Cli) -> 
     assert told.code == 0, told.err
     assert re.search(r"^COPIED +100 keys, ", told.err, re.MULTILINE), told.err
     assert "migrating" in told.out
-    told = cli.here("complete-migration", *GROUP, "--wait")
+    told = cli.completed()
     assert told.code == 0, told.err
     assert "available" in told.out
     assert_equal(source.url, target.url)
@@ -138,7 +138,7 @@ def test_a_cut_over_without_the_comparison(server_factory: ServerFactory, cli: C
     told = cli.here("complete-migration", *GROUP, "--force", "--skip-verification")
     assert told.code == 2
     assert "--force aborts the migration, --skip-verification cuts over" in told.err
-    told = cli.here("complete-migration", *GROUP, "--skip-verification", "--wait")
+    told = cli.completed("--skip-verification")
     assert told.code == 0, told.err
     assert_equal(source.url, target.url)
     assert "cut over without the comparison, as asked" in cli.here("describe-events", *GROUP).out
@@ -205,7 +205,7 @@ def test_faults_of_the_groups_state(two: tuple[Server, Server], cli: Cli) -> Non
     told = cli.here("delete-replication-group", *GROUP)
     assert told.code == 1
     assert told.err.startswith("InvalidReplicationGroupState: ")
-    assert cli.here("complete-migration", *GROUP, "--wait").code == 0
+    assert cli.completed().code == 0
 
 
 @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ def test_ctrl_c_while_waiting_leaves_the_worker_at_work(
         assert "describe-replication-groups --replication-group-id prod" in told.err
         line.throttle(None)
         cli.wait_for(lambda group: group["Migration"]["CanComplete"])
-        assert cli.here("complete-migration", *GROUP, "--wait").code == 0
+        assert cli.completed().code == 0
     assert_equal(source.url, target.url)
 
 
@@ -524,7 +524,7 @@ def test_a_worker_that_is_killed_is_replaced(server_factory: ServerFactory, cli:
         link.throttle(None)
         told = cli.end(process)
         assert told.code == 0, told.err
-        done = cli.here("complete-migration", *GROUP, "--wait", "--output", "json")
+        done = cli.completed("--output", "json")
     assert done.code == 0, done.err
     assert done.json["Report"]["status"] == "done"
     assert done.json["Report"]["source_type"] == "scan"
@@ -610,7 +610,7 @@ def test_the_primary_of_a_source_is_released(server_factory: ServerFactory, cli:
     start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
     told = cli.here(*start, "--source-type", "replica", "--wait")
     assert told.code == 0, told.err
-    while (told := cli.here("complete-migration", *GROUP, "--wait")).code:
+    while (told := cli.completed()).code:
         assert "the deadline of" in told.err, told.err
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
         primary.client().set("key", "2")
@@ -644,7 +644,7 @@ def test_the_source_is_released(
     assert told.code == 1
     assert "InvalidReplicationGroupState" in told.json["Error"]["Code"]
     assert "it is migrating" in told.err
-    while (told := cli.here("complete-migration", *GROUP, "--wait")).code:
+    while (told := cli.completed()).code:
         # Redis 6.0 is paused for half a second at first.
         assert "the deadline of" in told.err, told.err
     with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
@@ -685,7 +685,7 @@ def test_a_source_that_was_sealed_before_is_released(
     for _ in range(2):
         target.client().flushall()
         assert cli.here(*start, "--source-type", "replica", "--wait").code == 0
-        assert cli.here("complete-migration", *GROUP, "--wait").code == 0
+        assert cli.completed().code == 0
         with pytest.raises(redis.ResponseError, match="NOREPLICAS"):
             client.set("key", "2")
     assert cli.here("unblock-source", *GROUP).code == 0
@@ -709,7 +709,7 @@ def test_a_source_that_its_operator_has_closed_is_not_ours_to_release(
     address = f"Address={source.host},Port={source.port}"
     start = ("start-migration", *GROUP, "--customer-node-endpoint-list", address)
     assert cli.here(*start, "--source-type", "replica", "--wait").code == 0
-    while (told := cli.here("complete-migration", *GROUP, "--wait")).code:
+    while (told := cli.completed()).code:
         # Redis 6.0 is paused for half a second at first.
         assert "the deadline of" in told.err, told.err
     assert target.client().get("key") == b"1"

@@ -18,6 +18,7 @@ from engine.errors import EngineError
 from engine.front.engine import Engine
 from engine.model.settings import TransferSettings
 from tests.support.comparison import assert_settled
+from tests.support.completing import word_given
 from tests.support.library import migrating
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario
@@ -61,6 +62,12 @@ class Operator:
         pid = self.migration["Workers"][0]["Pid"]
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not self.migration["Workers"], "a worker that is known to be gone", 60)
+
+    def complete(self) -> None:
+        """Give the word."""
+        word_given(
+            lambda: self.verbs.complete_migration("g"), lambda: self.migration["CanComplete"]
+        )
 
     def available(self) -> None:
         def so() -> bool:
@@ -112,7 +119,7 @@ def test_a_worker_that_is_killed(
         assert counted["FullSyncs"] == len(lanes), counted
         assert counted["PartialSyncs"] == len(lanes), counted
         assert {each["Shard"]: each["Slots"] for each in operator.migration["Workers"]} == lanes
-        operator.verbs.complete_migration("g")
+        operator.complete()
         operator.available()
         assert operator.migration["Status"] == "done", operator.events
         clients.stop()
@@ -153,7 +160,7 @@ def test_an_abort(worker: str, operator: Operator, scenario: NewScenario) -> Non
     settings = TransferSettings(take_over=True)
     operator.verbs.start_migration("g", nodes, settings=settings)
     operator.in_sync()
-    operator.verbs.complete_migration("g")
+    operator.complete()
     operator.available()
     assert operator.migration["Status"] == "done", operator.events
     s.assert_migrated()

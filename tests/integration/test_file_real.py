@@ -36,6 +36,7 @@ from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.verify import Verification, verify_file
 from engine.wire.event_loop import run
 from tests.support.carried import is_carried
+from tests.support.completing import complete
 from tests.support.in_one_go import migrate
 from tests.support.library import copied
 from tests.support.servers import ServerFactory, known, url_of
@@ -556,7 +557,7 @@ async def test_the_library_s_operations(
     assert not isinstance(progress, Report)
     assert progress.source_type == "file"
     assert progress.keys == progress.total_keys == 500
-    await engine.complete_migration("g")
+    await complete(engine, "g")
     report = await engine.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "done"

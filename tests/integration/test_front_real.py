@@ -45,6 +45,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from tests.support.completing import complete
 from tests.support.own_keys import assert_tidy
 from tests.support.processes import frozen, kill, until_ended
 from tests.support.servers import known
@@ -167,7 +168,7 @@ async def test_the_verbs(
     (worker,) = found["Workers"]
     with pytest.raises(ReplicationGroupAlreadyUnderMigrationFault):
         await face.start_migration("g", node(source))
-    await face.complete_migration("g")
+    await complete(face, "g")
     report = await face.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert (report.status, report.keys, report.errors) == ("done", 2002, ())
@@ -213,7 +214,7 @@ async def test_credentials_reach_the_worker(
     await face.wait("g", until="copied", timeout=60)
     worker = (await migration(face))["Workers"][0]["Pid"]
     command = await asyncio.to_thread(Path(f"/proc/{worker}/cmdline").read_bytes)
-    await face.complete_migration("g")
+    await complete(face, "g")
     await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
     await asyncio.to_thread(until_ended, worker)
@@ -237,7 +238,7 @@ async def test_given_credentials_reach_the_worker(
     await face.register_replication_group("g", plain(target))
     await face.start_migration("g", node(source))
     await face.wait("g", until="copied", timeout=60)
-    await face.complete_migration("g")
+    await complete(face, "g")
     await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
     face.close()
@@ -269,7 +270,7 @@ async def test_a_killed_worker_is_resumed(
     resumed = await face.resume_migration("g")
     assert resumed["ReplicationGroup"]["Status"] == "migrating"
     await face.wait("g", until="copied", timeout=120)
-    await face.complete_migration("g")
+    await complete(face, "g")
     report = await face.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "done"
@@ -305,7 +306,7 @@ async def test_a_killed_worker_is_ended_by_force(
     # And the group is as good as new.
     await face.start_migration("g", node(source))
     await face.wait("g", until="copied", timeout=60)
-    await face.complete_migration("g")
+    await complete(face, "g")
     await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
 
@@ -355,7 +356,7 @@ async def test_what_a_worker_left_that_was_killed_behind_the_fence(
         await face.wait("g", until="in-sync", timeout=60)
         # Behind the fence each question to the target takes its time; before it too, where both
         # ends are compared.
-        await face.complete_migration("g")
+        await complete(face, "g")
         link.delay(0.2)
         await soon(lambda: _phase(state) == "CUT_OVER", "the cut-over")
         if sealed:
@@ -427,7 +428,7 @@ async def test_a_signal_stops_the_worker(
     link.throttle(None)
     await face.resume_migration("g")
     await face.wait("g", until="copied", timeout=120)
-    await face.complete_migration("g")
+    await complete(face, "g")
     await face.wait("g", until="available", timeout=60)
     assert_equal(source.client(), target.client())
 
@@ -458,7 +459,7 @@ async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFa
     await face.start_migration("g", node(source), settings=SCAN)
     await face.wait("g", until="copied", timeout=60)
     source.client().set("late", "1")
-    await face.complete_migration("g")
+    await complete(face, "g")
     with pytest.raises(TransferFailed, match="cut-over refused"):
         await face.wait("g", until="available", timeout=60)
     found = await migration(face)
@@ -466,7 +467,7 @@ async def test_a_cut_over_that_is_refused(face: Engine, server_factory: ServerFa
     assert any("cut-over refused" in each for each in await events(face))
     # Mended, it goes through; the same worker is still there.
     target.client().set("late", "1")
-    await face.complete_migration("g")
+    await complete(face, "g")
     report = await face.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "done"
@@ -494,7 +495,7 @@ async def test_the_order_behind_one_that_came_to_nothing(
     except TransferFailed:
         assert "cut-over refused: " in " ".join(await events(face))
         await face.wait("g", until="in-sync", timeout=60)
-        await face.complete_migration("g")
+        await complete(face, "g")
         report = await face.wait("g", until="available", timeout=60)
     assert isinstance(report, Report)
     assert report.status == "done"
@@ -605,7 +606,7 @@ async def test_a_cut_over_without_the_comparison(
     await face.start_migration("g", [dump])
     await face.wait("g", until="copied", timeout=60)
     target.client().delete("key:7")
-    await face.complete_migration("g")
+    await complete(face, "g")
     with pytest.raises(TransferFailed, match="cut-over refused"):
         await face.wait("g", until="available", timeout=60)
     reason = (await migration(face))["Reason"]
@@ -659,7 +660,7 @@ async def test_a_user_that_may_not_compare(
     if way == "scan":
         source.client().execute_command("ACL", "SETUSER", "mover", "+hgetall")
         await until(True, "")
-        await face.complete_migration("g")
+        await complete(face, "g")
     else:
         await face.complete_migration("g", skip_verification=True)
     report = await face.wait("g", until="available", timeout=60)
@@ -766,7 +767,7 @@ async def test_what_is_published_contradicts_itself_at_no_time(
         await face.start_migration("g", node(source), settings=settings)
         await face.wait("g", until="in-sync", timeout=60)
         await soon(lambda: any(each["CanComplete"] for each in seen), "an open gate")
-        await face.complete_migration("g")
+        await complete(face, "g")
         await face.wait("g", until="available", timeout=60)
         await soon(lambda: seen[-1]["Status"] == "done", "the end")
     finally:

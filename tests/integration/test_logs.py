@@ -17,6 +17,7 @@ from engine import Endpoint, Engine
 from engine.errors import AuthError
 from engine.wire.dial import dial
 from engine.wire.event_loop import run
+from tests.support.completing import word_given
 from tests.support.servers import ServerFactory
 
 SECRET = "hunter2-and-more"
@@ -126,7 +127,9 @@ def test_three_faults(
         story.says("Phase CATCH_UP begins")
         # The cut-over.
         migration.wait_for(lambda found: found["CanComplete"])
-        face.sync.complete_migration("g")
+        word_given(
+            lambda: face.sync.complete_migration("g"), lambda: migration.migration()["CanComplete"]
+        )
         for text in (
             "The operator asks: complete",
             "Compare both ends before the fence: done",

@@ -16,6 +16,7 @@ from benches.support.compare import assert_equal
 from benches.support.servers import Server
 from engine.errors import StateError
 from engine.front.engine import Engine
+from tests.support.completing import complete
 from tests.support.postgres import Postgres, folder_of_postgres
 from tests.support.processes import until_ended
 from tests.support.servers import ServerFactory
@@ -76,7 +77,7 @@ async def following(
 async def completed(face: Engine, source: Server, target: Server) -> None:
     source.client().incr("written", 7)
     await face.wait("g", until="in-sync", timeout=60)
-    await face.complete_migration("g")
+    await complete(face, "g")
     await face.wait("g", until="available", timeout=60)
     await asyncio.to_thread(assert_equal, source.client(), target.client())
 

@@ -48,7 +48,7 @@ def test_a_worker_that_stops_and_goes_on(ends: tuple[Server, Server], cli: Cli) 
     target.restart()
     told = cli("resume-migration", *GROUP, "--retry-for", "1h", "--wait")
     assert told.code == 0, told.err
-    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    told = cli.completed("--output", "json")
     assert told.code == 0, told.err
     assert told.json["Report"]["full_syncs"] == 1
     assert target.client().get("meanwhile") == b"1"
@@ -73,7 +73,7 @@ def test_a_source_that_lost_its_data_is_accepted_by_the_verb(
     assert target.client().get("key:7") == b"7"
     told = cli("resume-migration", *GROUP, "--accept-source-loss", "--wait")
     assert told.code == 0, told.err
-    told = cli("complete-migration", *GROUP, "--wait")
+    told = cli.completed()
     assert told.code == 0, told.err
     assert target.client().keys() == [b"only"]
 
@@ -104,7 +104,7 @@ def test_a_silent_source_on_every_face(ends: tuple[Server, Server], cli: Cli) ->
     finally:
         source.thaw()
     cli.wait_for(lambda each: each["Migration"]["CanComplete"])
-    assert cli("complete-migration", *GROUP, "--wait").code == 0
+    assert cli.completed().code == 0
     assert_equal(source.url, target.url)
 
 
@@ -182,7 +182,7 @@ def test_a_target_that_another_state_migrates_into(
         source.client().incr("counter")
         cli.wait_for(lambda group: group["Status"] == "available")
         assert "has taken the target over" in cli("describe-events", *GROUP).out
-        told = other("complete-migration", *GROUP, "--wait")
+        told = other.completed()
         assert told.code == 0, told.err
     finally:
         other.close()
@@ -219,7 +219,7 @@ def test_what_an_aborted_migration_has_left(
         assert "The start removes them" in events
         assert "300 in database 0; they are removed" in events
         assert "they stay" not in events
-        told = other("complete-migration", *GROUP, "--wait", "--output", "json")
+        told = other.completed("--output", "json")
         assert told.code == 0, told.err
         assert told.json["Report"]["verification"]["counted"]
     finally:
@@ -241,7 +241,7 @@ def test_what_an_aborted_migration_has_left_and_the_source_still_has(
     assert target.client().keys("startmigration*") == [b"startmigration:left"]
     assert cli(*run).code == 0
     assert "the source has each of them too" in cli("describe-events", *GROUP).out
-    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    told = cli.completed("--output", "json")
     assert told.code == 0, told.err
     assert told.json["Report"]["verification"]["counted"]
     assert not target.client().keys("startmigration*")
@@ -260,7 +260,7 @@ def test_what_is_left_among_keys_of_the_target(ends: tuple[Server, Server], cli:
     events = cli("describe-events", *GROUP).out
     assert "warning: leftovers: the migration " in events
     assert "has left keys among those that the target had before" in events
-    told = cli("complete-migration", *GROUP, "--wait", "--output", "json")
+    told = cli.completed("--output", "json")
     assert told.code == 0, told.err
     assert target.client().mget("own", "key:1") == [b"1", b"1"]
     # The operator says that they are the target's own.
@@ -269,7 +269,7 @@ def test_what_is_left_among_keys_of_the_target(ends: tuple[Server, Server], cli:
     skipped = ("--skip-checks", "leftovers")
     assert cli("start-migration", *GROUP, *nodes(source), "--wait").code == 1
     assert cli("start-migration", *GROUP, *nodes(source), *skipped, "--wait").code == 0
-    told = cli("complete-migration", *GROUP, "--wait")
+    told = cli.completed()
     assert told.code == 0, told.err
     assert target.client().mget("own", "key:1") == [b"1", b"1"]
 

@@ -4,7 +4,7 @@
     library         a migration by the library, in a thread of the test's process
     faces           a migration by a worker: by the command line, the library's verbs, the API
     command_line    the verbs on the command line, with one group
-    in_one_go       the library's `migrate`
+    in_one_go       the library's `migrate`; `completing`: the word, given again where it has to be
     servers         a server by its release; addresses, offsets, write blocks
     replicas        native replicas
     postgres        a PostgreSQL for the state
