@@ -931,7 +931,14 @@ class Lane:
                     published = loop.time()
                     await self._tick()
                 if offer.wanted.done():
-                    if await offer.lend():
+                    try:
+                        over = await offer.lend()
+                    except (TakenUpAnew, LinkError, ServerError):
+                        if pump.done():
+                            # What it has ended by says what to do.
+                            pump.result()
+                        raise
+                    if over:
                         return
                     offer = self.offer = Offer(offer.followed)
                 self.on_look()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from engine import logs
@@ -62,6 +62,16 @@ def _notices(act: _Act) -> _Act:
             raise
 
     return noticing
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """That the source has failed over is a reason against the cut-over, and breaks nothing: also
+    where the link to it has gone by that, which is the lane's to deal with."""
+    try:
+        yield
+    except TransferFailed as exc:
+        raise Refused(exc.in_one_line) from exc
 
 
 class LaneCutOver:
@@ -385,7 +395,8 @@ class LaneCutOver:
             return
         with self.upkeep.step("pause writers"):
             found = self._shared.replication = await self._fence.close()
-            self.upkeep.of_history(found, self._source.replid)
+            with _refusing():
+                self.upkeep.of_history(found, self._source.replid)
         self.upkeep.note_before(self._fence)
 
     @_notices
@@ -393,7 +404,8 @@ class LaneCutOver:
         """The last byte is on the target."""
         follower, final = self._follower, self._replication.offset
         # Each lane has a link of its own, and so a history of its own.
-        self.upkeep.of_history(self._replication, self._source.replid)
+        with _refusing():
+            self.upkeep.of_history(self._replication, self._source.replid)
         follower.hurry(True)
         what = "Cut-over: apply the rest of the stream"
         with logs.timed(_log, what, extra={"end": "target", "offset": final}):
@@ -438,7 +450,8 @@ class LaneCutOver:
 
     async def _look_for_another_primary(self) -> None:
         if self._acts:
-            await self._roles.no_second_primary(self._replication)
+            with _refusing():
+                await self._roles.no_second_primary(self._replication)
 
     async def _settled(self, settling: asyncio.Future[None]) -> int:
         """The last TTLs are restored, also those of keys that were read again since. Returns how
@@ -473,7 +486,8 @@ class LaneCutOver:
             raise Refused(why)
         # Other lanes may have taken their time since it was reported.
         replication = None if self._context.peers.several else self._blocked
-        await self.upkeep.not_moved(self._fence, replication)
+        with _refusing():
+            await self.upkeep.not_moved(self._fence, replication)
 
     # --- What decides, and what follows ---
 

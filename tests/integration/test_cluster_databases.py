@@ -178,7 +178,7 @@ def test_databases_that_are_emptied_and_swapped(scenario: NewScenario) -> None:
         assert_settled(s.source, s.whole("target"), 5)
         s.source.client().swapdb(0, 9)
         s.source.client().set("behind", "it")
-        assert_settled(s.source, s.whole("target"), 20)
+        assert_settled(s.source, s.whole("target"), 60)
         s.source.client().flushall()
         s.source.client(9).set("behind", "it")
         run.cut_over()

@@ -15,10 +15,13 @@ import pytest
 import redis
 
 from benches.support.proxy import Proxy
+from benches.support.waiting import soon
+from engine.errors import LinkError
 from engine.model.credentials import Credentials
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
+from engine.model.replication import Replication
 from engine.model.settings import TransferSettings
 from engine.transfer import fence_in_checkpoint, role_monitor
 from engine.transfer.checkpoint_store import MemoryCheckpoint
@@ -117,14 +120,16 @@ def test_a_failover_while_following(name: str, server_factory: ServerFactory) ->
     assert_tidy(target)
 
 
+@pytest.mark.parametrize("link", ["stands", "has gone"])
 def test_a_failover_between_the_last_look_and_the_fence(
-    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+    link: str, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The role in the fence's own MULTI counts: the cut-over is undone, and comes off later."""
+    """The role in the fence's own MULTI counts: the cut-over is undone, and comes off later; also
+    where the source has closed the engine's link before that."""
     source, promoted, target = (server_factory(known("redis-7.0"), *BACKLOG) for _ in range(3))
     source.client().set("key", 1)
     make_replica(promoted, source)
-    prepare = PauseFence.prepare
+    prepare, close = PauseFence.prepare, PauseFence.close
     prepared: list[str] = []
 
     async def fail_over(self: PauseFence) -> None:
@@ -134,7 +139,15 @@ def test_a_failover_between_the_last_look_and_the_fence(
             promoted.client().execute_command("REPLICAOF", "NO", "ONE")
             source.client().execute_command("REPLICAOF", promoted.host, promoted.port)
 
+    async def close_late(self: PauseFence) -> Replication:
+        if link == "has gone" and len(prepared) == 1:
+            (lane,) = run.work._way.lanes  # type: ignore[union-attr]
+            lane._source._give_up(LinkError("the source closed it", fault="source"))
+            await soon(lambda: lane.cut_over.stopped, "a link that is gone")
+        return await close(self)
+
     monkeypatch.setattr(PauseFence, "prepare", fail_over)
+    monkeypatch.setattr(PauseFence, "close", close_late)
 
     with migrating(source, target, timeout=60) as run:
         run.following()
