@@ -41,10 +41,10 @@ cdef class CommandBatch:
         start_offset, end_offset: the batch holds what lies behind the first and up to the second.
         db_before, db_after: the database selected there.
         in_multi_before, in_multi_after: whether there the stream is between MULTI and EXEC.
-        slots: what its commands are for, where that is not every key.
+        filter: what its commands are for, where that is not every key.
     """
     cdef Packed packed
-    cdef readonly SlotFilter slots
+    cdef readonly KeyFilter filter
     cdef readonly uint64_t start_offset
     cdef readonly uint64_t end_offset
     cdef readonly int db_before
@@ -249,8 +249,8 @@ cdef class CommandBatch:
 
     @property
     def across(self):
-        """Indices of the commands that are never sent: their keys are not in one of `slots` alone,
-        or not known. `changes` names those that are."""
+        """Indices of the commands that are never sent: their keys are not in one of the slots alone,
+        the rules do not take all of them, or they are not known. `changes` names those that are."""
         return self.indices(FLAG_ACROSS)
 
     @property
@@ -267,14 +267,14 @@ cdef class CommandBatch:
     @property
     def slot_moves(self):
         """Indices of the commands that tell of slots which are being moved: RESTORE-ASKING,
-        CLUSTER SYNCSLOTS, TRIMSLOTS. Where there are `slots` each of the stream's is among them."""
+        CLUSTER SYNCSLOTS, TRIMSLOTS. Where there are slots each of the stream's is among them."""
         return self.indices(FLAG_SLOT_MOVES)
 
     def within(self, keys):
-        """Those of `keys`, as (database, key), that are in `slots`: all where there are none."""
-        if self.slots is None:
+        """Those of `keys`, as (database, key), that it is for: all where there is no `filter`."""
+        if self.filter is None:
             return list(keys)
-        return [(db, key) for db, key in keys if self.slots.takes(key)]
+        return [(db, key) for db, key in keys if self.filter.takes(db, key)]
 
     @property
     def unknown(self):
@@ -347,7 +347,7 @@ cdef class CommandBatch:
 
     def changes(self, Py_ssize_t index):
         """The keys that command `index` may change, as (database, key); None as in `keys`. Only
-        those in `slots`, where there are any.
+        those that the `filter` takes, where there is one.
 
         Of RENAME, COPY and MOVE the last one is where the key goes to. The databases are those in
         which the keys are behind the batch: a later SWAPDB in it may have moved them.
@@ -372,8 +372,8 @@ cdef class CommandBatch:
     cdef inline bint is_ours(
         self, const StreamCommand *command, const KeyWalk *walk
     ) noexcept nogil:
-        """Whether the key that was found is in `slots`: of what is sent each is."""
-        return not command.across or self.slots.has_key(walk.key, walk.size)
+        """Whether the key that was found is for the batch: of what is sent each is."""
+        return not command.across or self.filter.has_key(walk.key_db, walk.key, walk.size)
 
     cdef bint begin(self, KeyWalk *walk, Py_ssize_t index) except -1:
         cdef const StreamCommand *command = self.at(index)
@@ -563,7 +563,7 @@ cdef class CommandBatch:
     cdef CommandBatch part(self, size_t first, size_t last, size_t first_mark, size_t last_mark):
         cdef CommandBatch part = CommandBatch.__new__(CommandBatch)
         cdef bint done
-        part.slots = self.slots
+        part.filter = self.filter
         with nogil:
             done = packed_slice(
                 &self.packed, first, last, first_mark, last_mark, &part.packed)

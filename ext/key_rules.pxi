@@ -306,6 +306,35 @@ cdef class KeyRules:
             db, kind, <const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         return None if found == RULES_DEPEND else found == RULES_TAKE
 
+    def takes_db(self, int db):
+        """Whether keys of this database can go over."""
+        return self.touches(db)
+
+    def chosen(self, int db, list keys not None):
+        """Those of some keys of a database that go over, whatever their types are."""
+        cdef list found = []
+        cdef bytes key
+        for key in keys:
+            if self.judge(db, RULE_ANY, <const uint8_t *>PyBytes_AS_STRING(key),
+                          PyBytes_GET_SIZE(key)) != RULES_LEAVE:
+                found.append(key)
+        return found
+
+    cdef bint touches(self, int db) noexcept nogil:
+        """Whether keys of this database can go over."""
+        cdef const RuleGroup *group
+        cdef bint found = self.includes == 0
+        cdef size_t i
+        for i in range(self.count):
+            group = &self.groups[i]
+            if group.db != RULE_ANY and group.db != db:
+                continue
+            if i < self.includes:
+                found = True
+            elif group.every and group.kind == RULE_ANY:
+                return False
+        return found
+
     cdef const uint8_t *keep(self, bytes held):
         self.kept.append(held)
         return <const uint8_t *>PyBytes_AS_STRING(held)

@@ -84,7 +84,7 @@ cdef class NamedKeys:
         self.mark(db, <const uint8_t *>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
     def note(self, CommandBatch batch not None):
-        """The keys that these commands name, those alone that are in the batch's `slots`."""
+        """The keys that these commands name, those alone that the batch is for."""
         with nogil:
             if not self.note_all(batch):
                 self.any_key()

@@ -366,8 +366,8 @@ cdef class Pump:
         cdef size_t i
         if flags & (<uint32_t>trust.kinds | FLAG_SWAPS | FLAG_ACROSS) or batch.held_bytes() > self.bytes_limit:
             return False
-        # Of the target's keys those of the lane's slots alone are to go.
-        if batch.slots is not None and flags & FLAG_FLUSHES:
+        # Of the target's keys those of the lane's slots, and of its rules, alone are to go.
+        if batch.filter is not None and flags & FLAG_FLUSHES:
             return False
         # It is sent in pieces, no faster than the target takes them.
         if batch.packed.raw.file != NULL or batch.packed.rewritten.file != NULL:

@@ -1,4 +1,7 @@
-# Which commands of a stream go to one lane's node of a cluster, and what becomes of the others.
+# Which commands of a stream go to one lane's target, and what becomes of the others: by slots, where
+# lanes part keys by them, and by rules.
+#
+# By slots:
 #
 #   all keys in one of the lane's slots        as it is
 #   all keys in one other slot                 left out: another lane's
@@ -13,6 +16,26 @@
 #
 # Over lanes whose slots make up all of them each key's change goes to one lane exactly, or is read
 # again there. What is left out stays in the offsets, as a PING does.
+#
+# By rules:
+#
+#   all keys taken                             as it is
+#   none taken                                 left out
+#   some taken                                 where it may go in parts it becomes one command with
+#                                              those that are taken; all else is across: what it
+#                                              writes of what is taken is read again
+#   keys that it does not name: scripts,       across, whatever it names: it must not touch what the
+#   SORT BY                                    target has beside
+#   FLUSHALL, FLUSHDB                          here, for the main flow, which has the target's keys
+#                                              that are taken removed by name
+#   SWAPDB of databases of which keys are      across: everything is copied again
+#   taken
+#   other commands without keys                left out: messages, functions, scripts, search indexes
+#                                              are the whole server's. But for HIMPORT, which is its
+#                                              connection's, and what writes keys that it does not
+#                                              name, which is across
+#
+# Where there are both a key is taken that both take.
 #
 # A command that is across stays in the batch, and no encoder sends it.
 
@@ -58,32 +81,40 @@ cdef const uint8_t *argument_behind(const uint8_t *p, uint64_t count) noexcept n
 
 
 cdef Routing route_walked(
-    SlotFilter slots, const CommandRow *row, const uint8_t *command, int32_t db
+    KeyFilter filter, const CommandRow *row, const uint8_t *command, int32_t db
 ) noexcept nogil:
     """Where a command goes that names keys."""
     cdef KeyWalk walk
     cdef WalkStep step
-    cdef int slot, first = -1
-    cdef bint one = True, writes = False
+    cdef int slot = 0, first = -1
+    cdef bint one = True, whole = True, some = False, writes = False, taken
     if not begin_walk(&walk, row, command, db):
         return ROUTE_ACROSS
     step = next_key(&walk)
     while step == WALK_KEY:
-        slot = slot_of(walk.key, walk.size)
+        taken = True
+        if filter.by_slot:
+            slot = slot_of(walk.key, walk.size)
+            taken = filter.slots.has_slot(slot)
+        if taken and filter.by_rule:
+            taken = filter.rules.judge(
+                walk.key_db, RULE_ANY, walk.key, walk.size) == RULES_TAKE
         if first < 0:
             first = slot
         one = one and slot == first
-        writes = writes or (walk.role & ROLE_WRITTEN and slots.has_slot(slot))
+        whole = whole and taken
+        some = some or taken
+        writes = writes or (walk.role & ROLE_WRITTEN and taken)
         step = next_key(&walk)
     if step == WALK_UNKNOWN or first < 0:
         return ROUTE_ACROSS
-    if one and slots.has_slot(first):
-        # SORT BY or GET of a pattern reads whatever it matches.
-        return ROUTE_ACROSS if walk.unnamed else ROUTE_HERE
-    if row.flags & FLAG_SCRIPT:
+    if row.flags & FLAG_SCRIPT and (filter.by_rule or not (one and whole)):
         # It may write keys that it does not name.
         return ROUTE_ACROSS
-    if one:
+    if one and whole:
+        # SORT BY or GET of a pattern reads whatever it matches.
+        return ROUTE_ACROSS if walk.unnamed else ROUTE_HERE
+    if not some:
         return ROUTE_ELSEWHERE
     if row.flags & FLAG_PARTS:
         return ROUTE_PARTS
@@ -91,7 +122,7 @@ cdef Routing route_walked(
 
 
 cdef Routing route_keyless(
-    SlotFilter slots, const CommandRow *row, StreamCommand *command, const uint8_t *bytes
+    KeyFilter filter, const CommandRow *row, StreamCommand *command, const uint8_t *bytes
 ) noexcept nogil:
     """Where a command goes that names no key. Of FLUSHDB and what modules have the database counts."""
     cdef uint64_t count
@@ -103,19 +134,37 @@ cdef Routing route_keyless(
         # Two numbers, or the stream would have ended here.
         database_number(p, &one)
         database_number(argument_behind(p, 1), &other)
-        return ROUTE_ELSEWHERE if one == other else ROUTE_ACROSS
+        if one == other or filter.by_rule and not (
+                filter.rules.touches(<int>one) or filter.rules.touches(<int>other)):
+            return ROUTE_ELSEWHERE
+        return ROUTE_ACROSS
+    if filter.by_rule:
+        return route_keyless_by_rule(filter, row, command)
     if row.stream_name != NAME_FLUSHDB and not row.flags & FLAG_MODULE:
         command.db = 0
     if row.stream_name == NAME_PUBLISH:
-        return ROUTE_HERE if slots.keyless else ROUTE_ELSEWHERE
+        return ROUTE_HERE if filter.slots.keyless else ROUTE_ELSEWHERE
     if row.stream_name == NAME_SPUBLISH:
         if count < 2:
             return ROUTE_ELSEWHERE
         p = argument_body(p, &size)
-        return ROUTE_HERE if slots.has_key(p, size) else ROUTE_ELSEWHERE
+        return ROUTE_HERE if filter.slots.has_key(p, size) else ROUTE_ELSEWHERE
     if row.flags & FLAG_WRITES_UNNAMED and not row.flags & FLAG_MODULE:
         return ROUTE_ACROSS
     return ROUTE_HERE
+
+
+cdef Routing route_keyless_by_rule(
+    KeyFilter filter, const CommandRow *row, StreamCommand *command
+) noexcept nogil:
+    """The same of others than SWAPDB where there are rules."""
+    if row.flags & FLAG_FLUSHES:
+        if row.stream_name == NAME_FLUSHDB and not filter.rules.touches(command.db):
+            return ROUTE_ELSEWHERE
+        return ROUTE_HERE
+    if row.flags & FLAG_WRITES_UNNAMED:
+        return ROUTE_ACROSS
+    return ROUTE_HERE if memcmp(row.name, b"himport", 7) == 0 else ROUTE_ELSEWHERE
 
 
 cdef bint is_conditional(const uint8_t *p, uint64_t count) noexcept nogil:
@@ -159,15 +208,17 @@ cdef bint find_parts(
 
 
 cdef uint32_t group_keys(
-    SlotGroups *into, SlotFilter slots, const uint8_t *base, const uint8_t **at, uint64_t left,
-    uint64_t step,
+    SlotGroups *into, KeyFilter filter, int32_t db, const uint8_t *base, const uint8_t **at,
+    uint64_t left, uint64_t step,
 ) noexcept nogil:
     """Group the next keys by slot, of those that are ours; returns how many were looked at, and
     moves `at` behind them. `base`: what places are counted from."""
     cdef uint32_t seen = 0, place
     cdef uint64_t i
     cdef size_t size
-    cdef int slot
+    # Without slots all keys go together.
+    cdef int slot = 0
+    cdef bint taken
     cdef const uint8_t *p = at[0]
     cdef const uint8_t *begin
     for i in range(into.slot_count):
@@ -176,13 +227,18 @@ cdef uint32_t group_keys(
     while seen < left and into.group_count < GROUPED_MOST:
         begin = p
         p = argument_body(p, &size)
-        slot = slot_of(p, size)
+        taken = True
+        if filter.by_slot:
+            slot = slot_of(p, size)
+            taken = filter.slots.has_slot(slot)
+        if taken and filter.by_rule:
+            taken = filter.rules.judge(db, RULE_ANY, p, size) == RULES_TAKE
         p += size + 2
         for i in range(1, step):
             p = argument_body(p, &size)
             p += size + 2
         seen += 1
-        if not slots.has_slot(slot):
+        if not taken:
             continue
         place = into.group_count
         into.group_count += 1
@@ -215,7 +271,7 @@ cdef inline bint put_piece(
 
 
 cdef Routing put_parts(
-    Packed *packed, const StreamCommand *command, SlotFilter slots, SlotGroups *groups,
+    Packed *packed, const StreamCommand *command, KeyFilter filter, SlotGroups *groups,
     const uint8_t *name, size_t name_size,
 ) noexcept nogil:
     """Add a command, whose bytes lie in `packed.raw`, as one for each of our slots, under `name`.
@@ -243,7 +299,7 @@ cdef Routing put_parts(
     if options:
         options_at = argument_behind(p, left * step) - base
     while left:
-        left -= group_keys(groups, slots, base, &p, left, step)
+        left -= group_keys(groups, filter, command.db, base, &p, left, step)
         for i in range(groups.slot_count):
             in_slot = groups.count[groups.slots[i]]
             out = put_array_header(header, first + in_slot * step + options)

@@ -131,6 +131,8 @@ cdef class StreamReader:
         until: seconds since the epoch, see `cut_offset`.
         slots: batches hold only what goes to the node that has these, see slot_routing.pxi. What
             is left out stays in their offsets.
+        rules: batches hold only what is done to keys that these take, see slot_routing.pxi; with
+            `slots`: that both take. ValueError for rules that ask for types.
         lacks: what the target does not know, a sum of CMD_LACKS_…: commands of that kind are made
             of others, see newer_commands.pxi.
 
@@ -143,7 +145,7 @@ cdef class StreamReader:
         parsed_offset: offset behind the last whole command.
         batched_offset: `end_offset` of the last closed batch.
         commands: how many commands were put into batches, the open one included.
-        elsewhere: how many were left out because they are not for `slots`.
+        elsewhere: how many were left out because they are not for `slots` and `rules`.
         acks_wanted: how many REPLCONF GETACK came.
         multi_offset: where the MULTI begins that was opened last.
         timestamps, first_timestamp, last_timestamp: how many annotations said a time, and which
@@ -158,7 +160,7 @@ cdef class StreamReader:
     cdef readonly uint64_t commands
     cdef readonly uint64_t elsewhere
     cdef readonly uint64_t acks_wanted
-    cdef readonly SlotFilter slots
+    cdef readonly KeyFilter filter
     cdef bint filters
     cdef uint32_t lacks
     cdef SlotGroups *groups
@@ -219,7 +221,7 @@ cdef class StreamReader:
         size_t batch_commands=8192, size_t unit_bytes=64 << 20, size_t command_limit=1 << 30,
         bint anchor=False, bint publish=True, bint append_only=False, until=None,
         names=(), bint extend_fields=False, file=None, size_t memory_bytes=8 << 20,
-        SlotFilter slots=None, uint32_t lacks=0,
+        SlotFilter slots=None, KeyRules rules=None, uint32_t lacks=0,
     ):
         if db < 0:
             raise ValueError(f"a database's number is not negative, found {db}")
@@ -239,8 +241,8 @@ cdef class StreamReader:
         self.extend_fields = extend_fields
         self.file = file
         self.memory_bytes = memory_bytes
-        self.slots = slots
-        self.filters = slots is not None
+        self.filters = slots is not None or rules is not None
+        self.filter = KeyFilter(slots, rules) if self.filters else None
         self.lacks = lacks
         self.until = INT64_MAX if until is None else until
         self.ready = []
@@ -547,7 +549,7 @@ cdef class StreamReader:
             packed_free(&rest)
             self.raise_error(error or ENOMEM)
         batch.packed = self.open
-        batch.slots = self.slots
+        batch.filter = self.filter
         self.open = rest
         batch.start_offset, batch.end_offset = self.open_offset, offset
         batch.db_before, batch.db_after = self.open_db, db
@@ -883,14 +885,14 @@ cdef class StreamReader:
                 and self.open.raw.data[command.start + 1] == c'2'
                 and self.open.raw.data[command.start + 2] == 13):
             key = argument_body(argument, &size)
-            return ROUTE_HERE if self.slots.has_key(key, size) else ROUTE_ELSEWHERE
+            return ROUTE_HERE if self.filter.has_key(command.db, key, size) else ROUTE_ELSEWHERE
         if row.flags & (FLAG_UNKNOWN | FLAG_SLOT_MOVES):
             return ROUTE_ACROSS
         if row.flags & FLAG_KEYLESS:
             return route_keyless(
-                self.slots, row, command, self.open.raw.data + command.start)
+                self.filter, row, command, self.open.raw.data + command.start)
         return route_walked(
-            self.slots, row, self.open.raw.data + command.start, command.db)
+            self.filter, row, self.open.raw.data + command.start, command.db)
 
     cdef Routing take_apart(self, const StreamCommand *command, const Alias *alias) noexcept nogil:
         """Add a command as one for each of our slots that it names keys of."""
@@ -910,9 +912,9 @@ cdef class StreamReader:
                 return ROUTE_NO_MEMORY
         if alias == NULL:
             return put_parts(
-                &self.open, command, self.slots, self.groups, data + self.name_at, self.name_size)
+                &self.open, command, self.filter, self.groups, data + self.name_at, self.name_size)
         return put_parts(
-            &self.open, command, self.slots, self.groups, alias.sent, alias.sent_size)
+            &self.open, command, self.filter, self.groups, alias.sent, alias.sent_size)
 
     cdef AnchorResult anchor(
         self, Packed *packed, StreamCommand *command, StreamName name, bint has_alias

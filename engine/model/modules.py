@@ -13,6 +13,7 @@ from engine.model.server import ServerInfo
 
 GRAPH_MODULE = "graph"
 """FalkorDB's name, and RedisGraph's."""
+TIME_SERIES_MODULE = "timeseries"
 HEAD_BYTES = 96
 """So many bytes of a value's beginning say of which module it is, and whether FalkorDB has written
 it for itself."""

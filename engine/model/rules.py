@@ -129,6 +129,11 @@ class Rules:
         return not any(each.db == db and not each.way and not each.kind for each in self.exclude)
 
     @property
+    def of_type(self) -> Rule | None:
+        """The first one that asks for a key's type."""
+        return next((each for each in (*self.include, *self.exclude) if each.kind), None)
+
+    @property
     def scan_glob(self) -> bytes | None:
         """A glob that matches every key that goes over, for a server to look for; None: none that
         says anything."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from engine.errors import UsageError
+from engine.model.modules import TIME_SERIES_MODULE
 
 if TYPE_CHECKING:
     from engine.model.endpoint import Endpoint
@@ -59,16 +61,38 @@ def following_objection(settings: TransferSettings) -> str | None:
         (settings.match, "--match"),
         (settings.key_type, "--type"),
         (settings.databases, "--db"),
-        (settings.include or None, "--include"),
-        (settings.exclude or None, "--exclude"),
     ):
         if value is not None:
             return f"{option} chooses keys, and a replica is sent all of them"
+    if (rule := settings.rules.of_type) is not None:
+        return (
+            f"the rule {rule.text} asks for types, and a stream names keys without them (a key may "
+            "become one of another type)"
+        )
     if settings.if_exists != "replace":
         return f"--if-exists {settings.if_exists} keeps keys that the source's writes are meant for"
     if settings.source_type == "scan":
         return "--source-type scan reads keys once"
     return None
+
+
+def followed_by_rules_objection(settings: TransferSettings, modules: Collection[str]) -> str | None:
+    """Why a source with these modules is not followed by the rules that there are, None if it is,
+    or if there are none."""
+    if settings.rules and TIME_SERIES_MODULE in modules:
+        return (
+            "rules do not hold for a source with time series that is followed: one series changes "
+            "others by its compaction rules, which no command names"
+        )
+    return None
+
+
+def cluster_objection(settings: TransferSettings) -> str | None:
+    """Why what is asked for cannot be done with a cluster at one of the ends, None if it can."""
+    if settings.rules:
+        option = "--include" if settings.include else "--exclude"
+        return f"{option} is for servers with cluster mode disabled"
+    return following_objection(settings)
 
 
 def objection_to(settings: TransferSettings, source: Endpoint) -> str | None:

@@ -134,7 +134,7 @@ class TransferSettings:
         shown="all",
         row=(
             "Only keys that match this rule or another one: by `prefix:`, `glob:` or `regex:`, "
-            "`db:N`, `type:TYPE`; may be repeated; needs `scan`, or a file of SAVE "
+            "`db:N`, `type:TYPE` (which needs `scan`, or a file of SAVE); may be repeated "
             "([rules](rules.md))"
         ),
         shorthand=Shorthand(

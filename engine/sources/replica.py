@@ -94,6 +94,7 @@ class ReplicaSource:
         """`route`: which of the source's keys are wanted."""
         self._handshake = ReplicaHandshake(endpoint, settings)
         self._slots = route.filter
+        self._rules = settings.key_rules
         self._settings = settings
         self.bulk_limit = DEFAULT_BULK_LIMIT
         """Bytes of the longest value that the target takes in one argument."""
@@ -441,10 +442,8 @@ class ReplicaSource:
     @property
     def total_keys(self) -> int:
         """Keys in the chosen databases when the source was opened."""
-        chosen = self._settings.databases
-        return sum(
-            entry.keys for entry in self.info.keyspace if chosen is None or entry.db in chosen
-        )
+        takes_db = self._settings.takes_db
+        return sum(entry.keys for entry in self.info.keyspace if takes_db(entry.db))
 
     @property
     def snapshot_received(self) -> bool:
@@ -534,6 +533,7 @@ class ReplicaSource:
                 extend_before=self.extend_before,
                 extend_by=self.extend_by,
                 slots=self._slots,
+                rules=self._rules,
             )
         relative = self.relative_ttls
 
@@ -551,6 +551,7 @@ class ReplicaSource:
                 names=settings.stream_names,
                 file=self._spool.new_file,
                 slots=self._slots,
+                rules=self._rules,
                 lacks=self.lacks,
             )
             stream.extend_before, stream.extend_by = self.extend_before, self.extend_by

@@ -60,14 +60,14 @@ from engine._native import (
 from engine.errors import EngineError, LinkError, ServerError, TransferFailed, TransferStopped
 from engine.model.doubt import Doubt
 from engine.model.endpoint import Endpoint
+from engine.model.lane_keys import KeysOfLane
 from engine.model.online_checkpoint import POSITION_DB
 from engine.model.position import TargetPosition, begun_of
 from engine.model.server import same_process
 from engine.model.settings import TransferSettings
-from engine.model.slots import SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.targets.applier_link import ApplierLink
-from engine.targets.slot_keys import keys_in, without_own
+from engine.targets.slot_keys import keys_of, without_own
 from engine.targets.target_refusals import TRY_AGAIN, refused_all
 from engine.wire.connection import Connection, answered
 from engine.wire.info_command import ask_info
@@ -351,8 +351,8 @@ class Applier:
             if refused is not None:
                 return refused
 
-    async def empty(self, slots: SlotSet, offset: int, db: int | None = None) -> None:
-        """Remove every key that the target has in `slots`, in this database or in all (None), but
+    async def empty(self, keys: KeysOfLane, offset: int, db: int | None = None) -> None:
+        """Remove every one of `keys` that the target has, in this database or in all (None), but
         for the engine's own, as a command of the stream at `offset` says. Nothing is under way.
 
         The same position is written behind it, with another number: a target that comes back with
@@ -368,7 +368,7 @@ class Applier:
                     info = await ask_info(connection)
                     # (One without keys it may not even have.)
                     for each in (each.db for each in info.keyspace if db in (None, each.db)):
-                        found = await self._empty(connection, each, slots)
+                        found = await self._empty(connection, each, keys)
                         if found != left:
                             break
                 if found == left and left is not None:
@@ -387,7 +387,7 @@ class Applier:
             self._attach(connection)
             return
 
-    async def _empty(self, connection: Connection, db: int, slots: SlotSet) -> bytes | None:
+    async def _empty(self, connection: Connection, db: int, keys: KeysOfLane) -> bytes | None:
         """Remove those of one database; the position behind that, which they are removed with."""
 
         async def ask(commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
@@ -399,9 +399,9 @@ class Applier:
         home: tuple[str, int] = ("SELECT", POSITION_DB)
         found = self.link.position
         try:
-            async with contextlib.aclosing(keys_in(ask, slots, node=False)) as pages:
-                async for keys in pages:
-                    if not (gone := without_own(keys)):
+            async with contextlib.aclosing(keys_of(ask, keys, db, node=False)) as pages:
+                async for page in pages:
+                    if not (gone := without_own(page)):
                         continue
                     # Alone: behind one that is refused they would be removed from another database.
                     await connection.call("SELECT", db)

@@ -14,8 +14,8 @@ from typing import Any
 
 from engine._native import CommandBatch, Sent, Transaction
 from engine.errors import LinkError, ServerError, TransferFailed
+from engine.model.lane_keys import KeysOfLane
 from engine.model.online_checkpoint import POSITION_DB
-from engine.model.slots import SlotSet
 from engine.targets.applier import Applied, Applier, PositionMoved, databases_of
 from engine.targets.slot_keys import remove_keys
 from engine.wire.connection import Connection
@@ -53,7 +53,7 @@ class ClusterApplier(Applier):
         transaction = self._encoder.encode_record(batch, value, skip=frozenset(skip), extras=extras)
         return await self._recorded(await self._sent(batch, transaction, value, wanted))
 
-    async def empty(self, slots: SlotSet, offset: int, db: int | None = None) -> None:
+    async def empty(self, keys: KeysOfLane, offset: int, db: int | None = None) -> None:
         """As `Applier.empty`. The connection ends when another engine has the target.
 
         A record of the same position goes behind it, over the same connection: a target that comes
@@ -69,7 +69,7 @@ class ClusterApplier(Applier):
                 # (One without keys it may not even have.)
                 for each in (await ask_info(connection)).keyspace:
                     if db in (None, each.db):
-                        await self._empty_node(connection, each.db, slots)
+                        await self._empty_node(connection, each.db, keys)
             except (LinkError, ServerError) as exc:
                 await self.link.pause(exc)
                 continue
@@ -81,12 +81,12 @@ class ClusterApplier(Applier):
             if self.reconnects == links:
                 return
 
-    async def _empty_node(self, connection: Connection, db: int, slots: SlotSet) -> None:
+    async def _empty_node(self, connection: Connection, db: int, keys: KeysOfLane) -> None:
         async def ask(commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
             return await connection.together(*commands)
 
         async with in_database(connection, db):
-            await remove_keys(ask, slots, node=True)
+            await remove_keys(ask, keys, db, node=True)
 
     async def _go_ahead(self, notes: Sequence[tuple[int, bytes]], offset: int) -> None:
         """Have the record say that commands up to `offset` may be there, behind `notes`."""

@@ -1,5 +1,6 @@
-"""The keys of some slots on a server: looked for, and removed. Where lanes share a target, the keys
-of its own slots are all that a lane may take away."""
+"""The keys of a lane on a server: looked for, and removed. A target may have others, be they other
+lanes' or neighbours that rules leave: those of the lane's slots that the rules take are all that it
+may take away."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from typing import Any
 
 from engine._native import key_slot
 from engine.errors import EngineError
+from engine.model.lane_keys import KeysOfLane
 from engine.model.online_checkpoint import OWN_PREFIX
-from engine.model.slots import SlotSet
+from engine.model.slots import ALL_SLOTS, SlotSet
 from engine.wire.connection import answered
 
 # Slots that are asked for in one go, and keys that are removed in one command.
@@ -27,27 +29,27 @@ Ask = Callable[[Sequence[tuple[bytes | str | int, ...]]], Awaitable[list[Any]]]
 """Sends commands to the node in one go, and gives their replies, errors as values."""
 
 
-async def remove_keys(ask: Ask, slots: SlotSet, *, node: bool) -> int:
-    """Remove the keys that the server has in `slots`, in the database that is chosen, but for the
+async def remove_keys(ask: Ask, keys: KeysOfLane, db: int, *, node: bool) -> int:
+    """Remove those of `keys` that the server has in the database `db`, which is chosen, but for the
     engine's own; how many they were. `node`: it is a cluster's.
 
     What is written there meanwhile may stay. Raises as `ask`, and the server's error.
     """
     await see_expired(ask)
     removed = 0
-    async with contextlib.aclosing(keys_in(ask, slots, node=node)) as pages:
-        async for keys in pages:
-            if gone := without_own(keys):
+    async with contextlib.aclosing(keys_of(ask, keys, db, node=node)) as pages:
+        async for page in pages:
+            if gone := without_own(page):
                 removed += await _one(ask, "UNLINK" if node else "DEL", *gone)
     return removed
 
 
-async def has_keys(ask: Ask, slots: SlotSet, *, node: bool) -> bool:
-    """Whether the server has a key in `slots` that is not the engine's own. As `remove_keys`."""
+async def has_keys(ask: Ask, keys: KeysOfLane, db: int, *, node: bool) -> bool:
+    """Whether the server has one of `keys` that is not the engine's own. As `remove_keys`."""
     await see_expired(ask)
-    async with contextlib.aclosing(keys_in(ask, slots, node=node)) as pages:
-        async for keys in pages:
-            if without_own(keys):
+    async with contextlib.aclosing(keys_of(ask, keys, db, node=node)) as pages:
+        async for page in pages:
+            if without_own(page):
                 return True
     return False
 
@@ -61,6 +63,18 @@ async def see_expired(ask: Ask) -> None:
 def without_own(keys: Iterable[bytes]) -> list[bytes]:
     """The keys that are not the engine's own, of whichever lane."""
     return [key for key in keys if not key.startswith(OWN_PREFIX)]
+
+
+async def keys_of(
+    ask: Ask, keys: KeysOfLane, db: int, *, node: bool
+) -> AsyncGenerator[list[bytes], None]:
+    """Those of a lane's keys that are there all the time meanwhile, as `keys_in`."""
+    if not keys.takes_db(db):
+        return
+    async with contextlib.aclosing(keys_in(ask, keys.slots, node=node)) as pages:
+        async for page in pages:
+            if found := page if keys.rules is None else keys.rules.chosen(db, page):
+                yield found
 
 
 def keys_in(ask: Ask, slots: SlotSet, *, node: bool) -> AsyncGenerator[list[bytes], None]:
@@ -96,9 +110,10 @@ async def _of_each_slot(ask: Ask, slots: SlotSet) -> AsyncGenerator[list[bytes],
 
 async def _scanned(ask: Ask, slots: SlotSet) -> AsyncGenerator[list[bytes], None]:
     wanted, cursor = frozenset(slots), b"0"
+    every = slots == ALL_SLOTS
     while True:
         cursor, names = await _one(ask, "SCAN", cursor, "COUNT", _KEYS_AT_ONCE)
-        if found := [name for name in names if key_slot(name) in wanted]:
+        if found := names if every else [name for name in names if key_slot(name) in wanted]:
             yield found
         if cursor == b"0":
             return

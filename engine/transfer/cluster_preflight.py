@@ -18,7 +18,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.group_shards import GroupShard, shards_of
 from engine.model.lane_plan import PlannedLane
 from engine.model.server import ServerInfo
-from engine.model.setting_conflicts import following_objection
+from engine.model.setting_conflicts import cluster_objection
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.transfer import lane_plan
@@ -79,7 +79,7 @@ async def preflight_of_clusters(
     told = {side: survey.told for side, survey in surveys.items()}
     if len(told) == len(ends) and (one := checks.check_apart(told)) is not None:
         found.append(one)
-    if (objection := following_objection(settings)) is not None:
+    if (objection := cluster_objection(settings)) is not None:
         found.append(
             failed(
                 "following",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
+from engine.model.lane_keys import KeysOfLane
 from engine.model.lane_route import ONLY, Route
 from engine.model.online_checkpoint import OwnKeys
 from engine.model.settings import TransferSettings
@@ -30,6 +31,16 @@ class Endpoints:
     """By host: for servers of the source's replication that are found on the way."""
     route: Route = ONLY
     """What the lane between them brings."""
+
+    @property
+    def keys(self) -> KeysOfLane:
+        """The keys that are brought."""
+        return KeysOfLane(self.route.slots, self.settings.key_rules)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the target is the lane's alone: it has no keys that are others', or may not."""
+        return not (self.route.by_slot or self.settings.rules)
 
     def own_keys(self, token: str) -> OwnKeys:
         """The names of the engine's own keys on the target."""

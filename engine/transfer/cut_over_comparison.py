@@ -557,7 +557,9 @@ class CutOverComparison:
         assert self._sweep is not None
         assert self._comparison is not None
         counts = found.counts if found is not None else self._sweep.counts
-        if not self._comparison.counts_are_known:
+        if self._ends.settings.rules:
+            counted = "not counted (rules choose keys)"
+        elif not self._comparison.counts_are_known:
             counted = "not counted (the target had keys of its own)"
         elif counts is None:
             counted = "not counted (the source is written to)"

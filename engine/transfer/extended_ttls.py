@@ -41,9 +41,9 @@ from typing import Any
 from engine._native import ExtendedNames, key_slot
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.db_key import DbKey
+from engine.model.lane_keys import KeysOfLane
 from engine.model.online_checkpoint import EXTEND_MS
-from engine.model.slot_key_filter import KeysOfSlots
-from engine.model.slots import ALL_SLOTS, SlotSet
+from engine.model.slots import SlotSet
 from engine.model.transient_errors import OF_SLOT
 from engine.wire.control_connection import Admin, Arg
 
@@ -131,16 +131,16 @@ class ExtendedTtls:
     stream knows of them.
 
     `slots`: the target is a cluster's node, where a script takes keys of one slot; keys of others
-    than these are another lane's. None: a script takes all keys. `of`: of a target that other lanes
-    write to as well, keys of these slots are meant where all are gone through.
+    than these are another lane's. None: a script takes all keys. `of`: of a target that others
+    write to as well these keys are meant; no other one is touched.
     """
 
     def __init__(
-        self, target: Admin, slots: SlotSet | None = None, *, of: SlotSet = ALL_SLOTS
+        self, target: Admin, slots: SlotSet | None = None, *, of: KeysOfLane | None = None
     ) -> None:
         self._target = target
         self._slots = slots
-        self._of = KeysOfSlots(of)
+        self._of = of or KeysOfLane()
         self.ended = 0
         """So many keys ended when their expire times were set back, which had passed."""
         self._exact: bool | None = None
@@ -229,13 +229,13 @@ class ExtendedTtls:
         """Walk through the databases that have expire times; `take` is given what a page
         returns."""
         for entry in (await self._target.info()).keyspace:
-            if not entry.expires:
+            if not entry.expires or not self._of.takes_db(entry.db):
                 continue
             await self._target.select(entry.db)
             cursor, keys = await self._target.call("SCAN", 0, "COUNT", _PAGE)
             while keys or cursor != b"0":
                 # The next page comes with the answer about this one.
-                pages = self._pages(self._of.among(keys))
+                pages = self._pages(self._of.among(entry.db, keys))
                 commands = [await self._command(script, page, bound()) for page in pages]
                 if cursor != b"0":
                     commands.append(("SCAN", cursor, "COUNT", _PAGE))
@@ -251,7 +251,11 @@ class ExtendedTtls:
         by_db: dict[int, list[bytes]] = {}
         for db, key in keys:
             by_db.setdefault(db, []).append(key)
-        pages = [(db, page) for db, names in by_db.items() for page in self._pages(names)]
+        pages = [
+            (db, page)
+            for db, names in by_db.items()
+            for page in self._pages(self._of.among(db, names))
+        ]
         found: list[DbKey] = []
         at_once = _PAGES if self._slots is None else _PAGE
         for first in range(0, len(pages), at_once):

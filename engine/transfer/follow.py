@@ -188,8 +188,8 @@ class Follower:
         target, and why."""
         self.empty: Callable[[int, int | None], Awaitable[None]] | None = None
         """Awaited for FLUSHALL (None) or FLUSHDB at this offset, of this database, where the target
-        does not get it, for it has keys of other lanes, or is a cluster's node; None: it is
-        sent."""
+        does not get it, for it has keys of other lanes or of others, or is a cluster's node; None:
+        it is sent."""
         self.audited = SlotSet()
         """Slots of which every key is being read again: what a command makes of keys of theirs is
         as doubtful as they are, also where it was read before."""
@@ -670,12 +670,12 @@ class Follower:
             self._resync.mark_dirty(batch.changes(index) or ())
 
     async def _look_across(self, batch: CommandBatch) -> None:
-        """What a cluster's node does not get, because its keys are not in one of the lane's slots
-        alone: those that are in one of them are read again."""
+        """What the target does not get, because its keys are not in one of the lane's slots alone,
+        or the rules do not take all of them: those that are the lane's are read again."""
         if batch.swaps_across:
             raise ReadAgain(
-                "the source's clients swapped databases (SWAPDB), which no cluster does: "
-                "everything is copied again"
+                "the source's clients swapped databases (SWAPDB), and the target is a cluster, or "
+                "has other keys: everything is copied again"
             )
         if batch.slot_moves:
             self.on_slot_moves()

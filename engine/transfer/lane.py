@@ -49,6 +49,7 @@ from engine.model.position import StreamPosition, TargetPosition
 from engine.model.progress import Phase
 from engine.model.retry import Attempts
 from engine.model.server import ServerInfo
+from engine.model.setting_conflicts import followed_by_rules_objection
 from engine.model.slots import ALL_SLOTS
 from engine.model.transient_errors import transient
 from engine.sources.replica import ReplicaSource
@@ -368,6 +369,8 @@ class Lane:
         # Whether the target is to be asked for the position: another client may have moved it.
         ask = resumed = self._mark.begun
         has_turn = False
+        # The stream that was followed until everything is read again.
+        history = ""
         # What an engine before this one could not bring.
         context.lost |= dict(self._mark.lost)
         async for attempt in Attempts(patience):
@@ -423,7 +426,7 @@ class Lane:
                             f"the source does not have {stream_words(position)}: it answers with "
                             "a full sync"
                         )
-                await self._begin(sync, position)
+                await self._begin(sync, position.replid if position is not None else history)
                 if isinstance(sync, FullSync):
                     target_position = await self._full_sync(sync)
                     self._has_position, reached = True, target_position.position
@@ -458,6 +461,7 @@ class Lane:
                 wants = stream_words(reached)
             except ReadAgain as exc:
                 reason, remedy, target_position, reached = exc.reason, exc.remedy, None, None
+                history = self._source.replid
                 wants = stream_words(None)
             except (LinkError, ServerError) as exc:
                 if self._mark.opened or not _passes(exc):
@@ -692,8 +696,8 @@ class Lane:
     async def _has_keys(self) -> bool:
         """Whether the target has keys of its own where this lane's go. What other lanes bring to
         the same slots counts as such: it is not emptied."""
-        route = self._ends.route
-        if not route.by_slot:
+        route, keys = self._ends.route, self._ends.keys
+        if self._ends.whole:
             return self._writer.info.keys > 0 or route.shared_target
         found = False
 
@@ -703,7 +707,7 @@ class Lane:
                 for entry in self._writer.info.keyspace:
                     await end.select(entry.db)
                     found = found or await has_keys(
-                        end.pipeline, route.slots, node=route.to_cluster
+                        end.pipeline, keys, entry.db, node=route.to_cluster
                     )
 
         await self._context.insist(ask, "target")
@@ -748,17 +752,22 @@ class Lane:
                 fault="user",
             )
 
-    async def _begin(self, sync: FullSync | PartialSync, position: StreamPosition | None) -> None:
-        """What has to be there before the first byte is taken in."""
+    async def _begin(self, sync: FullSync | PartialSync, history: str) -> None:
+        """What has to be there before the first byte is taken in. `history`: as
+        `Snapshot.prepare`."""
         context = self._context
         self._refuse_one_shard("source", self._source.info)
+        if why := followed_by_rules_objection(self._settings, self._source.info.modules):
+            raise TransferFailed(
+                why, remedy="Use --source-type scan, or move everything.", fault="user"
+            )
         context.total_keys = round(self._source.total_keys * self._ends.route.share)
         if isinstance(sync, PartialSync):
             # Known by the time at which it is followed, as behind a snapshot.
             self._check.ask_rights({"source": self._source.info, "target": self._writer.info})
             await self._checkpoint.save(partial_syncs=self._mark.partial_syncs + 1)
             return
-        await self._snapshot.prepare(sync, position)
+        await self._snapshot.prepare(sync, history)
 
     # --- The snapshot ---
 
@@ -768,6 +777,10 @@ class Lane:
         context.enter(Phase.SNAPSHOT)
         with context.step("snapshot"):
             await self._ticking(self._snapshot.copy(importing=self._ttl_guard.importing))
+            if self._settings.rules:
+                # How many of the source's keys they take is known by now.
+                stats = context.stats
+                context.total_keys = stats.keys + stats.skipped + stats.not_carried_total
             applier = self._applier = self._new_applier(importing=self._ttl_guard.importing)
             await together([self._finish_snapshot(), self._dialled(applier)])
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)
@@ -832,9 +845,9 @@ class Lane:
                 unnamed=self._distrust_all,
             )
             follower.shares_libraries = self._ends.route.shared_target
-            if self._ends.route.by_slot:
-                slots = self._ends.route.slots
-                follower.empty = lambda offset, db: applier.empty(slots, offset, db)
+            if not self._ends.whole:
+                keys = self._ends.keys
+                follower.empty = lambda offset, db: applier.empty(keys, offset, db)
             self._resync.rebuild = self._asides.make
             self._resync.on_trouble = context.trouble_of("a long value's target")
             self._resync.on_trouble("")

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
+from engine._native import KeyRules
 from engine.errors import AuthError, EngineError, ServerError
 from engine.model.endpoint import Endpoint
 from engine.model.online_checkpoint import LEFT_KEY, OWN_PREFIX, POSITION_DB, POSITION_KEY
@@ -129,7 +130,7 @@ async def find(
     async with source() as end:
         try:
             for db in numbers:
-                async for name in _extra(end, target, db):
+                async for name in _extra(end, target, db, settings.key_rules):
                     extra.append((db, printable_key(name)[:_NAME_MOST]))
                     if len(extra) == _NAMED:
                         return Leftovers(left.transfer, keys, False, extra=tuple(extra))
@@ -138,8 +139,11 @@ async def find(
     return Leftovers(left.transfer, keys, False, extra=tuple(extra))
 
 
-async def _extra(source: Admin, target: Admin, db: int) -> AsyncIterator[bytes]:
-    """Names in this database of the target that the source does not have."""
+async def _extra(
+    source: Admin, target: Admin, db: int, rules: KeyRules | None
+) -> AsyncIterator[bytes]:
+    """Names in this database of the target that the source does not have, of those that the rules
+    may take."""
     await target.select(db)
     there = True
     try:
@@ -152,6 +156,7 @@ async def _extra(source: Admin, target: Admin, db: int) -> AsyncIterator[bytes]:
     while True:
         cursor, page = await target.call("SCAN", cursor, "COUNT", _PAGE)
         names = [key for key in page if not key.startswith(OWN_PREFIX)]
+        names = names if rules is None else rules.chosen(db, names)
         has = [0] * len(names)
         if there:
             asked = [("EXISTS", key) for key in names]
@@ -185,10 +190,12 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
             "Those that the source has deleted since stay there: remove them by hand.",
         )
     if settings.take_over:
+        which = "at most those that the rules take" if settings.rules else "them"
         return warned(
             NAME,
             found.words,
-            "The start removes them, and all that others have written since: --take-over is given.",
+            f"The start removes {which}, and all that others have written since: --take-over is "
+            "given.",
         )
     if why := found.in_the_way:
         return failed(NAME, why, REMEDY)

@@ -53,7 +53,8 @@ class MigrationOwnership:
             self._ends.own_keys(mark.token),
             self.engine,
             self._still_ours,
-            held_before=mark.held_before,
+            # Beside what rules take a target may have anything: it is nobody's to be emptied.
+            held_before=mark.held_before or bool(self._ends.settings.rules),
             # An engine that finds another migration there later was taken over from.
             first=not mark.full_syncs,
             lost=self._lost,
@@ -125,9 +126,9 @@ class MigrationOwnership:
         Raises `TransferStopped` unless it is the target that came back from before: as empty as it
         was, or, where it had keys of its own, in another process.
         """
-        info, mark, route = await target.info(), self._checkpoint.mark, self._ends.route
+        info, mark = await target.info(), self._checkpoint.mark
         if not mark.held_before:
-            mine = not route.by_slot or await self._has_keys(target)
+            mine = self._ends.whole or await self._has_keys(target)
             if not (info.keys and mine):
                 return
         if mark.held_before and mark.claimed_at and info.run_id != mark.claimed_at:
@@ -135,11 +136,11 @@ class MigrationOwnership:
         raise not_ours(target.name, info.keys)
 
     async def _has_keys(self, target: Admin) -> bool:
-        """In the slots of the lane, in whichever database."""
-        route, found = self._ends.route, False
+        """Of those that the lane brings, in whichever database."""
+        route, keys, found = self._ends.route, self._ends.keys, False
         for entry in (await target.info()).keyspace:
             await target.select(entry.db)
-            found = found or await has_keys(target.pipeline, route.slots, node=route.to_cluster)
+            found = found or await has_keys(target.pipeline, keys, entry.db, node=route.to_cluster)
         await target.select(POSITION_DB)
         return found
 

@@ -578,7 +578,14 @@ class Offline:
         """What another migration has brought goes, unless the target had keys before that."""
         if self._claim is None or not self._room_of:
             return
-        if not self.held_before:
+        if not self.held_before and self._settings.rules:
+            # There may be others' by now.
+            self._context.on_event(
+                f"the target is taken over from the migration {self._room_of}: its keys stay, as "
+                "rules choose keys"
+            )
+            self.held_before = True
+        elif not self.held_before:
             self._context.on_event(
                 f"the target is taken over from the migration {self._room_of}: it was empty before "
                 "that, and is emptied"

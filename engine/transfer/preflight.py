@@ -27,7 +27,7 @@ from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
 from engine.model.lane_route import ONLY, Route
 from engine.model.server import ServerInfo
-from engine.model.setting_conflicts import following_objection
+from engine.model.setting_conflicts import followed_by_rules_objection, following_objection
 from engine.model.settings import TransferSettings
 from engine.transfer.async_helpers import all_cancelled
 from engine.transfer.checks import cluster
@@ -303,6 +303,11 @@ async def _check_both(
             return None
         return failed("large-graphs", why, GRAPHS_REMEDY)
 
+    async def by_rules(_: Admin, __: Admin, ___: _Chosen) -> Check | None:
+        why = followed_by_rules_objection(settings, from_info.modules)
+        remedy = "Use --source-type scan, or move everything."
+        return None if why is None else failed(FOLLOWING, f"no: {why}", remedy)
+
     async def scripts(one: Admin, _: Admin, __: _Chosen) -> Check | None:
         return await check_scripts(one, (await lines)[0], settings)
 
@@ -377,6 +382,7 @@ async def _check_both(
         )
         of_source = [
             ask_behind(large_graphs, only="replica"),
+            ask_behind(by_rules, only="replica"),
             ask_behind(scripts, only="replica"),
             ask_behind(writes),
             ask_behind(lambda one, _, __: check_script_effects(one, from_info), only="replica"),

@@ -139,7 +139,7 @@ class Promotion:
         )
         now = asyncio.get_running_loop().time
         behind = []
-        if self._target().capabilities.import_mode and not self._ends.route.shared_target:
+        if self._has_import_mode and not self._ends.route.shared_target:
             # In the same round trip; where it fails `tidy_up` does it. A target of other lanes
             # stays in it until all of them are through: one may be followed again.
             behind = [("CONFIG", "SET", "import-mode", "no")]
@@ -195,6 +195,12 @@ class Promotion:
     async def confirm(self) -> None:
         """The target was promoted: its mark was found. Raises `StateError`."""
         await self._checkpoint.save(opened=True)
+
+    @property
+    def _has_import_mode(self) -> bool:
+        """Whether the target may be in import mode for this migration: by rules it is not, as the
+        mode is the whole server's."""
+        return self._target().capabilities.import_mode and not self._ends.settings.rules
 
     async def tidy_up(self) -> None:
         """Remove the mark, and let expire times pass again; all of it, even if cancelled meanwhile,
@@ -268,7 +274,7 @@ class Promotion:
             if left and (await ask_info(connection)).keys <= 1:
                 # Nothing else is there.
                 await connection.call("DEL", own.left)
-            if self._target().capabilities.import_mode:
+            if self._has_import_mode:
                 with contextlib.suppress(AuthError, ServerError):
                     await leave_import_mode(connection)
         self._checkpoint.note(tidied=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from engine._native import RecordBatch
 from engine.errors import SourceLost, TransferFailed
 from engine.model.modules import GRAPH_MODULE, GRAPH_PART
-from engine.model.position import StreamPosition
 from engine.model.report import NAMED_KEYS_LIMIT, printable_key
 from engine.model.server import ServerInfo
 from engine.sources.base import unpacked_names
@@ -68,17 +67,18 @@ class Snapshot:
         writer.on_acknowledged = self._acknowledged
         writer.again = source.value_again
 
-    async def prepare(self, sync: FullSync, position: StreamPosition | None) -> None:
+    async def prepare(self, sync: FullSync, history: str) -> None:
         """Before its first byte is taken in: room, and the checkpoint says that it has begun.
 
-        `position` is what the source was asked for. Raises `SourceLost`, and as `refuse_parts`.
+        `history` is the stream that the source was asked for, or that was followed a moment ago;
+        empty: none was. Raises `SourceLost`, and as `refuse_parts`.
         """
         checkpoint, context = self._checkpoint, self._context
         if GRAPH_MODULE in self._source.info.modules:
             async with self._ends.admin("source") as end:
                 await refuse_parts(end, await end.info())
         # A source of the same history has all that we have; what it deleted since it meant to.
-        if position is None or position.replid != sync.replid:
+        if history != sync.replid:
             await self._check_source()
         info: ServerInfo | None = None
         if checkpoint.mark.begun:
@@ -137,6 +137,10 @@ class Snapshot:
         for what in (*source.left_out, *found.unread, *([UNTOLD] if found.indexes else ())):
             self._left_out(what)
         self._context.lost = {}
+        if self._ends.settings.rules:
+            if source.functions or source.scripts or source.module_data:
+                self._left_out("functions, scripts and search indexes, as keys are chosen")
+            return
         if not (source.info.modules or source.functions or source.scripts):
             return
         async with self._ends.admin("target") as end:
@@ -202,7 +206,7 @@ class Snapshot:
             return
         copied = self._context.stats.keys
         # (Other lanes' keys are none of this source's.)
-        if not mark.held_before and not self._ends.route.shared_target:
+        if not (mark.held_before or self._ends.route.shared_target or self._ends.settings.rules):
             async with self._ends.admin("target") as end:
                 copied = max(copied, (await end.info()).keys)
         left = self._source.info.keys
@@ -223,8 +227,8 @@ class Snapshot:
         """Before another full sync: what an earlier one left, and the source has deleted since,
         must not stay. If another engine has taken over, this raises, and the target is as it was:
         it may be in use by now."""
-        mark, route = self._checkpoint.mark, self._ends.route
-        own, slots = self._ends.own_keys(mark.token), route.slots if route.by_slot else None
+        mark, route, keys = self._checkpoint.mark, self._ends.route, self._ends.keys
+        own, whole = self._ends.own_keys(mark.token), self._ends.whole
         why = "full sync again"
         if not mark.full_syncs:
             why = f"the slots {route.slots.words} were moved to this lane"
@@ -237,18 +241,23 @@ class Snapshot:
             )
             # An old position beside a new snapshot would be taken for the snapshot's.
             command: tuple[str | bytes, ...] = ("DEL", own.dirty)
-        elif slots is not None:
-            self._context.on_event(f"{why}: the target, empty before that, is emptied")
+        elif not whole:
+            what = (
+                "the keys that the rules take are removed from the target, which had none before"
+                if keys.rules is not None
+                else "the target, empty before that, is emptied"
+            )
+            self._context.on_event(f"{why}: {what}")
             command = ("DEL", own.dirty)
         else:
             self._context.on_event(f"{why}: the target, empty before that, is emptied")
             command = ("FLUSHALL",)
         async with self._ends.admin("target") as end:
-            if slots is not None:
+            if not whole:
                 # It is to end with the claim, whatever it is about to remove then.
                 await end.call("CLIENT", "SETNAME", self._ownership.claim.client_name)
             await self._ownership.claim.clear(end, command)
-            if slots is not None and not mark.held_before:
+            if not whole and not mark.held_before:
                 for entry in (await end.info()).keyspace:
                     await end.select(entry.db)
-                    await remove_keys(end.pipeline, slots, node=route.to_cluster)
+                    await remove_keys(end.pipeline, keys, entry.db, node=route.to_cluster)

@@ -13,12 +13,12 @@ from typing import Any
 
 from engine._native import encode_command, module_type
 from engine.errors import EngineError
-from engine.model.modules import HEAD_BYTES
+from engine.model.modules import HEAD_BYTES, TIME_SERIES_MODULE
 from engine.wire.control_connection import Admin
 
 Words = tuple[bytes, ...]
 
-MODULE = "timeseries"
+MODULE = TIME_SERIES_MODULE
 TYPE = "TSDB-TYPE"
 _SCAN_COUNT = 1000
 

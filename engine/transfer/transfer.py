@@ -28,7 +28,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase, Progress
 from engine.model.report import EngineUse, Report, Status
 from engine.model.server import ServerInfo
-from engine.model.setting_conflicts import following_objection
+from engine.model.setting_conflicts import cluster_objection, following_objection
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
 from engine.transfer import lane_plan, source_accepts_writes
@@ -431,7 +431,7 @@ class Transfer:
         lanes = lane_plan.plan(source, target)
         if not lanes:
             self._told = {side: each.info for side, each in found.items()}
-        if lanes and (objection := following_objection(self._settings)):
+        if lanes and (objection := cluster_objection(self._settings)):
             raise TransferFailed(
                 f"{objection}, and a migration from or to a cluster follows its source",
                 remedy="Move everything, with --source-type replica or auto.",

@@ -98,6 +98,8 @@ class TtlGuard:
         # TTLs that an engine without import mode has extended want to be restored at the end.
         self.importing = (
             self._target().capabilities.import_mode
+            # It is the whole server's: what it has beside would not expire.
+            and not self._ends.settings.rules
             and not (resumed and self._checkpoint.mark.lifted)
             and await self._enter_import_mode(resumed)
         )
@@ -209,7 +211,7 @@ class TtlGuard:
         self.extended.watch()
         await follower.pass_all()
         async with self._ends.admin("target") as end:
-            extended = ExtendedTtls(end, self._ends.route.target_slots, of=self._ends.route.slots)
+            extended = ExtendedTtls(end, self._ends.route.target_slots, of=self._ends.keys)
             self._gone_through = True
             while True:
                 self._quiet_at = _UNDER_WAY
@@ -354,7 +356,7 @@ class TtlGuard:
         self._extended = ExtendedTtls(
             await self._end.enter_async_context(self._ends.admin("target")),
             self._ends.route.target_slots,
-            of=self._ends.route.slots,
+            of=self._ends.keys,
         )
         return self._extended
 
@@ -381,5 +383,5 @@ class TtlGuard:
             return
         await self._quiet()
         async with self._ends.admin("target") as end:
-            extended = ExtendedTtls(end, self._ends.route.target_slots, of=self._ends.route.slots)
+            extended = ExtendedTtls(end, self._ends.route.target_slots, of=self._ends.keys)
             await extended.restore_known(self.extended.names)

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from engine._native import SlotFilter
@@ -26,12 +27,12 @@ from engine.model import silent_commands
 from engine.model.calls_despite_write_block import ASK_COUNTS
 from engine.model.db_key import DbKey
 from engine.model.endpoint import Endpoint
+from engine.model.lane_keys import KeysOfLane
 from engine.model.lane_route import ONLY, Route
 from engine.model.modules import GRAPH_MODULE
 from engine.model.online_checkpoint import OWN_PREFIX
 from engine.model.server import ServerInfo, parse_info
 from engine.model.settings import TransferSettings
-from engine.model.slot_key_filter import KeysOfSlots
 from engine.model.slots import ALL_SLOTS
 from engine.model.verification import LENGTH_UNKNOWN, AtFence, Besides, Compared, Counts
 from engine.verify.graph_telemetry import Telemetry, telemetry_among
@@ -139,7 +140,9 @@ class LiveComparison:
         self._lanes = lanes
         self._screens = screens
         self._screen: Screen | None = None
-        self._route, self._slots = route, KeysOfSlots(route.slots)
+        self._route, self._keys = route, KeysOfLane(route.slots, settings.key_rules)
+        # What names are looked for with.
+        self._walking = replace(_EVERYTHING, include=settings.include, exclude=settings.exclude)
         self._together = together or LaneCounts()
         self._lane = self._together.join(source, target, route.slots)
         self._sample = max(_SAMPLE // lanes, _SAMPLE_OF_LANE)
@@ -275,7 +278,12 @@ class LiveComparison:
 
     @property
     def counts_are_known(self) -> bool:
-        """Whether counts, and names that the target alone has, mean anything."""
+        """Whether counts mean anything: no end has others than are brought."""
+        return self.names_are_known and not self._settings.rules
+
+    @property
+    def names_are_known(self) -> bool:
+        """Whether names that the target alone has mean anything."""
         return not self._held_before()
 
     @property
@@ -289,10 +297,10 @@ class LiveComparison:
     def _has_graphs(self) -> bool:
         return GRAPH_MODULE in self._infos[0].modules
 
-    async def _shared(self, end: Admin, keys: list[bytes]) -> list[bytes]:
-        """Those of the keys, in the database that is chosen, that are this lane's, and that no
-        server makes for itself."""
-        keys = self._slots.among(keys)
+    async def _shared(self, end: Admin, db: int, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys, in the database `db`, which is chosen, that are this lane's, and that
+        no server makes for itself."""
+        keys = self._keys.among(db, keys)
         if not self._telemetry:
             return keys
         left = await telemetry_among(end, keys)
@@ -340,10 +348,12 @@ class LiveComparison:
         Of a rare type a page has a few keys: a portion is filled from several, for each one that is
         compared takes some ten questions.
         """
+        if not self._keys.takes_db(db):
+            return
         await self._select(db)
         if kind is None:
-            async for page in every_key(self._source, _EVERYTHING):
-                for portion in portions(await self._shared(self._source, page)):
+            async for page in every_key(self._source, self._walking):
+                for portion in portions(await self._shared(self._source, db, page)):
                     yield portion
             return
         served = self._infos[0].capabilities.scan_type and not self._infos[0].fork
@@ -352,12 +362,13 @@ class LiveComparison:
         while cursor != b"0":
             filters = ("TYPE", kind) if served else ()
             cursor, keys = await self._source.call("SCAN", cursor, "COUNT", _SCAN_COUNT, *filters)
+            keys = self._keys.among(db, keys)
             if not served:
                 kinds = await self._source.pipeline([("TYPE", key) for key in keys])
                 keys = [key for key, found in zip(keys, kinds, strict=True) if found == kind]
             if kind == b"stream":
-                keys = await self._shared(self._source, keys)
-            waiting += self._slots.among(keys)
+                keys = await self._shared(self._source, db, keys)
+            waiting += keys
             if len(waiting) >= KEYS_AT_ONCE:
                 *full, waiting = portions(waiting)
                 for portion in full:
@@ -393,16 +404,18 @@ class LiveComparison:
         """(database, some of the source's keys), database by database; where an end has keys of
         other lanes as well, also some of the target's. May go on beside all else but `counts`."""
         shared = self._route.shared_source or self._route.shared_target
-        both = shared and not self._slots.all and self.counts_are_known
+        both = shared and not self._keys.all and self.counts_are_known
         for end, info in list(zip(self._beside, self._infos, strict=True))[: 2 if both else 1]:
             for entry in info.keyspace:
+                if not self._keys.takes_db(entry.db):
+                    continue
                 # From random places, unless the sample is all that there is.
                 spread = not info.fork and entry.keys > self._sample
                 end.choose(entry.db)
-                among = None if self._slots.all else self._slots.among
+                among = None if self._keys.all else partial(self._keys.among, entry.db)
                 keys = await some_keys(
                     end,
-                    _EVERYTHING,
+                    self._walking,
                     self._sample,
                     seed + entry.db,
                     spread,
@@ -410,7 +423,7 @@ class LiveComparison:
                     keys=entry.keys,
                 )
                 keys = [key for key in keys if not key.startswith(OWN_PREFIX)]
-                keys = await self._shared(end, keys)
+                keys = await self._shared(end, entry.db, keys)
                 if keys:
                     yield entry.db, keys
 
@@ -433,20 +446,20 @@ class LiveComparison:
             infos = await asyncio.gather(one.info(), other.info())
             databases = {entry.db for info in infos for entry in info.keyspace}
             ranges = self._route.slots.ranges
-            for db in sorted(databases):
+            for db in sorted(filter(self._keys.takes_db, databases)):
                 for end in ends:
                     end.choose(db)
                 looked_up = absent_names(
                     ends,
                     infos,
-                    _EVERYTHING,
+                    self._walking,
                     db,
-                    extra=self.counts_are_known,
-                    slots=None if self._slots.all else SlotFilter(ranges, keyless=False),
+                    extra=self.names_are_known,
+                    slots=None if self._keys.of_every_slot else SlotFilter(ranges, keyless=False),
                 )
                 async with contextlib.aclosing(looked_up) as pages:
                     async for here, absent, count in pages:
-                        yield db, await self._shared(ends[here], absent), count
+                        yield db, await self._shared(ends[here], db, absent), count
         self._names_since = infos
 
     def names_looked_up(self) -> None:
@@ -659,6 +672,10 @@ class LiveComparison:
 
     async def besides(self) -> Besides:
         """What the source holds beside keys, and what of that the target lacks."""
+        if self._settings.rules:
+            # They stay behind.
+            self._code_at_fence = False
+            return Besides(0, {}, {})
         names = self.search_names
         (one, other), self._besides_replies = self._besides_replies or (None, None), None
         ours, theirs = await asyncio.gather(

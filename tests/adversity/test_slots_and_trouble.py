@@ -19,6 +19,7 @@ from benches.support.clusters import Cluster, slot_of
 from benches.support.waiting import wait_for
 from engine.errors import LinkError, StateError
 from engine.fleet.cut_over_comparisons import comparisons_of
+from engine.model.lane_keys import KeysOfLane
 from engine.model.lane_plan import PlannedLane
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
@@ -217,10 +218,10 @@ def test_a_target_that_comes_back_with_what_flushall_has_removed(
     (here,) = whole(s, "target").nodes
     remove, done = slot_keys.remove_keys, list[int]()
 
-    async def undone(ask: Ask, slots: SlotSet, **of: bool) -> int:
+    async def undone(ask: Ask, keys: KeysOfLane, db: int, **of: bool) -> int:
         if not done:
             here.client().save()
-        found = await remove(ask, slots, **of)
+        found = await remove(ask, keys, db, **of)
         if not done:
             here.kill()
             here.restart()

@@ -221,12 +221,14 @@ def test_names_match_as_with_the_server_s_own_globs(
 
 
 def test_what_takes_no_rules(server_factory: ServerFactory, state_url: str, tmp_path: Path) -> None:
-    """What follows, and an append-only file: named, before anything is touched."""
+    """Types while a source is followed, and an append-only file: named, before anything is
+    touched."""
     source, target = server_factory(), server_factory()
-    with pytest.raises(UsageError, match="--include chooses keys, and a replica is sent all"):
-        TransferSettings(source_type="replica", include=("prefix:a",))
-    with pytest.raises(UsageError, match="--exclude chooses keys"):
-        TransferSettings(verify="full", exclude=("prefix:a",))
+    with pytest.raises(UsageError, match="the rule type:hash,prefix:a asks for types"):
+        TransferSettings(source_type="replica", include=("prefix:b", "type:hash,prefix:a"))
+    with pytest.raises(UsageError, match="the rule type:set asks for types"):
+        TransferSettings(verify="full", exclude=("type:set",))
+    TransferSettings(source_type="replica", verify="full", exclude=("prefix:a",))
     with pytest.raises(UsageError, match=r"--exclude 'regex:a\*\*': the regular expression: at"):
         TransferSettings(exclude=("regex:a**",))
     aof = Endpoint.parse(f"aof:{tmp_path}")
@@ -234,8 +236,9 @@ def test_what_takes_no_rules(server_factory: ServerFactory, state_url: str, tmp_
     assert words is not None
     assert "--exclude chooses keys, and commands" in words
     source.client().mset({"user:1": "x", "other": "y"})
-    report, told = migrate(state_url, source.url, target.url, include=("prefix:user:",))
+    report, told = migrate(state_url, source.url, target.url, include=("type:string,prefix:user:",))
     assert report.status == "done", told
+    assert any("asks for types" in each and "is scanned" in each for each in told)
     assert target.client().keys() == [b"user:1"]
 
 

@@ -1,4 +1,4 @@
-"""Which commands of a stream go to one lane of a cluster, in slow, obvious Python.
+"""Which commands of a stream go to one lane, by slots or rules, in slow, obvious Python.
 
 It reads the rows of the core's table, and finds keys and decides on its own.
 """
@@ -6,7 +6,7 @@ It reads the rows of the core's table, and finds keys and decides on its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,8 +188,14 @@ def has_pattern(args: Sequence[bytes]) -> bool:
     return False
 
 
-def parts_of(args: list[bytes], notation: str, slots: set[int]) -> list[list[bytes]] | None:
-    """The command as one a slot; None: it cannot be taken apart."""
+Takes = Callable[[int, bytes], bool]
+"""Whether rules take a key of a database."""
+
+
+def parts_of(
+    args: list[bytes], notation: str, db: int, slots: Collection[int] | None, takes: Takes
+) -> list[list[bytes]] | None:
+    """The command as one a slot, or as one where there are none; None: it cannot be taken apart."""
     step = int(notation.partition("/")[2] or 1)
     head, rest, options = [args[0]], args[1:], []
     counted = "#" in notation
@@ -202,8 +208,8 @@ def parts_of(args: list[bytes], notation: str, slots: set[int]) -> list[list[byt
         return None
     by_slot: dict[int, list[bytes]] = {}
     for at in range(0, len(rest), step):
-        slot = key_slot(rest[at])
-        if slot in slots:
+        slot = 0 if slots is None else key_slot(rest[at])
+        if (slots is None or slot in slots) and takes(db, rest[at]):
             by_slot.setdefault(slot, []).extend(rest[at : at + step])
     return [
         [*head, *([b"%d" % (len(some) // step)] if counted else []), *some, *options]
@@ -211,13 +217,38 @@ def parts_of(args: list[bytes], notation: str, slots: set[int]) -> list[list[byt
     ]
 
 
-def route(args: list[bytes], db: int, slots: set[int], keyless: bool) -> list[Routed]:
-    """What one command becomes on the lane that has `slots`."""
+def keyless_by_rule(
+    args: list[bytes], db: int, flags: frozenset[str], dbs: Callable[[int], bool]
+) -> list[Routed]:
+    """What a command without keys becomes where there are rules, which take keys of some `dbs`."""
+    name = args[0].lower()
+    if name == b"swapdb":
+        one, other = int(args[1]), int(args[2])
+        moved = one != other and (dbs(one) or dbs(other))
+        return [Routed(args, db, across=True)] if moved else []
+    if name == b"flushall" or (name == b"flushdb" and dbs(db)) or name == b"himport":
+        return [Routed(args, db)]
+    return [Routed(args, db, across=True)] if "writes-unnamed" in flags else []
+
+
+def route(
+    args: list[bytes],
+    db: int,
+    slots: Collection[int] | None,
+    keyless: bool,
+    takes: Takes | None = None,
+    dbs: Callable[[int], bool] = lambda db: True,
+) -> list[Routed]:
+    """What one command becomes on the lane that has `slots` (None: all, and keys of several go in a
+    command), and the keys that rules take, if there are any."""
     row, name = row_of(args), args[0].lower()
     if row is None:
         return [Routed(args, db, across=True)]
     notation, flags = row
+    if "slot-moves" not in flags and "keyless" in flags and takes is not None:
+        return keyless_by_rule(args, db, flags, dbs)
     if "slot-moves" not in flags and "keyless" in flags:
+        assert slots is not None
         if name == b"swapdb":
             return [] if int(args[1]) == int(args[2]) else [Routed(args, db, across=True)]
         sent = Routed(args, db if name == b"flushdb" or "module" in flags else 0)
@@ -232,20 +263,27 @@ def route(args: list[bytes], db: int, slots: set[int], keyless: bool) -> list[Ro
         named = keys_of(args, notation, db)
     except Unknown:
         return [Routed(args, db, across=True)]
-    ours = [each for each in named if key_slot(each.key) in slots]
+    by_rule, takes = takes is not None, takes or (lambda db, key: True)
+    ours = [
+        each
+        for each in named
+        if (slots is None or key_slot(each.key) in slots) and takes(each.db, each.key)
+    ]
     dirty = tuple((each.db, each.key) for each in ours if each.written)
     across = [Routed(args, db, True, dirty)]
     if "slot-moves" in flags or not named:
         return across
-    here = {key_slot(each.key) for each in named}
+    here = {0 if slots is None else key_slot(each.key) for each in named}
+    if "script" in flags and by_rule:
+        return across
     if len(ours) == len(named) and len(here) == 1:
         pattern = "reads-unnamed" in flags and "script" not in flags and has_pattern(args)
         return across if pattern else [Routed(args, db)]
     if "script" in flags:
         return across
-    if len(here) == 1 and not here & slots:
+    if not ours:
         return []
     if "parts" in flags:
-        parts = parts_of(args, notation, slots)
+        parts = parts_of(args, notation, db, slots, takes)
         return across if parts is None else [Routed(part, db) for part in parts]
     return across if dirty else []

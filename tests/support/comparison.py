@@ -93,7 +93,7 @@ def settle(
             with contextlib.ExitStack() as stack:
                 # Each shard of the target has what every shard of the source has.
                 there, *_ = _clients(source, stack)
-                keys = _counted(keys, there, failed_over)
+                keys = counted(keys, there, failed_over)
                 functions, missing = [], []
                 for here in _clients(target, stack):
                     functions += _functions(there, here)
@@ -120,7 +120,7 @@ def assert_settled(source: End, target: End, timeout: float = 20.0, **options: A
     return found
 
 
-def _counted(found: Comparison, source: redis.Redis, either: bool) -> Comparison:
+def counted(found: Comparison, source: redis.Redis, either: bool) -> Comparison:
     """Without the engine's own keys, and without what no server tells its replicas."""
     extra = [(db, key) for db, key in found.extra if not key.startswith(OWN_PREFIX)]
     silent = {b"consumers"}

@@ -303,13 +303,21 @@ def migrating(source: End, target: End, **options: Any) -> Run:
     """A migration as a replica, with the comparison that the product has; for a `with` block."""
     ends = _endpoints(source, target, options)
     options = {"source_type": "replica", **options}
+    rules = {name: options[name] for name in ("include", "exclude") if name in options}
+    settings = TransferSettings(**rules)
+    run: list[Run] = []
+
+    def held_before() -> bool:
+        return bool(rules and run and run[0].work.held_before)
+
     if "gate_in_sync" not in options:
-        options.setdefault("comparison", comparison_of(*ends, TransferSettings(), lambda: False))
+        options.setdefault("comparison", comparison_of(*ends, settings, held_before))
         # Where an end is a cluster.
         options.setdefault(
-            "comparisons", lambda lanes: comparisons_of(lanes, TransferSettings(), lambda: False)
+            "comparisons", lambda lanes: comparisons_of(lanes, settings, held_before)
         )
-    return Run(source, target, **options)
+    run.append(Run(source, target, **options))
+    return run[0]
 
 
 def _endpoints(source: End, target: End, given: dict[str, Any]) -> tuple[Endpoint, Endpoint]:

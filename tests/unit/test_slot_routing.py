@@ -316,8 +316,9 @@ def test_a_batch_splits_where_the_stream_does() -> None:
             continue
         head, tail = batch.split(offset)
         assert (head.db_after, head.in_multi_after) == (left.db_after, left.in_multi_after)
-        assert head.slots is lane
-        assert tail.slots is lane
+        assert head.filter is not None
+        assert head.filter.slots is lane
+        assert tail.filter is head.filter
         assert read([head, tail]) == read([batch])
         assert taken <= len(head)
         taken = len(head)
@@ -378,7 +379,7 @@ def test_what_is_left_out_is_counted() -> None:
     data += command(b"SET", b"a", b"1") + command(b"SET", b"b", b"1")
     reader.feed(data)
     assert (reader.commands, reader.elsewhere) == (2, 2)
-    assert reader.slots is not None
+    assert reader.filter is not None
     reader.flush()
     (batch,) = reader.take()
     assert (len(batch), batch.end_offset, batch.db_after) == (2, len(data), 1)

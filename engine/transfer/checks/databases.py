@@ -109,9 +109,14 @@ async def check_existing(
     target_position = {db: count for db, count in keys.items() if count > 0 and db in moved}
     total = sum(count for count in keys.values() if count > 0)
     if total and settings.take_over and await _emptied_first(target):
+        which = (
+            "at most those that the rules take are removed"
+            if settings.rules
+            else "they are removed, in all databases"
+        )
         return warned(
             name,
-            f"{_keys_in(keys)}; they are removed, in all databases, also those of other writers",
+            f"{_keys_in(keys)}; {which}, also those of other writers",
             "--take-over was given. Without it nothing is removed.",
         )
     if not target_position:

@@ -26,6 +26,8 @@ async def check_besides(
     ours, theirs = await asyncio.gather(
         functions_and_indexes.ask(source, names), functions_and_indexes.ask(target, names)
     )
+    if settings.rules:
+        return _left_behind(ours)
     figures, remedies = [], []
     indexes = sorted((ours.indexes or frozenset()) - (theirs.indexes or frozenset()))
     unmade = [name for name in indexes if ours.definitions[name].why]
@@ -63,6 +65,20 @@ async def check_besides(
         return None
     remedy = "; ".join(remedies)
     return warned(NAME, "; ".join(figures), f"{remedy[0].upper()}{remedy[1:]}.")
+
+
+def _left_behind(ours: functions_and_indexes.FunctionsAndIndexes) -> Check | None:
+    """What of the source stays behind where rules choose keys."""
+    figures = []
+    if ours.indexes:
+        figures.append(f"search indexes: {_some(sorted(ours.indexes))}")
+    if ours.libraries:
+        figures.append(f"libraries of functions: {_some(sorted(ours.libraries))}")
+    if not figures:
+        return None
+    words = "; ".join(figures)
+    remedy = "Set up on the target what of that is needed."
+    return warned(NAME, f"not carried, as keys are chosen: {words}", remedy)
 
 
 def _some(names: list[str]) -> str:
