@@ -3,6 +3,7 @@ that is on its way, and repairs nothing that is another's."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -154,12 +155,13 @@ def test_a_repaired_key_that_cannot_be_told(
     for name in ("restless", "still"):
         here.client().set(name, "x")
         there.client().set(name, "~")
-    over = threading.Event()
+    written, over = threading.Event(), threading.Event()
 
     def write() -> None:
         client, n = here.client(), 0
         while not over.is_set():
             client.set("restless", n := n + 1)
+            written.set()
 
     writer = threading.Thread(target=write)
     stored = repair.repair
@@ -169,6 +171,7 @@ def test_a_repaired_key_that_cannot_be_told(
         # (It differs in the first look, however late the thread comes to write.)
         here.client().set("restless", 0)
         writer.start()
+        assert await asyncio.to_thread(written.wait, 60)
         return done
 
     monkeypatch.setattr(repair, "repair", repaired)
