@@ -38,7 +38,7 @@ def inspect(
     ],
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="KEY", show_default=False, help="This key alone."),
+        typer.Option("--key", metavar="KEY", show_default=False, help="Only this key."),
     ] = None,
     match: Annotated[
         str | None,
@@ -67,7 +67,7 @@ def inspect(
             metavar="N",
             min=0,
             show_default=False,
-            help="Keys of this database alone. Without it --key asks a server for its database 0, "
+            help="Only keys of this database. Without it --key asks a server for its database 0, "
             "and all else looks at every database.",
         ),
     ] = None,
@@ -136,8 +136,8 @@ async def _named_in_base(reader: KeyReader, output: str) -> tuple[int, int | Non
 
 def _behind_words(commands: int | None) -> str:
     if commands is None:
-        return "Commands behind the base may change it without naming it."
-    return f"Commands behind the base that name it: {commands:,}."
+        return "Commands after the base may change it without naming it."
+    return f"Commands after the base that name it: {commands:,}."
 
 
 def _show_key(

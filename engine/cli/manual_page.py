@@ -17,7 +17,7 @@ from engine.cli.app import DISTRIBUTION, application
 
 _EXIT_CODES = (
     ("0", "It is done."),
-    ("1", "It failed or stopped, or a key was not carried; the message says which."),
+    ("1", "It failed or stopped, or a key was not migrated; the message says which."),
     ("2", "The command line is wrong; nothing was done."),
     ("130", "It was interrupted (Ctrl-C, SIGTERM)."),
 )

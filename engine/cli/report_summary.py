@@ -63,7 +63,7 @@ def _lines(report: Report) -> Iterator[str]:
         if total > len(named):
             yield f"  … and {total - len(named):,} more (--output json names them)"
     if report.losses:
-        yield "Carried with a loss:"
+        yield "Migrated with a loss:"
         yield from (f"  {clean(each.words)}" for each in report.losses)
     if report.left_out:
         yield "Left out:"

@@ -37,7 +37,7 @@ def trial(
     wanted: Rules,
     sample: Annotated[
         int,
-        typer.Option("--sample", metavar="N", min=1, max=1_000_000, help="So many keys at most."),
+        typer.Option("--sample", metavar="N", min=1, max=1_000_000, help="At most this many keys."),
     ] = 1000,
     seed: Annotated[
         int | None,
@@ -64,7 +64,7 @@ def trial(
     chosen = secrets.randbits(32) if seed is None else seed
     try:
         if not wanted:
-            raise UsageError("there are no rules: --include, --exclude or --rules gives some")
+            raise UsageError("no rules are given")
         at = here if here.file_path is not None else Credentials.load().apply(here)
         found = run(RulesTrial(at, wanted, sample=sample, seed=chosen).run())
     except Exception as error:

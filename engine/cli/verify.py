@@ -33,7 +33,7 @@ def verify(
         str, typer.Option("--source", metavar="URL", help=f"What it should be: {_URL_WORDS}")
     ],
     target: Annotated[
-        str, typer.Option("--target", metavar="URL", help="What is held against it, likewise.")
+        str, typer.Option("--target", metavar="URL", help="What is compared with it, likewise.")
     ],
     mode: Annotated[
         Literal["count", "ttl", "full"],
@@ -65,15 +65,16 @@ def verify(
             "--rate",
             metavar="SIZE",
             show_default=False,
-            help="Read so much a second from both ends together, such as 20mb  [default: no bound]",
+            help="Read at most this many bytes a second from both ends, such as 20mb  [default: "
+            "no bound]",
         ),
     ] = "0",
     repair: Annotated[
         bool,
         typer.Option(
             "--repair",
-            help="Store what differs on the target as the source has it, and remove what the "
-            "target has alone. Not while a migration has the target.",
+            help="Store what differs on the target as the source has it, and remove what only "
+            "the target has. Not while a migration has the target.",
         ),
     ] = False,
     report: Annotated[

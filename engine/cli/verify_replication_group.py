@@ -42,7 +42,7 @@ def verify_replication_group(
             "--rate",
             metavar="SIZE",
             show_default=False,
-            help="Read so much a second from both ends together.  [default: no bound]",
+            help="Read at most this many bytes a second from both ends.  [default: no bound]",
         ),
     ] = None,
     resume: Annotated[

@@ -159,7 +159,7 @@ class ClientDisconnector:
         if self._claimed.first:
             await self._add_event(self._begun())
         while True:
-            why = "its time is over" if until is None or time.time() >= until else ""
+            why = "the time set for it is over" if until is None or time.time() >= until else ""
             if not why:
                 why = await self._look()
             elif self._counts:

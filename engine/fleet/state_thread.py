@@ -182,12 +182,12 @@ class StateThread:
             now = time.monotonic()
             if self._failing_since is None:
                 self._failing_since = now
-                _log.warning("The state cannot be written, and is tried again: %s", error)
+                _log.warning("The state cannot be written, and the engine tries again: %s", error)
             if self._closing or now - self._failing_since >= GIVE_UP:
                 raise
         else:
             if self._failing_since is not None:
-                _log.info("The state is written again")
+                _log.info("The state can be written again")
             self._failing_since = None
 
     def _write(self) -> None:

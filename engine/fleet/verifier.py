@@ -79,7 +79,7 @@ class _Verifier:
             except TransientStateError as error:
                 if not patience.left:
                     raise
-                _log.warning("How far it is could not be written: %s", error.message)
+                _log.warning("The progress could not be written to the state: %s", error.message)
 
     async def _prove(self) -> ProofReport:
         claimed, credentials = self._claimed, Credentials.load()

@@ -41,8 +41,8 @@ def _ask(services: ServiceContext, registry: Registry, group_id: str, seconds: f
     check(Operation.DISCONNECT, group_id, group.status)
     if transfer is None or not _closed_source(transfer):
         raise InvalidReplicationGroupStateFault(
-            f"cannot {Operation.DISCONNECT} replication group {group_id}: its last migration did "
-            "not close its source by a cut-over."
+            f"cannot {Operation.DISCONNECT} replication group {group_id}: its last migration has "
+            "not set its source to refuse writes at a cut-over."
         )
     if seconds is None:
         seconds = transfer.settings.disconnect_for

@@ -76,7 +76,7 @@ async def _source(
         )
     if source.file_path is not None:
         raise InvalidParameterValueException(
-            f"Invalid value for {_LIST}: two servers are compared, and a file is none."
+            f"Invalid value for {_LIST}: a verification compares two servers, not a file."
         )
     await operations.distinct([source], group.primary)
     return source

@@ -163,7 +163,7 @@ class MigrationWatcher:
         if now - self._asked.get(transfer.id, -AGAIN_SECONDS) < AGAIN_SECONDS:
             return
         self._asked[transfer.id] = now
-        _log.info("The migration is in sync: the cut-over is asked for")
+        _log.info("The migration is in sync: the server requests its cut-over (AutoCutover)")
         await self._services.state(
             lambda registry: registry.request(transfer.group_id, Request.COMPLETE)
         )

@@ -136,7 +136,8 @@ def _group(
         return None
     if group.primary.address.lower() != target.address.lower():
         raise InvalidParameterValueException(
-            f"replication group {name} is {group.primary.address}, not {target.address}.",
+            f"the target of replication group {name} is {group.primary.address}, not "
+            f"{target.address}.",
             remedy="Name another group with --replication-group-id.",
         )
     return group, transfer

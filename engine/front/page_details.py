@@ -133,7 +133,7 @@ def gates(transfer: TransferRecord) -> list[dict[str, Any]]:
         found += [_caught_up(progress), _lag(progress, _most(transfer), leased)]
     lost = progress.not_carried
     found.append(
-        _gate("everything carried", lost == 0, f"{lost:,} keys not carried" if lost else "so far")
+        _gate("everything migrated", lost == 0, f"{lost:,} keys not migrated" if lost else "so far")
     )
     found.append(_kept(progress))
     return found

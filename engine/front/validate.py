@@ -28,7 +28,7 @@ _SHARDS_MOST = 500
 _IDENTIFIER = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _EVENT = re.compile(r"[0-9]{1,18}", re.ASCII)
-_NOT_OURS = "Invalid value for Marker: it is not one that we gave."
+_NOT_OURS = "Invalid value for Marker: it is not one of this server's."
 _LIST = "CustomerNodeEndpointList"
 _MEMBERS = ("Address", "Port")
 _WHERE_CREDENTIALS_GO = (
@@ -124,7 +124,7 @@ def _one_cluster(nodes: Sequence[Endpoint]) -> Endpoint:
         if each.file_path is not None or each.unix_path is not None or each.sentinel is not None:
             raise InvalidParameterCombinationException(
                 f"{_LIST} has several endpoints, and {each.address} is not a node of a cluster.",
-                remedy="Name nodes of one cluster, or one endpoint alone.",
+                remedy="Name nodes of one cluster, or only one endpoint.",
             )
         if (each.username, each.tls) != (first.username, first.tls):
             raise InvalidParameterCombinationException(

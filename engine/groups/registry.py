@@ -631,7 +631,7 @@ def _left_keys(transfer: TransferRecord) -> bool:
 
 
 def _accept_loss(connection: Connection, transfer: TransferRecord) -> None:
-    accepted = "what the source has lost is accepted as lost"
+    accepted = "the loss of data at the source is accepted (--accept-source-loss)"
     write_event(connection, transfer.group_id, accepted, of=transfer.id)
     for lane, found in _checkpoints_of(connection, transfer).items():
         if isinstance(found.position, OnlineCheckpoint):

@@ -140,7 +140,7 @@ class Store:
         if schema.schema_version.name not in tables:
             if tables:
                 raise StateError(
-                    f"the database {self.name} is not ours: it has other tables",
+                    f"the database {self.name} is not a state of this program: it has other tables",
                     remedy="Name another one with --state.",
                 )
             self._create()

@@ -44,7 +44,7 @@ class AofBase:
             base, *others = files.parts
             if not files.read(base, 0, base.end).startswith(_MAGICS):
                 raise EngineError(
-                    f"{base.path} holds commands alone, and no snapshot before them",
+                    f"{base.path} holds only commands, and no snapshot before them",
                     remedy="What they come to only a server knows: load the append-only file into "
                     "one of its version, and inspect that.",
                     fault="user",
@@ -62,9 +62,9 @@ class AofBase:
         if size:
             files = "file" if self._files == 1 else "files"
             where = f" in {self._files} {files}" if self._files else ""
-            what = f"what the commands behind the base come to, {size:,} bytes{where}"
+            what = f"what the commands after the base change, {size:,} bytes{where}"
         elif self._whole and same_file is None:
-            what = "what commands behind the snapshot come to, if there are any"
+            what = "what commands after the snapshot change, if there are any"
         else:
             return ""
         return f"{what}: keys are shown as {self.path.name} has them, a server knows the rest"

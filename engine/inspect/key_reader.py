@@ -40,7 +40,7 @@ HELD_BYTES = 32 << 20
 _VALUE_MOST = 16 << 30
 """No value is longer, but by a damaged length."""
 _FOOTER = 10
-COMMANDS = "the commands behind this base of an append-only file"
+COMMANDS = "the commands after this base of an append-only file"
 
 
 @dataclass(frozen=True, slots=True)

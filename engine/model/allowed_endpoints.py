@@ -127,4 +127,4 @@ def _read(text: str) -> Rules:
     try:
         return Rules.parse(json.loads(text))
     except (ValueError, TypeError, AttributeError):
-        raise UsageError(f"{VARIABLE} is no JSON list of endpoints") from None
+        raise UsageError(f"{VARIABLE} is not a JSON list of endpoints") from None

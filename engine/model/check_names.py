@@ -67,7 +67,9 @@ def check_skipped(names: Iterable[str]) -> None:
     """Raise `UsageError` for a name that is no check's, or of one that cannot be skipped."""
     for name in names:
         if name in NEVER_SKIPPED:
-            raise UsageError(f"the check {name} cannot be skipped")
+            raise UsageError(
+                f"the check {name} cannot be skipped", remedy="Leave it out of --skip-checks."
+            )
         if name not in CHECKS:
             known = ", ".join(sorted(CHECKS - NEVER_SKIPPED))
             raise UsageError(f"there is no check {name[:80]!r} to skip", remedy=f"Known: {known}.")

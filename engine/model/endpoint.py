@@ -149,7 +149,7 @@ class Endpoint:
             return cls(unix_path=path, username=username, password=password)
         if scheme not in _PLAIN_SCHEMES | _TLS_SCHEMES:
             raise UsageError(
-                f"{scheme}:// is not a scheme of ours",
+                f"{scheme}:// is not a known scheme",
                 remedy="Expected redis://, rediss://, valkey://, valkeys://, redis+sentinel://, "
                 "unix://, rdb: or aof:.",
             )
@@ -179,7 +179,7 @@ class Endpoint:
         kind = scheme.removesuffix(sentinel_group.SUFFIX)
         if kind not in _PLAIN_SCHEMES | _TLS_SCHEMES:
             raise UsageError(
-                f"{scheme}:// is not a scheme of ours",
+                f"{scheme}:// is not a known scheme",
                 remedy="Expected redis+sentinel:// or rediss+sentinel://.",
             )
         rest = url.partition("://")[2]
@@ -365,7 +365,7 @@ def _file(url: str, kind: str) -> str:
         return STDIN_PATH
     scheme = _scheme(path)
     if path == "-" or scheme in _STORES:
-        elsewhere = "standard input is none" if path == "-" else f"{scheme}:// is elsewhere"
+        elsewhere = "standard input is not one" if path == "-" else f"{scheme}:// is elsewhere"
         piped = kind == _FILE_SCHEME
         raise UsageError(
             f"{kind} takes a file of this machine, and {elsewhere}",
@@ -400,12 +400,12 @@ def _meant(url: str) -> UsageError | None:
     scheme = _scheme(url)
     if (kind := url[: len(_FILE_SCHEME)]).lower() in (_FILE_SCHEME, _AOF_SCHEME):
         return UsageError(
-            f"{kind} is not a scheme of ours",
-            remedy=f"A file is {kind.lower()}PATH, in small letters.",
+            f"{kind} is not a known scheme",
+            remedy=f"A file is {kind.lower()}PATH, in lower case.",
         )
     if scheme in _STORES:
         return UsageError(
-            f"{scheme}:// is not a scheme of ours",
+            f"{scheme}:// is not a known scheme",
             remedy="A file is read where the engine runs: fetch it and give rdb:PATH, or send it "
             "into the command: … | startmigration migrate --source rdb:- …",
         )
@@ -415,12 +415,10 @@ def _meant(url: str) -> UsageError | None:
         kind = _AOF_SCHEME if commands else _FILE_SCHEME
         shown = "PATH" if "@" in path or path.startswith("//") or not path else path
         return UsageError(
-            "file: is not a scheme of ours", remedy=f"A file is rdb:PATH. Write {kind}{shown}."
+            "file: is not a known scheme", remedy=f"A file is rdb:PATH. Write {kind}{shown}."
         )
     if url == "-":
-        return UsageError(
-            "- alone names no source", remedy="The snapshot on standard input is rdb:-."
-        )
+        return UsageError("- is not a source", remedy="The snapshot on standard input is rdb:-.")
     if not scheme and _FILE_NAME.fullmatch(url):
         # (A URL may hold a password; a name with an @ in it is not repeated.)
         shown = "PATH" if "@" in url else url

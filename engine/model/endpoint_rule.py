@@ -19,8 +19,7 @@ _SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _BRACKETED = re.compile(r"\[(?P<host>[^\]]*)\](?::(?P<port>.+))?")
 _EXPECTED = (
-    "Expected NETWORK, ADDRESS or NAME, each with :PORT or :FROM-TO behind it or without, or "
-    "unix:PATH."
+    "Expected NETWORK, ADDRESS or NAME, each with or without :PORT or :FROM-TO, or unix:PATH."
 )
 
 
@@ -83,7 +82,7 @@ def _refuse_others(text: str) -> None:
         )
     if re.match(r"\.{0,2}/", text):
         raise UsageError(
-            f"{text!r} is a path alone", remedy="A server's socket is unix:PATH, from the / on."
+            f"{text!r} is only a path", remedy="A server's socket is unix:PATH, from the / on."
         )
 
 
@@ -103,7 +102,7 @@ def _network(host: str) -> Network | None:
     """The network or address that `host` is; None: it may be a name. Raises `UsageError`."""
     if "%" in host:
         raise UsageError(
-            f"{host!r} names an interface, which no rule can",
+            f"{host!r} names an interface, which a rule cannot do",
             remedy=f"Write {re.sub('%[^/]*', '', host)}.",
         )
     try:
@@ -112,15 +111,15 @@ def _network(host: str) -> Network | None:
         if "/" not in host:
             return None
         try:
-            meant = f"Write {ipaddress.ip_network(host, strict=False)}, or the address alone."
+            meant = f"Write {ipaddress.ip_network(host, strict=False)}, or only the address."
         except ValueError:
             meant = "Expected one as 10.0.0.0/8 or fd00::/8."
-        raise UsageError(f"{host!r} is no network", remedy=meant) from None
+        raise UsageError(f"{host!r} is not a network", remedy=meant) from None
     # What is dialled is judged as `allowed.plain` has it, so that these would fit nothing.
     if network.num_addresses == 1 and network.network_address.is_unspecified:
         local, everything = ("127.0.0.1", "0.0.0.0/0") if network.version == 4 else ("::1", "::/0")
         raise UsageError(
-            f"{host!r} is not an address of a server",
+            f"{host!r} stands for any address, not for a server",
             remedy=f"Write {local} for this machine, {everything} for all addresses.",
         )
     if isinstance(network, ipaddress.IPv6Network) and (inner := _inner(network)) is not None:
@@ -151,7 +150,7 @@ def _check_name(text: str, host: str) -> None:
         if host_pattern_check.of_addresses(host):
             hint = "" if ":" in host else f", and as a name it would fit {_example(host)} too"
             raise UsageError(
-                f"{text!r} is no network{hint}",
+                f"{text!r} is not a network{hint}",
                 remedy=f"Write {host_pattern_check.network_of(host)}.",
             )
         host_pattern_check.check_names(host)

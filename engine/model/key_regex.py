@@ -187,7 +187,7 @@ class _Parser:
     def _changed(self, flags: _Flags, said: str, at: int) -> _Flags:
         on, dash, off = said.partition("-")
         if "U" in said:
-            raise self._fault("the flag U says nothing where nothing is captured", at)
+            raise self._fault("the flag U has no effect, for nothing is captured", at)
         if not set(on + off) <= set("ims") or (dash and not off) or "-" in off:
             raise self._fault(f"flags i, m and s were expected, found {said!r}", at)
         values = {name: getattr(flags, name) for name in "ims"}
@@ -219,7 +219,7 @@ class _Parser:
         try:
             data = sign.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
-            raise self._fault("a character that is none", at) from None
+            raise self._fault("not a character: half of a surrogate pair", at) from None
         if len(data) == 1:
             return _Bytes(_folded(frozenset(data), flags))
         return _Row(tuple(_Bytes(frozenset([byte])) for byte in data))
@@ -243,9 +243,9 @@ class _Parser:
         """Pass over what stands behind the bracket of a group; its flags."""
         for words in ("(?=", "(?!", "(?<=", "(?<!"):
             if self._text.startswith(words, begin):
-                raise self._fault(f"{words}…) looks around, which takes going back", begin)
+                raise self._fault(f"{words}…) is a look-around, which needs backtracking", begin)
         if self._text.startswith("(?P=", begin):
-            raise self._fault("a backreference, which takes going back", begin)
+            raise self._fault("a backreference, which needs backtracking", begin)
         named = next((each for each in ("(?P<", "(?<") if self._text.startswith(each, begin)), "")
         if named:
             end = self._text.find(">", begin)
@@ -285,7 +285,7 @@ class _Parser:
         r"""The bytes of \d and the like, which is passed; None: it is none of them."""
         sign = self._next(2)[1:]
         if sign in ("p", "P"):
-            raise self._fault("classes of Unicode are of characters, and a name is bytes")
+            raise self._fault("a Unicode class is of characters, and a name is bytes")
         if sign not in _PERL:
             return None
         self._at += 2
@@ -297,7 +297,7 @@ class _Parser:
         sign = self._next(2)[1:]
         self._at += 2
         if not sign:
-            raise self._fault("nothing stands behind the backslash", begin)
+            raise self._fault("nothing follows the backslash", begin)
         if sign in _SIGNS:
             return _SIGNS[sign]
         if sign == "x":
@@ -308,10 +308,10 @@ class _Parser:
                 digits += self._next()
                 self._at += 1
             if int(digits, 8) > 255:
-                raise self._fault(f"\\{digits} is no byte", begin)
+                raise self._fault(f"\\{digits} is not a byte", begin)
             return int(digits, 8)
         if sign in string.digits:
-            raise self._fault(f"\\{sign} is a backreference, which takes going back", begin)
+            raise self._fault(f"\\{sign} is a backreference, which needs backtracking", begin)
         if sign.isascii() and not sign.isalnum() and sign != "_":
             return ord(sign)
         raise self._fault(f"\\{sign} has no meaning", begin)

@@ -91,8 +91,8 @@ class ModuleTypes:
             return "a value of a module whose type cannot be read"
         if not self.info.capabilities.survives_module_values:
             return (
-                f"a value of module {name}, and {self.info.name} is sent none, as servers before "
-                "6.2 may end their process over one"
+                f"a value of module {name}, and {self.info.name} is not sent it: a server before "
+                "6.2 may end at one"
             )
         if not self._has(name):
             return f"a value of module {name}, which the target does not have"

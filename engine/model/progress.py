@@ -69,9 +69,9 @@ class Progress(Figures):
         metric="not_carried_keys",
         meaning="Keys that could not be migrated (errors).",
         member="NotCarried",
-        label="Not carried",
+        label="Not migrated",
         worry=0,
-        words="not carried",
+        words="not migrated",
     )
     evicted_keys: int | None = figure(
         None,

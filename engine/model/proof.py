@@ -51,11 +51,11 @@ class ProofSettings:
                 remedy="Expected a number above 0 and up to 1.",
             )
         if self.seed is not None and not 0 <= self.seed < 1 << 128:
-            raise UsageError("a seed is a number of 128 bits at the most, and none below 0")
+            raise UsageError("a seed must be a number from 0 to 2^128 - 1")
         if self.rate < 0 or self.timeout <= 0:
-            raise UsageError("a rate is no number below 0, and a timeout one above it")
+            raise UsageError("a rate must be 0 or more, and a timeout above 0")
         if self.repair and self.mode != "full":
-            raise UsageError("only what was compared in mode full is repaired")
+            raise UsageError("a repair needs mode full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class ProofReport:
         what = {
             "equal": "Equal",
             "different": "Different",
-            "unknown": "It could not be told whether they are equal",
+            "unknown": "It is not known whether they are equal",
         }[self.outcome]
         parts = [f"{self.compared:,} keys compared", f"{self.different:,} differ"]
         if self.repaired:

@@ -45,20 +45,23 @@ def read(entries: Iterable[str]) -> Mapping[Side, Names]:
         name = match[2].upper()
         if name in FIXED:
             raise UsageError(
-                f"{name} can have no other name: keys are moved with it",
+                f"the command {name} cannot have another name: the engine moves keys with it",
                 remedy=f"Give {name} its name back in the server's configuration.",
             )
         for side in _SIDES if match[1] is None else [match[1]]:
             table = found["source" if side == "source" else "target"]
             if table.get(name, match[3]) != match[3]:
-                raise UsageError(f"{name} is given two names at the {side}")
+                raise UsageError(
+                    f"the command {name} is given two other names at the {side}",
+                    remedy="Give it one.",
+                )
             table[name] = match[3]
     for side, table in found.items():
         if len(table) > _MOST:
             raise UsageError(f"more than {_MOST} commands are renamed at the {side}")
         others = [other.upper() for other in table.values()]
         if len(set(others)) < len(others):
-            raise UsageError(f"two commands are given one name at the {side}")
+            raise UsageError(f"two commands are given the same name at the {side}")
     return {side: tuple(sorted(table.items())) for side, table in found.items()}
 
 

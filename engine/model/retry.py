@@ -49,7 +49,7 @@ class Attempts:
 
     async def __anext__(self) -> Self:
         delay, self._delay = self._delay, None
-        assert delay is not None, "a try ended neither well nor badly"
+        assert delay is not None, "a try ended with neither success nor failure"
         if delay:
             await asyncio.sleep(delay)
         return self
@@ -86,7 +86,7 @@ async def retry(
             if not (deadline.left and passes(error)):
                 raise
             attempt.failed(error.message)
-    raise AssertionError("attempts end by a result or an error")
+    raise AssertionError("attempts ended with neither a result nor an error")
 
 
 def retry_blocking(action: Callable[[], T], deadline: Deadline, passes: type[EngineError]) -> T:

@@ -62,7 +62,7 @@ class Rule:
             if word == "db" and colon and db is None:
                 known = value.isascii() and value.isdigit() and len(value) <= _DIGITS_MOST
                 if not known or int(value) > 0x7FFFFFFF:
-                    raise UsageError(f"{value!r} is no number of a database")
+                    raise UsageError(f"{value!r} is not a database number")
                 db = int(value)
             elif word == "type" and colon and kind is None:
                 if value not in TYPES:
@@ -73,7 +73,7 @@ class Rule:
             else:
                 raise UsageError(_EXPECTED)
             if comma and not rest:
-                raise UsageError(f"nothing stands behind the last comma: {_EXPECTED}")
+                raise UsageError(f"nothing follows the last comma: {_EXPECTED}")
         if db is None and kind is None:
             raise UsageError(_EXPECTED)
         return cls(text, "", "", db, kind)
@@ -81,7 +81,7 @@ class Rule:
     def check(self) -> None:
         """Raises `UsageError` where the pattern is none."""
         if not self.pattern:
-            raise UsageError(f"{self.way}: says nothing of names")
+            raise UsageError(f"{self.way}: does not say which names")
         try:
             self._compiled()
         except ValueError as error:

@@ -91,7 +91,7 @@ def parse(nodes: str, path: str, options: dict[str, str]) -> SentinelGroup:
         raise UsageError("the URL does not say which primary the Sentinels watch", remedy=_EXPECTED)
     if not _NAME.fullmatch(name):
         raise UsageError(
-            "the part behind the / is not a name that Sentinels can have for a primary",
+            "the part after the / is not a name that Sentinels can have for a primary",
             remedy="A name has letters, digits, dots, hyphens and underscores. Write / in a "
             "password as %2F, and ? as %3F.",
         )

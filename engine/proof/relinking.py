@@ -39,4 +39,4 @@ async def until_linked(once: Callable[[], Coroutine[Any, Any, T]]) -> T:
             if not pauses.left:
                 raise
             attempt.failed(error.message)
-    raise AssertionError("attempts end by a result or an error")
+    raise AssertionError("attempts ended with neither a result nor an error")

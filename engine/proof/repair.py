@@ -135,7 +135,7 @@ async def _repair(
         elif payload is None:
             stores.append((key, ("DEL", key)))
         elif not _sound(payload):
-            refused.append((key, "its value came damaged from the source"))
+            refused.append((key, "the source sent a damaged value"))
         else:
             # What is left of it; 0 is none, and one that ends this very moment has 1.
             left = max(ttl, 1) if ttl >= 0 else 0

@@ -48,7 +48,7 @@ class ReportFile:
         """Where a comparison that is cut off is found (`saved_proof`)."""
         for each in (self._paths.report, self._paths.page):
             if each.exists() and not each.is_file():
-                raise UsageError(f"the report {each} cannot be written: it is no file")
+                raise UsageError(f"the report {each} cannot be written: it is not a file")
         try:
             # Keys and values are for nobody else. Whether it can be written is known before
             # anything is compared.
@@ -156,7 +156,7 @@ def page_of(report: ProofReport) -> str:
                 ("Keys compared", f"{report.compared:,}"),
                 ("Bytes of their values", f"{report.bytes:,}"),
                 ("Keys that differ", f"{report.different:,}"),
-                ("Keys that differed at first alone", f"{report.resolved:,}"),
+                ("Keys that differed only at first", f"{report.resolved:,}"),
                 ("Keys that could not be compared", f"{report.unknown:,}"),
                 ("Keys that were repaired", f"{report.repaired:,}"),
                 ("Libraries and indexes compared", f"{report.libraries:,}"),

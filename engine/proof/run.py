@@ -97,7 +97,7 @@ async def prove(
     """
     for end in (source, target):
         if end.file_path is not None:
-            raise UsageError("two servers are compared, and a file is none")
+            raise UsageError("verify compares two servers, not a file")
     if report is None:
         if resume:
             raise UsageError("it takes the path of its report to go on with a comparison")
@@ -222,7 +222,7 @@ class _Proof:
                 )
             self._begin(asked)
             if asked[0].shares_with(asked[1]):
-                self._unsure("both ends are one server, or have one in common")
+                self._unsure("both ends are the same server, or have a server in common")
             for deployment, each in zip(ends, asked, strict=True):
                 for info, server in zip(each.infos, each.servers, strict=True):
                     if not info.process:
@@ -540,7 +540,7 @@ class _Proof:
         )
         if done.owned:
             # It has begun meanwhile.
-            self._leave_out("not repaired any more: a migration has the target by now")
+            self._leave_out("nothing more is repaired: a migration has the target by now")
         before, self._different = self._different, {}
         untold, self._untold = self._untold, set()
         self._repairing = True

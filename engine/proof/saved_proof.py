@@ -62,13 +62,14 @@ class SavedProof:
         if there and not resume:
             raise UsageError(
                 f"{path} holds a comparison that was cut off",
-                remedy="Go on with it by --resume in place of --report, or name another report.",
+                remedy="Go on with it (--resume in place of --report), or name another report.",
             )
         if resume:
             if not there:
                 raise UsageError(
-                    f"there is no comparison to go on with: {path} is not there",
-                    remedy="One with --report that is cut off after some seconds leaves it there.",
+                    f"there is no comparison to go on with: {path} does not exist",
+                    remedy="Begin one with --report. It writes this file as it goes, and removes "
+                    "it at its end.",
                 )
             with self._reading():
                 self._open()
@@ -164,7 +165,7 @@ class SavedProof:
         self._db = sqlite3.connect(self._path, isolation_level=None)
         ((version, head),) = self._rows("SELECT version, head FROM head")
         if version != _VERSION:
-            raise UsageError(f"another release of this program has written {self._path}")
+            raise UsageError(f"{self._path} was written by another release of this program")
         held = json.loads(head)
         if self._head.get("seed") is None:
             self._head["seed"] = held["seed"]
@@ -173,7 +174,8 @@ class SavedProof:
                 raise UsageError(
                     f"the comparison in {self._path} has another {name}: {value!r}, and not "
                     f"{self._head.get(name)!r}",
-                    remedy="Go on with the ends and options that it was begun with, or begin anew.",
+                    remedy="Go on with the ends and options that it was begun with, or begin a "
+                    "new one.",
                 )
         self.runs = [tuple(row) for row in self._rows("SELECT began, until FROM run ORDER BY 1")]
         self.run = len(self.runs)

@@ -188,7 +188,7 @@ class RdbFile:
         if head.startswith(_MAGIC) or any(magic.startswith(head) for magic in _MAGIC):
             return
         raise ProtocolFault(
-            f"{self.name} is no RDB file: it begins with {head[:9]!r}, not with REDIS or VALKEY",
+            f"{self.name} is not an RDB file: it begins with {head[:9]!r}, not REDIS or VALKEY",
             remedy=_WHAT_IT_TAKES,
             fault="user",
         )
@@ -240,7 +240,7 @@ class RdbFile:
             self.part_of_aof = True
             if not self._part:
                 raise ProtocolFault(
-                    f"{self.name} goes on behind its snapshot, from byte {end}: it is an "
+                    f"{self.name} goes on after its snapshot, from byte {end}: it is an "
                     "append-only file, which holds commands there",
                     remedy=f"Give it as aof:{self.path}, or the file that SAVE wrote.",
                     fault="user",
@@ -295,7 +295,7 @@ class RdbFileSource:
         file, found = self._file, []
         if empty := self.reader.empty:
             found.append(
-                f"{empty:,} collections without members passed over, as servers from 6.2 on do"
+                f"{empty:,} collections without members left out, as servers from 6.2 on do"
             )
         if excluded := self.reader.excluded:
             found.append(f"{excluded:,} keys left out, as the rules say")
@@ -305,11 +305,11 @@ class RdbFileSource:
                 "them twice"
             )
         if file.behind:
-            found.append(f"{file.behind:,} bytes behind the snapshot of {file.name} passed over")
+            found.append(f"{file.behind:,} bytes after the snapshot in {file.name} are ignored")
         if file.replaced:
             found.append(
                 f"another file has taken the place of {file.name} since it was opened; what was "
-                "opened is carried"
+                "opened is migrated"
             )
         return found
 

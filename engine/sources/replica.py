@@ -736,12 +736,12 @@ class ReplicaSource:
         reason = await too_much_behind(offset, self._handshake.dial, self._whole)
         if reason is not None and not self._is_whole:
             self._drain = True
-            self.on_event(f"the source's socket is drained, whatever the target's pace: {reason}")
+            self.on_event(f"the snapshot is received faster than the target stores it: {reason}")
             self._steer()
 
     async def _relink(self, error: EngineError) -> None:
         """Ask for the stream behind what was received; the bytes go on as if nothing had been."""
-        self.on_event(f"{error.message}: dialling again")
+        self.on_event(f"{error.message}: connecting again")
         self._liveness.lost(error)
         seldom, tries = logs.Seldom(_LOG_SECONDS), 0
         async for attempt in Attempts(_Relinking(self._settings.retry_for, self._liveness)):

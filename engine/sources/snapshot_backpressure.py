@@ -33,12 +33,12 @@ async def too_much_behind(
         while not whole.is_set():
             pending = await ask_offset(connection) - offset
             if pending > _PENDING_BYTES:
-                return f"{pending // MIB} MiB wait behind the snapshot"
+                return f"{pending // MIB} MiB of writes wait in the source behind the snapshot"
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ASK_SECONDS):
                     await whole.wait()
     except EngineError as exc:
-        return f"it does not say how much waits behind the snapshot ({exc})"
+        return f"it does not say how many bytes of writes wait until the snapshot is sent ({exc})"
     finally:
         if connection is not None:
             connection.close()

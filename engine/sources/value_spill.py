@@ -149,7 +149,9 @@ class Spill:
 
     async def _keep(self, piece: bytes) -> None:
         if self._kept + len(piece) > self._limit:
-            raise EngineError(f"a value is longer than the {self._limit:,} bytes that it may have")
+            raise EngineError(
+                f"the source sent a value of more than {self._limit:,} bytes, the most that is kept"
+            )
         try:
             if self._file is None:
                 self._file = temporary_file(self._folder)

@@ -582,7 +582,7 @@ class AppendOnly:
             await writer.close()
             self._stuck = source.stuck
             for what in source.reader.left_out:
-                self._leave_out(f"not carried: {what}")
+                self._leave_out(f"not migrated: {what}")
             functions, scripts = source.reader.functions, source.reader.scripts
             search = survey.search
 
@@ -592,7 +592,7 @@ class AppendOnly:
                         if is_library(what):
                             self._lose(what, why)
                         else:
-                            self._leave_out(f"not carried: {what}: {why}")
+                            self._leave_out(f"not migrated: {what}: {why}")
                     if search.there:
                         for what, why in (await carry_of_file(end, search)).items():
                             self._lose(what, why)
@@ -846,7 +846,7 @@ class AppendOnly:
     def _lose(self, what: str, why: str) -> None:
         self._context.lost[what] = why
         self._checkpoint.note(lost=tuple(self._context.lost.items()))
-        self._leave_out(f"not carried: {what}: {why}")
+        self._leave_out(f"not migrated: {what}: {why}")
 
     async def _look_at_lost(self, survey: AofSurvey) -> None:
         """What is named as lost may have been made by hand. Raises `LinkError`."""
@@ -861,7 +861,7 @@ class AppendOnly:
             context.lost, target_position, survey.search
         ):
             del context.lost[what]
-            line = f"not carried: {what}: "
+            line = f"not migrated: {what}: "
             self.left_out = [each for each in self.left_out if not each.startswith(line)]
             context.on_event(f"{what} was missing on the target, and is there now")
         self._checkpoint.note(lost=tuple(context.lost.items()))

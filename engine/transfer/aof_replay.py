@@ -62,7 +62,7 @@ _FOOTER_BYTES = 10
 _NAMED_IN_A_LINE = 3
 # So many hashes that may lack fields have a line of the report, and an event, each.
 _DOUBTED_MOST = 100
-_LACKING = "may lack fields whose TTL had passed, and was put off in time"
+_LACKING = "may lack fields: their TTL has passed, but a later command had extended it in time"
 # Beside a key's name in the notes on the target: it is not left out, but may lack fields.
 _FIELDS = "?fields"
 
@@ -238,7 +238,7 @@ class Replay:
         words = "1 hash has" if total == 1 else f"{total:,} hashes have"
         return (
             f"{words} or had fields whose TTL could not be extended, such as {names}: a field "
-            "whose TTL had passed, and which the file puts off later, is missing there"
+            "whose TTL has passed is missing there, also if a later command of the file extends it"
         )
 
     def doubts(self, *, fields: bool) -> Iterable[str]:

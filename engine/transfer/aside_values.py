@@ -86,7 +86,9 @@ class AsideValues:
             position = TargetPosition.decode(found)
             if (position.transfer, position.engine) == (own.token, self._ownership.engine):
                 return
-        raise LinkError("the target has another position than this engine's", fault="target")
+        raise LinkError(
+            "the position on the target is not the one that this engine wrote", fault="target"
+        )
 
     async def tidy_up(self) -> None:
         """Remove what no reading is going to store: none is under way. Raises `LinkError`,

@@ -39,9 +39,9 @@ _ASKING_TARGET = (
 )
 # Where the source cannot be read behind its fence, and keys are read again all the time.
 _STOP_WRITERS = (
-    "; this source cannot be read behind its fence, so that none may be left before it. Scripts "
-    "(EVAL) or other commands by which keys are read again leave no moment for the cut-over while "
-    "they go on: stop those writers first (--fence hook, or none once they have stopped)"
+    "; this source cannot be read during its fence, so that none may be left before it. While "
+    "scripts (EVAL) or other commands by which keys are read again go on, no cut-over can begin: "
+    "stop those writers first (--fence hook, or none once they have stopped)"
 )
 
 

@@ -37,7 +37,7 @@ _PAUSE, _COMMIT = "pause writers", "commit"
 CUT_OVER: tuple[CutOverStep, ...] = (
     # What takes its time, while no client has to wait for it.
     Step("wait for the gates", lambda lane: lane.pass_gates()),
-    Step("find where writes are taken", lambda lane: lane.find_fence()),
+    Step("find the primary that accepts writes", lambda lane: lane.find_fence()),
     Step("compare both ends before the fence", lambda lane: lane.compare_before()),
     Step(
         "wait for the target's replicas before the fence",
@@ -87,7 +87,7 @@ CUT_OVER: tuple[CutOverStep, ...] = (
         late=_behind("the engine set the source to refuse writes"),
     ),
     Step(
-        "look at the role",
+        "check the source's role",
         lambda lane: lane.look_at_role(),
         until=_fence_ends,
         late=_behind("the engine asked the source for its role once more"),
@@ -96,7 +96,7 @@ CUT_OVER: tuple[CutOverStep, ...] = (
     Step("promote the target", lambda lane: lane.promote()),
     # From here on there is no way back.
     Step(_COMMIT, lambda lane: lane.commit()),
-    Step("let clients go", lambda lane: lane.let_go()),
+    Step("release the clients", lambda lane: lane.let_go()),
 )
 
 IN_SYNC: tuple[CutOverStep, ...] = (
@@ -113,18 +113,18 @@ IN_SYNC: tuple[CutOverStep, ...] = (
         late=lambda lane: lane.late_settling(),
     ),
     Step("wait for the target's replicas", lambda lane: lane.wait_for_replicas_before()),
-    Step("look at the slots", lambda lane: lane.look_at_slots()),
+    Step("check the slots", lambda lane: lane.look_at_slots()),
     Step("promote the target", lambda lane: lane.promote_in_sync()),
     Step("commit", lambda lane: lane.commit_unfenced()),
-    Step("tidy up", lambda lane: lane.tidy_up()),
+    Step("remove the engine's key from the target", lambda lane: lane.tidy_up()),
 )
 
 SNAPSHOT: tuple[CutOverStep, ...] = (
     Step("wait for the target's replicas", lambda lane: lane.wait_for_replicas_before()),
-    Step("look at the slots", lambda lane: lane.look_at_slots()),
+    Step("check the slots", lambda lane: lane.look_at_slots()),
     Step("promote the target", lambda lane: lane.promote_snapshot()),
     Step("commit", lambda lane: lane.commit_unfenced()),
-    Step("tidy up", lambda lane: lane.tidy_up()),
+    Step("remove the engine's key from the target", lambda lane: lane.tidy_up()),
 )
 
 

@@ -61,7 +61,7 @@ from engine.wire.functions_and_indexes import LIST_LIBRARIES, SEARCH, carry_abse
 _log = logs.logger(__name__)
 # So many keys that were equal before, and may not be any more, are compared behind the fence.
 _AGAIN_AT_FENCE = 2000
-_SILENT = "its kind changes without a word in the stream"
+_SILENT = "values of its type change by commands that are not replicated"
 # So many keys are read again behind the fence at the most.
 _RESYNCED_AT_FENCE = 200
 # Between two looks at the other gates, in seconds.

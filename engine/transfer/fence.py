@@ -492,8 +492,8 @@ class PauseFence:
     def _opened_by_another(self) -> TransferFailed:
         """What another one had set is not there any more: the next try sets its own."""
         return TransferFailed(
-            f"{self._name} accepts writes again: what had it refuse them before this cut-over was "
-            "taken away meanwhile",
+            f"{self._name} accepts writes again: the setting by which it refused them before this "
+            "cut-over was removed meanwhile",
             remedy="The migration goes on. Complete it again.",
             fault="source",
         )
@@ -502,8 +502,8 @@ class PauseFence:
         """The target is open, and what had the source refuse writes before this cut-over has been
         taken away since: set it anew. Returns what may be lost by it."""
         lost = (
-            f"what had {self._name} refuse writes before this cut-over was taken away meanwhile: "
-            "what it accepted until it was set again exists only there"
+            f"the setting by which {self._name} refused writes before this cut-over was removed "
+            "meanwhile: what it accepted until it was set again exists only there"
         )
         recorded = False
         try:

@@ -232,7 +232,7 @@ class FenceUpkeep:
 
     async def remove(self, fence: Fence) -> None:
         try:
-            with self.step("take the fence away"):
+            with self.step("remove the fence"):
                 await fence.open()
         except EngineError as exc:
             self._not_taken_away(exc)
@@ -267,7 +267,7 @@ class FenceUpkeep:
         await self.take_away(at_once=True)
         if not self._checkpoint.mark.fenced or (self._left.given_up and mark.fenced_at == address):
             return ""
-        return f"the fence at {mark.fenced_at or 'the source'} is still to be taken away"
+        return f"the fence at {mark.fenced_at or 'the source'} is still to be removed"
 
     async def note_lost(self, found: bytes | None) -> None:
         """The target is not as it was left, and has the position `found` now: whether it may be
@@ -294,7 +294,7 @@ class FenceUpkeep:
         why = "because another migration may have cut over from it since"
         if self._ends.settings.fence == "hook":
             words = (
-                f"the fence's hook was not told to let writes on, {why}. If none has: run it with "
+                f"the fence's hook was not run with `unfence`, {why}. If none has: run it with "
                 "`unfence` by hand"
             )
         elif sealed:
@@ -303,7 +303,7 @@ class FenceUpkeep:
                 f"{write_block.remedy(sealed)}"
             )
         else:
-            words = f"writes to the source were not let on before the fence's time is over, {why}"
+            words = f"writes to the source stay paused until the fence's time is over, {why}"
         self._context.on_event(words)
         self._show_closed(words)
 
@@ -341,7 +341,7 @@ class FenceUpkeep:
         patience = self._context.patience(
             "the source's clients",
             ended="the target is promoted, but the source could not be set to refuse writes",
-            next_step="it is told again",
+            next_step="the engine tries again",
             fault="source",
             limit=_FINISH_SECONDS if patient else 0.0,
         )
@@ -391,7 +391,7 @@ class FenceUpkeep:
         """Clients that wait; where that fails the checkpoint keeps it for `finish`."""
         self._not_let_go = None
         try:
-            with self.step("let clients go, and disconnect them"):
+            with self.step("release the clients, and disconnect them"):
                 events = await fence.finish()
         except EngineError as exc:
             self._not_let_go = exc

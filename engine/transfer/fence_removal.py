@@ -40,7 +40,7 @@ class FenceRemoval:
     def failed(self, where: str, reason: str, remedy: str) -> None:
         """A try failed. Each reason is one event."""
         self._tries += 1
-        self._text = f"{where}, for its fence could not be taken away: {reason.rstrip('.')}"
+        self._text = f"{where}, for its fence could not be removed: {reason.rstrip('.')}"
         if reason not in self._reported:
             self._reported.add(reason)
             self._context.on_event(f"{self._text}. {remedy}")

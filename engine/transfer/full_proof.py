@@ -188,7 +188,7 @@ class FullProof:
     def _look_at_ends(self) -> None:
         """Raises `LinkError` where what is compared is not what is followed and written to."""
         if self._ends() != self._compared_ends:
-            raise LinkError(f"{_OTHERS}: both ends are connected to again", fault="engine")
+            raise LinkError(f"{_OTHERS}: the engine connects to both ends again", fault="engine")
 
     async def _reach(self, offset: int) -> None:
         """Wait until the target has what the source had at `offset`. Raises as `_look_at_ends`."""

@@ -83,7 +83,7 @@ _UNMADE_SECONDS = 0.5
 _UNMADE_MOST_SECONDS = 60.0
 _UNMADE_TRIES = 10
 _UNMADE_REFUSED_SECONDS = 600.0
-_GONE_WORDS = "it was gone before it got its name: its time was over, or the target has evicted it"
+_GONE_WORDS = "it was gone before its rename to the key: it had expired, or the target evicted it"
 # Commands that leave nothing of a key.
 _DELETES = frozenset({b"DEL", b"UNLINK"})
 # What a name in the set says is to be read: the value, the expire time; nothing, before it is
@@ -295,7 +295,7 @@ class KeyResync:
             ""
             if each is None
             else f"the value of the key '{printable_key(key)[:80]}', which is longer than the "
-            f"target takes in one argument, is not made there by commands just now: {each.why}; "
+            f"target takes in one argument, could not be made there by commands: {each.why}; "
             f"again in {each.pause:g} s"
         )
 
@@ -828,7 +828,10 @@ class KeyResync:
         for (db, key), place in zip(keys, places, strict=True):
             expire_at = replies[place]
             if not isinstance(expire_at, int):
-                raise ProtocolFault(f"{self._source.name}: no integer for a TTL", fault="source")
+                raise ProtocolFault(
+                    f"{self._source.name} answered a TTL with something else than an integer",
+                    fault="source",
+                )
             if expire_at >= 0:
                 expire_at += 0 if self._absolute else now
                 expire_at = self._extended.extend((db, key), expire_at)

@@ -447,8 +447,8 @@ class Lane:
                 reason, ask, remedy = await self._ownership.judge(exc), True, ""
                 if self._differed or (self._follower is not None and self._follower.differed):
                     await self._losses.compare_all(
-                        "the target has another position than the one we left there, and may lack "
-                        "what was read again because it differed"
+                        "the target has another position than the one that the engine left there, "
+                        "and may lack what was read again because it differed"
                     )
                 found = self._ownership.claim.ours(exc.found)
                 wants = stream_words(found.position if found is not None else None)
@@ -486,7 +486,7 @@ class Lane:
             attempt.failed(
                 reason,
                 remedy=remedy,
-                event=f"{reason}: dialling again{wants and f', to ask the source for {wants}'}",
+                event=f"{reason}: connecting again{wants and f', to ask the source for {wants}'}",
             )
             self._figures.restarts += 1
 

@@ -631,8 +631,8 @@ class LaneCutOver:
                 raise Refused(unasked(self._context, exc.message)) from exc
             # Writers are the operator's, wherever they write.
             self._context.on_event(
-                "the last offset of the source's primary is not known, so the source's own counts: "
-                f"what the primary has not sent it by then is not migrated: {exc.message}"
+                "the last offset of the source's primary is not known, so the source's own offset "
+                f"is used: what the primary has not sent it by then is not migrated: {exc.message}"
             )
             self._shared.unasked = exc.message
             return Head(self._ends.source, self._source.info, "", ())

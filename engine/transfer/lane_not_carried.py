@@ -67,7 +67,7 @@ class LaneLosses:
         """What is no key and is not carried, in words."""
         if what not in self.left_out:
             self.left_out.append(what)
-            self._context.on_event(f"not carried: {what}")
+            self._context.on_event(f"not migrated: {what}")
         if what.startswith(_FUNCTION_COMMAND):
             # Which library it was, a look at both ends tells.
             self._context.lost.setdefault(LIBRARIES, what)

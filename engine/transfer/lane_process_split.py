@@ -248,7 +248,7 @@ class LaneProcessSplit:
             await self._watch(way, lanes, ends, workers, processes)
         except Exception:
             # They go on where they are.
-            _log.exception("Lanes are not parted any more")
+            _log.exception("Lanes are not split over more processes any more")
             await self.end()
 
     async def _watch(
@@ -305,9 +305,9 @@ class LaneProcessSplit:
                 if not self._told_unknown:
                     self._told_unknown = True
                     self._overview.on_event(
-                        "the process of the lanes has no CPU left, and they stay together for now: "
-                        f"the source {each.source.address} does not say how much of its stream it "
-                        "keeps"
+                        "the process of the lanes has no CPU left, but they are not split over "
+                        f"more processes for now: the source {each.source.address} does not say "
+                        "how much of its stream it keeps"
                     )
                 return True
             rate = load.bytes.get(lane.context.lane, 0.0)
@@ -317,11 +317,11 @@ class LaneProcessSplit:
             if not self._told_backlog:
                 self._told_backlog = True
                 self._overview.on_event(
-                    "the process of the lanes has no CPU left, and they stay together: the source "
-                    f"{each.source.address} keeps {size_words(size)} of its stream and writes "
-                    f"{size_words(int(rate))} a second, and the target is {size_words(behind)} "
-                    "behind, so that a lane that is moved might have to copy everything again; a "
-                    "larger repl-backlog-size has them parted"
+                    "the process of the lanes has no CPU left, but they are not split over more "
+                    f"processes: the source {each.source.address} keeps {size_words(size)} of its "
+                    f"stream and writes {size_words(int(rate))} a second, and the target is "
+                    f"{size_words(behind)} behind, so that a lane that is moved might have to copy "
+                    "everything again; a larger repl-backlog-size lets them be split"
                 )
             return True
         return False
@@ -333,10 +333,10 @@ class LaneProcessSplit:
                 self._ready.append(await processes.start())
             told = await asyncio.gather(*(_answers(each) for each in self._ready))
         except EngineError as exc:
-            _log.warning("No process for lanes could be started: %s", exc)
+            _log.warning("A process for lanes could not be started: %s", exc)
             return False
         if not all(told):
-            _log.warning("A process for lanes did not begin")
+            _log.warning("A process for lanes did not answer after its start")
         return all(told)
 
     # --- When they are parted ---

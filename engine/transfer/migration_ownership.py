@@ -175,7 +175,7 @@ class MigrationOwnership:
                     remedy="Leave the migration to that engine, or end that engine first.",
                     fault="user",
                 )
-        return "the target holds another position than the one we left"
+        return "the target holds another position than the one that the engine left"
 
     async def _still_ours(self) -> None:
         """Raise unless the migration is ours, and not over: a position that is gone may have been

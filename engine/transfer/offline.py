@@ -296,7 +296,7 @@ class Offline:
         if code and self._settings.rules:
             self.left_out.append("functions, scripts and search indexes, as keys are chosen")
         for what in self.left_out:
-            context.on_event(f"not carried: {what}")
+            context.on_event(f"not migrated: {what}")
         if code and not self._settings.rules:
             await context.insist(self._carry_code, "target")
 
@@ -344,7 +344,7 @@ class Offline:
         for each in what:
             if each not in self.left_out:
                 self.left_out.append(each)
-                context.on_event(f"not carried: {each}")
+                context.on_event(f"not migrated: {each}")
 
     async def _carry_indexes(self) -> None:
         async with self._ends.admin("source") as source, self._ends.admin("target") as target:
@@ -369,7 +369,7 @@ class Offline:
         self._context.lost |= lost
         for what, why in lost.items():
             self.left_out.append(f"{what}: {why}")
-            self._context.on_event(f"not carried: {what}: {why}")
+            self._context.on_event(f"not migrated: {what}: {why}")
 
     async def _carry_code(self) -> None:
         assert self._file is not None
@@ -389,7 +389,7 @@ class Offline:
             )
         for what, why in refused.items():
             self.left_out.append(f"{what}: {why}")
-            self._context.on_event(f"not carried: {what}: {why}")
+            self._context.on_event(f"not migrated: {what}: {why}")
             # With "skip" the target's own stay as they are.
             if is_library(what) and not (settings.if_exists == "skip" and "already exists" in why):
                 self._context.lost[what] = why
@@ -422,7 +422,7 @@ class Offline:
         await context.insist(lambda: self._source.open(position), "source")
         await self._check_apart()
         if position is not None and not position.run_id:
-            context.on_event("the cut-over was refused before: everything is copied again")
+            context.on_event("an earlier cut-over was refused: everything is copied again")
             before = position = None
         elif position is not None and not self._source.continues(position):
             context.on_event("the source was restarted: the checkpoint is void")

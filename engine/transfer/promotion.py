@@ -216,8 +216,8 @@ class Promotion:
     async def _tidy_up(self) -> None:
         patience = self._context.patience(
             "the promotion",
-            ended="the target could not be tidied up",
-            next_step="it is tidied up again",
+            ended="the engine's key and extended TTLs could not be removed from the target",
+            next_step="the engine tries again",
             fault="target",
             # Nothing can cancel it, and the engine that resumes does it.
             limit=_TIDY_SECONDS,
@@ -228,7 +228,7 @@ class Promotion:
                 patience.progress()
                 return
             except (LinkError, ServerError) as exc:
-                attempt.failed(exc.message, event=f"{exc.message}: tidying up again")
+                attempt.failed(exc.message, event=f"{exc.message}: trying again")
 
     async def tidy_up_once(self) -> None:
         """One try. Raises `PositionMoved` where the target came back older since it was promoted,

@@ -356,7 +356,7 @@ class RemoteLane:
                     event=f"{lost.message}: another process takes the lane up",
                 )
                 patience.well()
-        raise AssertionError("attempts end by a result or an error")
+        raise AssertionError("attempts ended with neither a result nor an error")
 
     def note_broken(self, cause: Exception) -> tuple[str, bool]:
         """As of `MigratingLane`."""

@@ -6,7 +6,7 @@ from engine.model.server import ServerInfo
 from engine.transfer.control_connections import Endpoints
 from engine.transfer.source_primary import Heads
 
-FEEDS_ITSELF = "the migration would feed on what it writes, and nothing is written"
+FEEDS_ITSELF = "the migration would read back what it writes, so nothing is written"
 APART = "Give each end its own server; then start, or resume."
 """What to do about it."""
 

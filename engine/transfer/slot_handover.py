@@ -94,7 +94,7 @@ class SlotHandover:
         try:
             await self.remove_left(lanes)
         except EngineError as exc:
-            _log.warning("Own keys of lanes that are over stay there for now: %s", exc.message)
+            _log.warning("The engine's keys of ended lanes are not removed yet: %s", exc.message)
         return lanes
 
     async def remove_left(self, lanes: Sequence[PlannedLane]) -> None:
@@ -164,7 +164,7 @@ class SlotHandover:
             return
         if not isinstance(position, bytes) or not isinstance(names, list):
             raise ProtocolFault("a key of the engine's own has an unexpected value", fault="target")
-        _log.info("The own keys of the lane %s move to another slot", new.title)
+        _log.info("The engine's keys of the lane %s move to another slot", new.title)
         async with self._at(new.own_slot) as end:
             for at in range(0, len(names), _NAMES_AT_ONCE):
                 await _asked(end, ("SADD", here.dirty, *names[at : at + _NAMES_AT_ONCE]))

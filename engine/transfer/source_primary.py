@@ -111,7 +111,7 @@ class Heads:
         while len(chain) <= HOPS_MOST:
             info = await self._ask(address, below)
             if info.run_id and info.run_id in chain:
-                raise self._failed(f"the source's replication goes round in a circle at {address}")
+                raise self._failed(f"the source's chain of replication is a circle at {address}")
             chain.append(info.run_id)
             yield address, info
             if not info.is_replica:
@@ -167,8 +167,7 @@ class Heads:
             )
         if source.replid != head.replid:
             raise self._failed(
-                f"the source is a replica of {address}, and is not in step with it: they name "
-                "different histories"
+                f"the source is a replica of {address}, and has another replication history than it"
             )
 
     def _failed(self, message: str) -> TransferFailed:

@@ -193,7 +193,7 @@ class TransferStats:
         before = self._losses.get(kind)
         if before is None:
             before = CarriedWithLoss(kind, 0, ())
-            self.on_loss(f"carried with a loss: {kind}; the first: {printable_key(keys[0])}")
+            self.on_loss(f"migrated with a loss: {kind}; the first: {printable_key(keys[0])}")
         named = (*before.keys, *((db, printable_key(key)) for key in keys))
         named = tuple(dict.fromkeys(named))[:NAMED_LIMIT]
         self._losses[kind] = CarriedWithLoss(kind, before.count + count, named)
@@ -218,7 +218,7 @@ class TransferStats:
     def leave(self, db: int, key: bytes) -> None:
         """A key that every server makes for itself: named up to a bound."""
         if not self.telemetry:
-            self.on_telemetry(f"not carried: {TELEMETRY_LEFT}: {printable_key(key)}")
+            self.on_telemetry(f"not migrated: {TELEMETRY_LEFT}: {printable_key(key)}")
         if len(self.telemetry) < NAMED_KEYS_LIMIT:
             self.telemetry[db, printable_key(key)] = None
 
@@ -270,7 +270,7 @@ class TransferStats:
         words = self.lost_words()
         if self.beyond():
             return f"{words}; too many to be kept track of: only another full sync clears them"
-        return f"{words}; what is deleted on the source, or can be stored by now, is taken off"
+        return f"{words}; a key leaves this list once it is deleted on the source or stored"
 
     def beyond(self) -> list[str]:
         """One line for each reason whose keys were too many to be named."""

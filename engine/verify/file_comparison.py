@@ -202,7 +202,7 @@ async def _compare(
             if what:
                 yield each.key, what, "", kind
             elif look.kind == b"none":
-                yield each.key, "", "its time was over", kind
+                yield each.key, "", "it had expired", kind
             elif each.value is None:
                 yield each.key, "", "too long to be compared", kind
             elif not isinstance(payload, bytes) or payload[:-FOOTER_BYTES] != each.value:

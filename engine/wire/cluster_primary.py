@@ -144,7 +144,7 @@ class Identity:
         raise LinkError(
             f"{at} is {is_now} by now, and not the node {self.id[:8]} which the cluster names "
             "there: nothing is read from it or written to it.",
-            remedy="Lead the address back to that node, or correct --address-map.",
+            remedy="Make the address reach that node again, or correct --address-map.",
             fault=fault,
         )
 

@@ -557,18 +557,20 @@ class Connection(asyncio.BufferedProtocol):
         """Give the connection up, unless it leads to `there`: the server that now has the part of
         the one which was dialled."""
         if self.endpoint.address != there.address:
-            what = f"{self.name} is left for {there.address}, which has its place now"
+            what = f"{there.address} has taken the place of {self.name}: the engine connects there"
             self.fail(LinkError(what, fault=self.fault))
 
     def close(self) -> None:
         """Give the connection up without a report."""
         self._on_lost = _ignore
-        self.fail(LinkError(f"the connection to {self.name} was closed by us", fault=self.fault))
+        self.fail(LinkError(f"the engine closed the connection to {self.name}", fault=self.fault))
 
     def _answer_calls(self) -> None:
         while (reply := self._reader.gets()) is not NEED_DATA:
             if not self._calls:
-                raise ProtocolFault(f"{self.name} sent a reply to nothing", fault=self.fault)
+                raise ProtocolFault(
+                    f"{self.name} sent a reply that no command asked for", fault=self.fault
+                )
             waiter = self._calls.popleft()
             if not waiter.done():
                 with contextlib.suppress(asyncio.InvalidStateError):

@@ -235,7 +235,7 @@ class Admin:
             if not (busy and deadline.left):
                 raise refused[0]
             attempt.failed(refused[0].message)
-        raise AssertionError("attempts end by replies or an error")
+        raise AssertionError("attempts ended with neither replies nor an error")
 
     def choose(self, db: int) -> None:
         """As `select`, in one go with the next commands: these are to read alone, for they are sent

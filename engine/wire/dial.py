@@ -295,7 +295,7 @@ def _check_auth(connection: Connection, reply: object, user: bool) -> None:
         raise AuthError(
             f"{connection.name} has no users (it is older than Redis 6.0), and the user "
             f"{connection.endpoint.username!r} was given",
-            remedy="Leave the user's name away: redis://:PASSWORD@HOST.",
+            remedy="Leave out the user's name: redis://:PASSWORD@HOST.",
             fault=connection.fault,
         )
     refusal = reply

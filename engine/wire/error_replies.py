@@ -69,10 +69,10 @@ class ErrorReplies:
         elif "no password is set" in text:
             # As it was said before there were users.
             message = f"{self.name} has no password set, and refuses the one given."
-            remedy = "Leave the password away."
+            remedy = "Leave out the password."
         elif "without any password" in text:
             message = f"{self.name} has no password set for {who}, and refuses the one given."
-            remedy = "Leave the password away, or name the ACL user that it belongs to."
+            remedy = "Leave out the password, or name the ACL user that it belongs to."
         elif code == "ERR" and "invalid password" in text:
             message = f"{self.name} refused the password."
             remedy = "Check the password; a server before Redis 6.0 has one, and no users."

@@ -306,20 +306,28 @@ def _refusal(connection: Connection, state: State, line: bytes) -> PsyncRefused 
         )
     elif line.startswith(b"$"):
         error = PsyncRefused(
-            f"{connection.name} takes PSYNC for SYNC under another name, and gives no position",
+            f"{connection.name} treats PSYNC under another name as SYNC, and gives no position",
             remedy="Take rename-command for PSYNC out of its configuration; or copy without "
             "following the writes (--source-type scan).",
         )
     else:
         asked = "PSYNC" if state is State.PSYNC else "REPLCONF"
         error = PsyncRefused(
-            f"{connection.name} takes no replica from us: it answered {asked} with: {text}",
+            f"{connection.name} does not accept the engine as a replica: it answered {asked} with: "
+            f"{text}",
             remedy=_no_such(asked) if "unknown command" in text.lower() else _NO_RIGHT,
         )
     connection.fail(error)
     return error
 
 
+_ASKED = {
+    State.PORT: "REPLCONF listening-port",
+    State.CAPABILITIES: "REPLCONF capa",
+    State.VERSION: "REPLCONF version",
+    State.PSYNC: "PSYNC",
+    State.PREAMBLE: "PSYNC",
+}
 _OR_SCAN = "Or copy without following the writes (--source-type scan)."
 _NO_RIGHT = f"Grant the source's user +psync and +replconf. {_OR_SCAN}"
 
@@ -336,7 +344,7 @@ def _broken(
     error: ProtocolFault | LinkError
     if kind is ProtocolFault:
         error = ProtocolFault(
-            f"{connection.name} said {said!r} where the answer to {state.name} was expected",
+            f"{connection.name} answered {_ASKED[state]} with {said!r}, which is unexpected",
             fault=connection.fault,
         )
     else:

@@ -133,12 +133,12 @@ def in_snapshot(module_data: Iterable[tuple[str, bytes | None]]) -> InSnapshot:
         what = "search indexes" if kind == _INDEXES else "search dictionaries"
         try:
             if data is None:
-                raise ValueError("they are too long")
+                raise ValueError("the data is too long")
             items = module_items(data)[1:]
             if kind == _INDEXES:
                 count, texts = items[0], [each for each in items if isinstance(each, bytes)]
                 if not isinstance(count, int) or not texts:
-                    raise ValueError("no number of indexes")
+                    raise ValueError("the number of indexes is missing")
                 indexes, first = indexes + count, first or shown(_bare(texts[0]))
                 names.update(map(_bare, texts[:_NAMES_MOST]))
             else:
@@ -156,16 +156,16 @@ def _dictionaries(items: list[Any]) -> dict[str, frozenset[bytes]]:
     for _ in range(next(rest, 0)):
         name, count = next(rest, None), next(rest, None)
         if not isinstance(name, bytes) or not isinstance(count, int):
-            raise ValueError("no name and number of terms")
+            raise ValueError("a dictionary has no name, or no number of terms")
         terms = []
         for _ in range(count):
             term, score = next(rest, None), next(rest, None)
             if not isinstance(term, bytes) or not isinstance(score, float):
-                raise ValueError("no term and score")
+                raise ValueError("a dictionary's term has no text, or no score")
             terms.append(_bare(term))
         found[_bare(name).decode("utf-8", "surrogateescape")] = frozenset(terms)
     if next(rest, None) is not None:
-        raise ValueError("more than dictionaries")
+        raise ValueError("data follows the last dictionary")
     return found
 
 

@@ -50,7 +50,7 @@ def _context(tls: Tls) -> ssl.SSLContext:
     elif tls.key_file is not None:
         raise UsageError(
             "a client key was given without a client certificate",
-            remedy="Name the certificate too (cert_file), or leave key_file away.",
+            remedy="Name the certificate too (cert_file), or leave out key_file.",
         )
     return context
 
@@ -80,7 +80,7 @@ def _identify(context: ssl.SSLContext, cert_file: str, key_file: str | None) -> 
     except UsageError:
         raise UsageError(
             f"the client key in {key_file or cert_file} is encrypted",
-            remedy="Write it without passphrase (openssl pkey), readable to you alone.",
+            remedy="Write it without a passphrase (openssl pkey), readable only by you.",
         ) from None
     except (ssl.SSLError, OSError) as error:
         raise UsageError(
@@ -103,7 +103,7 @@ def _check_readable(path: str, what: str, option: str) -> None:
 
 
 def _refuse_passphrase() -> Never:
-    raise UsageError("the key is encrypted")
+    raise UsageError("the client key is encrypted")
 
 
 def _reason(error: OSError) -> str:

@@ -31,7 +31,7 @@ from tests.support.library import migrated, migrating
 from tests.support.own_keys import assert_tidy
 from tests.support.servers import ServerFactory, known, refuses_writes
 
-LEFT = "may still refuse writes, for its fence could not be taken away"
+LEFT = "may still refuse writes, for its fence could not be removed"
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_a_hook_that_does_not_take_its_fence_away(
     assert said[0] == "fence"
     assert set(said[1:-2]) == {"unfence"}
     assert said[-2:] == ["fence", "done"]
-    assert sum("its fence could not be taken away" in each for each in run.events) == 1
+    assert sum("its fence could not be removed" in each for each in run.events) == 1
     assert_tidy(target)
 
 
@@ -302,7 +302,7 @@ def test_clients_of_an_open_target_that_cannot_be_let_go(
             lambda: any("could not be set to refuse writes" in each for each in run.events),
             "a failure",
         )
-        assert "it is told again in" in run.progress.reason
+        assert "the engine tries again in" in run.progress.reason
         if again == "by itself":
             right(source, "+client|unpause")
     if again == "resumed":

@@ -129,7 +129,7 @@ def test_a_database_of_somebody_else(path: Path) -> None:
     other.execute("CREATE TABLE theirs (x)")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(StateError, match="not ours"):
+    with pytest.raises(StateError, match="not a state of this program"):
         Store(str(path))
     assert path.read_bytes() == before
 

@@ -190,7 +190,7 @@ def test_two_servers_on_one_state(
         (["--no-auth", "--tls-cert", "keys", "--tls-key", "keys"], "not a certificate"),
         (["--no-auth", "--metrics-token-file", "open"], "can be read by others"),
         (["--no-auth", "--metrics-token-file", "keys"], "fewer than 16"),
-        (["--no-auth", "--allow-endpoint", "10.*"], "--allow-endpoint: '10.*' is no network"),
+        (["--no-auth", "--allow-endpoint", "10.*"], "--allow-endpoint: '10.*' is not a network"),
         (["--no-auth"], "entry 1: password_file holds a NUL"),
     ],
 )  # fmt: skip

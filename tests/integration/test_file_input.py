@@ -226,7 +226,7 @@ def test_bytes_behind_the_snapshot(
         events: list[str] = []
         checks, report = migrated(state_url, Endpoint(rdb_path=str(path)), target, None, events)
         assert report.status == "done", report.errors
-        assert any(f"{count:,} bytes behind the snapshot of" in event for event in events)
+        assert any(f"{count:,} bytes after the snapshot in" in event for event in events)
         (check,) = (check for check in checks if check["name"] == "source-file")
         assert check["outcome"] == "warn"
         assert f"{count:,} bytes behind its end" in check["figure"]
@@ -254,9 +254,9 @@ def test_a_key_that_is_there_twice_and_one_that_is_too_long(
     assert "the last of its values stays" in reasons["a"]
     assert "takes in one bulk, its proto-max-bulk-len (1,048,576 bytes)" in reasons["long"]
     (values,) = (check for check in checks if check["name"] == "values")
-    assert values["figure"].startswith("3 cannot be carried")
+    assert values["figure"].startswith("3 cannot be migrated")
     assert "CONFIG SET proto-max-bulk-len" in values["remedy"]
-    assert any("1 collections without members passed over" in event for event in events)
+    assert any("1 collections without members left out" in event for event in events)
     assert target.client().get("a") == target.client().get("b") == b"last"
     assert target.client().exists("long", "empty") == 0
 

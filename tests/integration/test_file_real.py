@@ -468,8 +468,11 @@ def test_on_the_command_line(
             lambda data: data[:900] + bytes([data[900] ^ 0xFF]) + data[901:],
             "not a valid snapshot: ",
         ),
-        (lambda data: b"<?xml version='1.0'?>" + data, "is no RDB file: it begins with b'<?xml"),
-        (lambda data: data + b"*1\r\n", "goes on behind its snapshot, from byte "),
+        (
+            lambda data: b"<?xml version='1.0'?>" + data,
+            "is not an RDB file: it begins with b'<?xml",
+        ),
+        (lambda data: data + b"*1\r\n", "goes on after its snapshot, from byte "),
         (lambda data: b"REDIS9999" + data[9:], "not a valid snapshot"),
     ],
 )

@@ -59,7 +59,7 @@ def test_the_backlog_is_gone(ends: tuple[Server, Server], deleted: int) -> None:
     assert any("full sync again" in event for event in run.events)
     # What is done is told, and not what is not.
     gone = [each for each in run.events if "no longer has what follows offset" in each]
-    assert all(": dialling again, to ask the source for what follows offset" in e for e in gone)
+    assert all(": connecting again, to ask the source for what follows offset" in e for e in gone)
     answer = "the source does not have what follows offset "
     assert any(e.startswith(answer) and e.endswith("answers with a full sync") for e in run.events)
     assert not any("going on from" in each for each in run.events)
@@ -115,7 +115,7 @@ def test_the_target_loses_its_data(ends: tuple[Server, Server]) -> None:
         run.cut_over()
     assert run.report.status == "done", (run.report.errors, run.events)
     lost = (
-        "the target has lost this migration's data: dialling again, to ask the "
+        "the target has lost this migration's data: connecting again, to ask the "
         "source for a full sync"
     )
     assert lost in run.events

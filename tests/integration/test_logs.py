@@ -91,7 +91,7 @@ def test_three_faults(
         # 1. The source's link.
         proxy.refuse()
         proxy.cut_now()
-        assert "connection" in story.says("dialling again", "source")["message"]
+        assert "connection" in story.says("connecting again", "source")["message"]
         story.says("Could not connect to the source", "source")
         writer.set("written", "meanwhile")
         proxy.refuse(False)
@@ -142,7 +142,10 @@ def test_three_faults(
             assert story.says(text).get("seconds", 0.0) >= 0.0
         # These two go on beside each other.
         before = story.read
-        for text in ("let clients go, and disconnect them", "remove the position from the target"):
+        for text in (
+            "release the clients, and disconnect them",
+            "remove the position from the target",
+        ):
             story.read = before
             assert story.says(f"Cut-over: {text}: done").get("seconds", 0.0) >= 0.0
         story.read = before

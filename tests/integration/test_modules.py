@@ -199,7 +199,7 @@ def test_no_value_of_a_module_is_sent_to_a_target_without_it(
         assert reasons["series"] == LACKS.format("TSDB-TYPE")
         assert reasons["json:long"] == reasons["json:1"] == LACKS.format("ReJSON-RL")
     else:
-        assert "module TSDB-TYPE, and Redis 6.0.16 is sent none" in reasons["series"]
+        assert "module TSDB-TYPE, and Redis 6.0.16 is not sent it" in reasons["series"]
     assert target.client().dbsize() == 51
     assert restores(target) == 1  # plain:long, in pieces
 
@@ -881,8 +881,8 @@ def test_the_preflight_names_search_indexes(
     assert "has no search module, and the source has indexes: docs, people" in figure(
         server_factory(known("redis-7.0"))
     )
-    assert figure(target) == f"not carried: {UNTOLD}"
-    assert figure(target, "scan") == f"not carried: {UNTOLD}; {UNNAMED}"
+    assert figure(target) == f"not migrated: {UNTOLD}"
+    assert figure(target, "scan") == f"not migrated: {UNTOLD}; {UNNAMED}"
 
 
 # Values at the gate.

@@ -149,7 +149,7 @@ def test_streams_of_the_newest_release_are_followed_into_an_older_one(
     told = losses(run.report)
     assert told[ACTIVE] >= 5
     assert told[PRODUCERS] == 1
-    assert sum("carried with a loss" in event for event in run.events) == len(told)
+    assert sum("migrated with a loss" in event for event in run.events) == len(told)
 
 
 @pytest.mark.parametrize(("names", "way"), WAYS, ids=str)

@@ -527,7 +527,7 @@ def test_a_server_that_takes_another_name_for_sync(server_factory: ServerFactory
     target = server_factory(known("redis-7.0"))
     source.client().set("a", 1)
     run = migrated(source, target, command_names=("source:PSYNC=psy",))
-    assert "takes PSYNC for SYNC under another name" in run.report.errors[0]
+    assert "treats PSYNC under another name as SYNC" in run.report.errors[0]
     run = copied(source, target, source_type="auto", command_names=("source:PSYNC=psy",))
     assert run.report.status == "done", run.report.errors
     assert run.report.source_type == "scan"

@@ -216,7 +216,7 @@ def test_a_migration(api: Serving, browser: Browser, server_factory: ServerFacto
         ".map((gate) => [gate.querySelector('.gate').textContent, gate.dataset.open])"
     )
     names = ["worker", "snapshot", "source heard", "target heard", "caught up", "lag"]
-    names += ["everything carried", "nothing evicted"]
+    names += ["everything migrated", "nothing evicted"]
     assert gates == [[name, "pass"] for name in names]
     assert actions(page) == WORDS
     assert actions(phone) == set()

@@ -672,7 +672,7 @@ async def test_passwords_before_there_were_users(
     at = f"{other.host}:{other.port}"
     check = fails(await look(f"redis://:{SECRET}@{at}", locked), "source-auth")
     assert check.figure == f"source {at} has no password set, and refuses the one given."
-    assert check.remedy == "Leave the password away."
+    assert check.remedy == "Leave out the password."
 
 
 @pytest.mark.parametrize("server", ["redis-2.8", "redis-3.2"])

@@ -235,7 +235,7 @@ def test_a_file_that_is_damaged_or_goes_on(binary: Binary, tmp_path: Path) -> No
     ):
         items_of(path)
     path = written(tmp_path, data + b"*1\r\n")
-    with pytest.raises(ProtocolFault, match=f"goes on behind its snapshot, from byte {len(data)}"):
+    with pytest.raises(ProtocolFault, match=f"goes on after its snapshot, from byte {len(data)}"):
         items_of(path)
 
 

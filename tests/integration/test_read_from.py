@@ -386,7 +386,7 @@ def test_a_cluster(name: str, server_factory: ServerFactory) -> None:
                     # The cluster's word for the primary leads nothing away from the replicas.
                     looks = run.progress.seconds + 2.5
                     run.wait_for(lambda: run.progress.seconds > looks, "looks at the cluster")
-                    assert not [each for each in run.events if "dialling again" in each]
+                    assert not [each for each in run.events if "connecting again" in each]
                     replicas[0].kill()
                     replicas[1].client().execute_command("CLUSTER", "FAILOVER")
                     run.wait_for(

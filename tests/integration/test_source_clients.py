@@ -818,10 +818,13 @@ def test_clients_that_are_disconnected_once_where_scripts_go_on(
     wait_for(lambda: any("has run 1 script since" in each for each in events(engine)), "it is told")
     # Its time is short: then it says what goes on.
     engine.sync.disconnect_clients(GROUP, seconds=0.5)
-    found = wait_for(lambda: (now := seen(engine))["Reason"] and now, "its time is over")
+    found = wait_for(lambda: (now := seen(engine))["Reason"] and now, "the time set for it is over")
     assert found["Disconnecting"] is False
-    assert "its time is over; the source refuses writes (NOREPLICAS), but runs" in found["Reason"]
-    (told,) = (each for each in events(engine) if "no longer disconnected: its time" in each)
+    assert (
+        "the time set for it is over; the source refuses writes (NOREPLICAS), but runs"
+        in found["Reason"]
+    )
+    (told,) = (each for each in events(engine) if "no longer disconnected: the time" in each)
     assert "the source has run 1 script since" in told
     source.stop()
     engine.close()

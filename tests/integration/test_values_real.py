@@ -279,7 +279,7 @@ def test_inspect_shows_the_base_of_an_append_only_file(
         assert (found["value"], found["commands_behind"]) == (value, commands)
     code, out = inspected(capsys, source)
     assert code == 0
-    assert out.startswith("Not shown: what the commands behind the base come to, ")
+    assert out.startswith("Not shown: what the commands after the base change, ")
     assert inspected(capsys, source, "--key", "later")[0] == 1
 
 

@@ -229,7 +229,7 @@ def test_a_target_that_a_migration_has(
     monkeypatch.setattr(run._Proof, "_beside", begins)
     found = verify(here, there, repair=True)
     assert (found.outcome, found.repaired) == ("different", 0)
-    assert "not repaired any more: a migration has the target by now" in found.left_out
+    assert "nothing more is repaired: a migration has the target by now" in found.left_out
     assert there.client().exists("extra")
 
 
@@ -310,7 +310,7 @@ def test_one_server_by_two_names(server_factory: ServerFactory) -> None:
     here.client().set("key", "x")
     found = verify(here, f"redis://localhost:{here.port}")
     assert (found.outcome, found.different) == ("unknown", 0)
-    assert list(found.reasons) == ["both ends are one server, or have one in common"]
+    assert list(found.reasons) == ["both ends are the same server, or have a server in common"]
 
 
 def test_what_is_known_of_a_key_outweighs_what_is_not() -> None:
@@ -397,5 +397,5 @@ def test_output_that_cannot_be_written(server_factory: ServerFactory, tmp_path: 
     assert ended.returncode == 2
     assert b"cannot be written: File too large" in ended.stderr
     report.symlink_to("/dev/full")
-    with pytest.raises(UsageError, match="cannot be written: it is no file"):
+    with pytest.raises(UsageError, match="cannot be written: it is not a file"):
         verify(here, there, report)

@@ -893,12 +893,15 @@ def test_disconnecting_that_no_process_does(registry: Registry, migrating: Trans
     # Whoever does it goes on for longer.
     disconnections.extend(registry.store, migrating.id, 1000.0)
     assert (second.write(second.found) or 0.0) > time.time() + 900
-    ended = second.found.end("its time is over")
+    ended = second.found.end("the time set for it is over")
     assert second.end(ended)
     assert not second.end(ended)
     assert not disconnections.end(registry.store, migrating, "an operator has stopped it")
     (last,) = (each for each in texts(registry) if "no longer disconnected" in each)
-    assert "its time is over; the source refuses writes (NOREPLICAS), but runs scripts" in last
+    assert (
+        "the time set for it is over; the source refuses writes (NOREPLICAS), but runs scripts"
+        in last
+    )
     assert "how many scripts the source has run since then is not known" in last
     page = Metrics().page([], {}, registry.source_clients(), {}).decode()
     assert "source_clients_attended{" not in page

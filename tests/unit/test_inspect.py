@@ -221,11 +221,11 @@ def test_the_base_of_an_append_only_file_is_read(tmp_path: Path, capsys: Capture
         assert app.run(["inspect", f"rdb:{path}", "--output", "json"]) == 0
         *_, last = map(json.loads, capsys.readouterr().out.splitlines())
         assert last["totals"]["all"]["keys"] == 1
-        assert last["left_out"] == ["the commands behind this base of an append-only file"]
+        assert last["left_out"] == ["the commands after this base of an append-only file"]
         assert app.run(["inspect", f"rdb:{path}", "--key", "key"]) == 0
         said = capsys.readouterr()
         assert "value" in said.out
-        assert "the commands behind this base" in said.err
+        assert "the commands after this base" in said.err
 
 
 def test_the_base_of_an_append_only_folder_is_shown(tmp_path: Path, capsys: Capture) -> None:
@@ -242,7 +242,7 @@ def test_the_base_of_an_append_only_folder_is_shown(tmp_path: Path, capsys: Capt
     )
     source = f"aof:{tmp_path}"
     size = sum((tmp_path / f"a.incr.{n}").stat().st_size for n in (1, 2))
-    first = f"Not shown: what the commands behind the base come to, {size} bytes in 2 files: "
+    first = f"Not shown: what the commands after the base change, {size} bytes in 2 files: "
     for options in ([], ["--match", "*"], ["--key", "key"]):
         assert app.run(["inspect", source, *options]) == 0
         assert capsys.readouterr().out.startswith(first)
@@ -252,7 +252,7 @@ def test_the_base_of_an_append_only_folder_is_shown(tmp_path: Path, capsys: Capt
     found = json.loads(capsys.readouterr().out)
     assert (found["value"], found["commands_behind"]) == ("old", 2)
     assert app.run(["inspect", source, "--key", "other"]) == 1
-    said = "no key other in the base. Commands behind the base that name it: 1."
+    said = "no key other in the base. Commands after the base that name it: 1."
     assert said in capsys.readouterr().err
     last.write_bytes(last.read_bytes() + command(b"FLUSHALL"))
     assert app.run(["inspect", source, "--key", "key"]) == 0

@@ -82,7 +82,7 @@ def test_a_type_that_is_not_in_the_table() -> None:
 
 def test_an_old_target_is_sent_none() -> None:
     old = ModuleTypes(ServerInfo("redis", (6, 0, 16), modules=("bf",)), frozenset(COMMANDS))
-    assert "and Redis 6.0.16 is sent none" in old.refusal("MBbloom--")
+    assert "and Redis 6.0.16 is not sent it" in old.refusal("MBbloom--")
 
 
 def test_which_commands_are_known() -> None:

@@ -356,7 +356,7 @@ def test_the_page_has_no_counter_of_its_own() -> None:
     page = (ROOT / "engine/front/page/figures.js").read_text()
     assert [each.label for each in COUNTERS if each.label and f'"{each.label}"' in page] in (
         [],
-        ["Not carried"],  # the head of the list of a migration that is over
+        ["Not migrated"],  # the head of the list of a migration that is over
     )
 
 

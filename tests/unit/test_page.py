@@ -198,7 +198,7 @@ def test_gates(phase: Phase, progress: dict[str, Any], expected: list[bool | Non
         "target heard",
         "caught up",
         "lag",
-        "everything carried",
+        "everything migrated",
     ]
     names.append("nothing evicted")
     assert [gate["Name"] for gate in found] == names
@@ -218,7 +218,7 @@ def test_what_is_known_while_no_process_works_on_it() -> None:
 
 @pytest.mark.parametrize(
     ("age", "ended", "scripts", "connected"),
-    [(1.0, "", 3, 1), (30.0, "", None, None), (1.0, "its time is over", None, 1)],
+    [(1.0, "", 3, 1), (30.0, "", None, None), (1.0, "the time set for it is over", None, 1)],
 )
 def test_clients_of_a_source_that_is_not_looked_at(
     age: float, ended: str, scripts: int | None, connected: int | None
@@ -247,7 +247,7 @@ def test_gates_of_a_scan() -> None:
     assert [(gate["Name"], gate["Open"]) for gate in gates(record)] == [
         ("worker", True),
         ("snapshot", True),
-        ("everything carried", True),
+        ("everything migrated", True),
         ("nothing evicted", None),
     ]
 

@@ -343,7 +343,7 @@ def test_a_signature_is_used_up_by_a_change_that_was_done() -> None:
         raise ZeroDivisionError
     with used.once("a", until), pytest.raises(RequestExpired), used.once("a", until):
         pass
-    with pytest.raises(RequestExpired, match="used before"), used.once("a", until):
+    with pytest.raises(RequestExpired, match="answered before"), used.once("a", until):
         pass
     with used.once("b", now().timestamp() - 1):
         pass

@@ -38,7 +38,7 @@ class Throttle:
         left, at = self._buckets.get(key_id, (self._burst, now))
         left = min(self._burst, left + (now - at) * self._rate)
         if left < 1.0:
-            raise Throttling("Rate exceeded.", remedy="Ask less often.")
+            raise Throttling("Rate exceeded.", remedy="Send fewer requests.")
         self._buckets[key_id] = (left - 1.0, now)
 
 
@@ -64,7 +64,9 @@ class Used:
             for each in [each for each, end in self._until.items() if end < now]:
                 del self._until[each]
         if signature in self._until:
-            raise RequestExpired("The request was used before.", remedy="Sign it anew.")
+            raise RequestExpired(
+                "A request with this signature was answered before.", remedy="Sign it again."
+            )
         # Before the change, so that of two at the same moment one does.
         self._until[signature] = until
         if len(self._until) > REMEMBERED_MOST:

@@ -299,7 +299,9 @@ class Api:
                 response = await handle(request, call)
             except asyncio.CancelledError:
                 # At the end of the server, to those whose request was never complete.
-                return self._fault_response(call, ServiceUnavailable("The server is ending."))
+                return self._fault_response(
+                    call, ServiceUnavailable("The server is shutting down.")
+                )
             except Exception as error:
                 return self._fault_response(call, error)
             response.headers["x-amzn-RequestId"] = call.id
@@ -390,7 +392,7 @@ def _reasons_for(caller: Caller) -> AbstractContextManager[None]:
 
 
 def _no_such_method() -> ApiFault:
-    return InvalidAction("The API is asked with POST or GET.")
+    return InvalidAction("The API takes only POST and GET.")
 
 
 def _fault(error: Exception, call: Call) -> ApiFault:

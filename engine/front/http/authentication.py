@@ -127,7 +127,7 @@ def _check_local(request: sigv4.Signed) -> None:
     )
     if not is_loopback(name) or origin != host or cross or opened:
         raise AccessDenied(
-            "Without access keys this server answers requests to a loopback address alone, and "
-            "none that another web page or a link has made. Ask "
+            "Without access keys this server answers only requests to a loopback address, and "
+            "none that another web page or a link has made. Use "
             "http://127.0.0.1, or create access keys."
         )

@@ -147,7 +147,7 @@ async def read_body(receive: Receive, headers: Headers) -> bytes:
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
-        raise ValidationError(f"The body was not there after {BODY_SECONDS:g} s.") from None
+        raise ValidationError(f"The body did not arrive within {BODY_SECONDS:g} s.") from None
 
 
 def _too_long() -> ValidationError:

@@ -53,9 +53,11 @@ class Feed:
     def check(self) -> None:
         """Raise `Throttling` if there is no room for one more, `ServiceUnavailable` at the end."""
         if self._closed:
-            raise ServiceUnavailable("The server is ending.")
+            raise ServiceUnavailable("The server is shutting down.")
         if self._clients >= CLIENTS_MOST:
-            raise Throttling(f"There are {CLIENTS_MOST} watchers already.")
+            raise Throttling(
+                f"{CLIENTS_MOST} clients watch the feed already, and no more are served."
+            )
 
     async def close(self) -> None:
         """End every client's stream, and the task."""

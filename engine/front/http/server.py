@@ -352,13 +352,13 @@ def _token(path: Path | None) -> bytes | None:
             token = file.read(4096).strip()
             readable = Path(f"/proc/self/fd/{mode}").stat().st_mode & 0o077
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"the token file {path} cannot be read: {error.strerror}") from None
     if readable:
         raise UsageError(
             f"{path} holds a token and can be read by others", remedy=f"chmod 600 {path}"
         )
     if len(token) < TOKEN_LEAST:
-        raise UsageError(f"{path}: the token has fewer than {TOKEN_LEAST} characters")
+        raise UsageError(f"the token in {path} has fewer than {TOKEN_LEAST} characters")
     return token
 
 

@@ -16,14 +16,14 @@ const FOLLOWED =
   "source refuses writes (NOREPLICAS), unless the migration was started with source_after=resume.";
 const SCANNED =
   "Both ends are compared; if they differ, the cut-over is refused. What was written to the source " +
-  "after the scan had passed is not carried.";
+  "after the scan had passed is not migrated.";
 
 const UNVERIFIED =
   "Writes to the source are blocked for a moment and the rest is applied, and the source " +
   "refuses writes afterwards. Both ends are not compared: a difference between them is not found.";
 const UNVERIFIED_SCAN =
   "Both ends are not compared: a difference between them is not found. What was written to the source " +
-  "after the scan had passed is not carried.";
+  "after the scan had passed is not migrated.";
 
 /** The gates of one group's migration; buttons are there for a role that may. */
 export class CutOver {

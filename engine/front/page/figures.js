@@ -226,7 +226,7 @@ class SourceClients {
     if (found.LastSeen) said.push(`last seen ${format.time(found.LastSeen)}`);
     if (found.UnattendedSince) said.push(found.Reason);
     else if (found.Disconnecting) said.push(`disconnected again until ${format.time(found.Until)}`);
-    else said.push(`no longer disconnected: ${found.Reason || "its time is over"}`);
+    else said.push(`no longer disconnected: ${found.Reason || "the time set for it is over"}`);
     if (found.Disconnecting && found.Reason) said.push(found.Reason);
     say(this.#line, said.join(" · "));
     keep(this.#list, found.Addresses, clientKey, (each) => clientRow(each));

@@ -56,7 +56,7 @@ def check_users(side: Side, endpoint: Endpoint, info: ServerInfo) -> Check | Non
     return failed(
         f"{side}-auth",
         f"{info.name} has no users, and the user {endpoint.username!r} was given",
-        "Leave the user's name away: redis://:PASSWORD@HOST.",
+        "Leave out the user's name: redis://:PASSWORD@HOST.",
     )
 
 
@@ -92,7 +92,7 @@ def check_tls(side: Side, endpoint: Endpoint) -> Check:
     if not endpoint.tls.verify:
         return warned(
             name,
-            "on, but the certificate is not verified: anyone in between can read along",
+            "on, but the certificate is not verified: anyone on the way can read the data",
             "Give the authority's certificate with ca_file=… instead of verify=no.",
         )
     mutual = ", client certificate shown" if endpoint.tls.cert_file is not None else ""
@@ -125,13 +125,13 @@ def _version(side: Side, info: ServerInfo, settings: TransferSettings) -> Check:
             return failed(
                 name,
                 f"{info.name}: its SCAN knows no TYPE",
-                "Leave --type away (or use --match); TYPE needs Redis 6.0 or later.",
+                "Leave out --type (or use --match); TYPE needs Redis 6.0 or later.",
             )
         if not info.capabilities.replication_ids:
             return warned(
                 name,
-                f"{info.name}: from a time before replication histories had names (Redis 4.0)",
-                "After a failover, or a lost link that lasts, it can only be copied anew.",
+                f"{info.name}: older than replication ids (Redis 4.0)",
+                "After a failover, or a lost link that lasts, everything is copied again.",
             )
     if info.fork:
         return warned(
@@ -152,8 +152,8 @@ def _source_role(info: ServerInfo, settings: TransferSettings) -> Check:
     return warned(
         name,
         f"a replica of {info.primary}{link}: what it has may be older than its primary's data,"
-        " and keys past their time stay until the primary deletes them",
-        "Fine to spare the primary; for the last state use the primary itself.",
+        " and expired keys stay until the primary deletes them",
+        "This spares the primary. For the latest data name the primary.",
     )
 
 

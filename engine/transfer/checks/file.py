@@ -43,8 +43,8 @@ async def check_file(
         if not found.behind
         else warned(
             "source-file",
-            f"{figure}; {found.behind:,} bytes behind its end are passed over",
-            "A server passes them over too. If they were to be keys, the file is damaged.",
+            f"{figure}; {found.behind:,} bytes after its end are ignored",
+            "A server ignores them too. If they should be keys, the file is damaged.",
         ),
         passed("source-version", f"RDB {found.rdb_version}, by {writer_of(found)}"),
     ]

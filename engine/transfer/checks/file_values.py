@@ -70,7 +70,7 @@ def check_carried(
         too_long = any("proto-max-bulk-len" in each for _, each in found.refused)
         yield warned(
             "values",
-            f"{found.refused_total:,} cannot be carried; the first, {printable_key(key)[:100]}: "
+            f"{found.refused_total:,} cannot be migrated; the first, {printable_key(key)[:100]}: "
             f"{why}",
             f"{_REMEDY_LONG if too_long else ''}The report names them all; the cut-over is refused "
             "while there are any.",
@@ -79,7 +79,7 @@ def check_carried(
         indexes = any(each.startswith(IN_FILE) for each in found.left_out)
         yield warned(
             "beside-the-keys",
-            f"not carried: {'; '.join(found.left_out[:5])}",
+            f"not migrated: {'; '.join(found.left_out[:5])}",
             "Set it up on the target by hand, if it is needed there"
             + (": without the indexes the cut-over is refused." if indexes else "."),
         )

@@ -42,7 +42,7 @@ async def check_besides(
         remedies.append("create them on the target: without them the cut-over is refused")
     if ours.indexes:
         not_copied = f"{UNTOLD}; {UNNAMED}" if way == "scan" else UNTOLD
-        figures.append(f"not carried: {not_copied}")
+        figures.append(f"not migrated: {not_copied}")
         remedies.append("set up on the target what of that is needed")
     for what, why in functions_and_indexes.unlisted(ours).items():
         figures.append(f"{what}: {why}")

@@ -116,7 +116,7 @@ def _read_back(what: str, seconds: float, value: object, left: object, deleted: 
         return warned(
             name,
             f"{what} was taken, but the probe could not be deleted again",
-            f"It goes by itself within {_PROBE_SECONDS} s.",
+            f"It expires within {_PROBE_SECONDS} s.",
         )
     if isinstance(value, EngineError):  # write-only users are rare, and enough for a transfer
         return passed(name, f"{what} was taken in {seconds * 1000:.1f} ms (reading it is denied)")

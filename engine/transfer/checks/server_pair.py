@@ -94,7 +94,7 @@ def rewritten_words(types: Iterable[int], source: Flavour, target: ServerInfo) -
         return ""
     words = f"{', '.join(sorted({type_name(number, source) for number in found}))} are rewritten"
     lost = foreseen(set(types), known)
-    return f"{words} (carried with a loss: {'; '.join(lost)})" if lost else words
+    return f"{words} (migrated with a loss: {'; '.join(lost)})" if lost else words
 
 
 def _rdb(source: ServerInfo, target: ServerInfo) -> Check:

@@ -32,6 +32,6 @@ async def check_writes(source: Admin, line: Sequence[Member], timeout: float) ->
         "source-writes",
         f"{head.endpoint.address} refuses writes: {found.why}",
         "If clients are to write there until the cut-over: unblock-source for the group that it "
-        "was migrated into; for want of replicas attach them (the engine counts as one, while it "
+        "was migrated into; if it lacks replicas attach them (the engine counts as one, while it "
         f"follows), or CONFIG SET {found.why.partition(' ')[0]} 0.",
     )
