@@ -46,7 +46,12 @@ def serve(
     ] = None,
     tls_key: Annotated[
         Path | None,
-        typer.Option("--tls-key", metavar="FILE", show_default=False, help="And its key."),
+        typer.Option(
+            "--tls-key",
+            metavar="FILE",
+            show_default=False,
+            help="The certificate's private key (PEM).",
+        ),
     ] = None,
     metrics_token_file: Annotated[
         Path | None,
@@ -63,9 +68,9 @@ def serve(
             "--allow-endpoint",
             metavar="NETWORK|NAME[:PORTS]",
             show_default=False,
-            help="Sources and targets that may be meant: 10.0.0.0/8, *.cache.example.com:6379, "
+            help="Sources and targets that are allowed: 10.0.0.0/8, *.cache.example.com:6379, "
             "[fd00::/8]:6379-6390, unix:/run/*.sock; may be repeated. The address or socket that "
-            "is dialled counts.  [default: all but link-local addresses, which only a network "
+            "is connected to counts.  [default: all but link-local addresses, which only a network "
             "allows]",
         ),
     ] = None,

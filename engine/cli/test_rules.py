@@ -45,7 +45,7 @@ def trial(
             "--seed",
             metavar="N",
             show_default=False,
-            help="What the sample is chosen by  [default: by chance]",
+            help="The seed of the sample  [default: a random one]",
         ),
     ] = None,
     output: OutputOption = "text",

@@ -30,7 +30,7 @@ _URL_WORDS = (
 
 def verify(
     source: Annotated[
-        str, typer.Option("--source", metavar="URL", help=f"What it should be: {_URL_WORDS}")
+        str, typer.Option("--source", metavar="URL", help=f"The data as it should be: {_URL_WORDS}")
     ],
     target: Annotated[
         str, typer.Option("--target", metavar="URL", help="What is compared with it, likewise.")
@@ -56,7 +56,7 @@ def verify(
             "--seed",
             metavar="N",
             show_default=False,
-            help="What the sample is chosen by, and digests are made with  [default: by chance]",
+            help="The seed of the sample and of the digests  [default: a random one]",
         ),
     ] = None,
     rate: Annotated[

@@ -278,7 +278,7 @@ class ClientDisconnector:
             self._tally.count_calls(self._run)
         if gap := self._gap():
             if more is None:
-                text = f"what the source has run of scripts (EVAL) {gap} is not known"
+                text = f"how many scripts (EVAL) the source has run {gap} is not known"
             elif more.any:
                 text = calls_words("the source", more, gap)
             else:

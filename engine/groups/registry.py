@@ -61,7 +61,7 @@ from engine.model.settings import TransferSettings
 
 _LEFT_KEYS = (
     "the migration before this one was not completed, and has left keys on the target, which was "
-    "empty before it: the check leftovers tells whether they are there still, and in the way"
+    "empty before it: test-migration (its check `leftovers`) says whether they are still there"
 )
 EVENTS_LIMIT = 1000
 """`list_events` returns the newest ones up to this many."""

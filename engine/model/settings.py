@@ -233,7 +233,7 @@ class TransferSettings:
         kind="size",
         metavar="SIZE",
         help=(
-            "With --verify full: so many bytes a second are read from both ends together to be "
+            "With --verify full: how many bytes a second are read from both ends together to be "
             "compared: 20mb; 0: as many as there are."
         ),
         shown="no bound",
@@ -241,7 +241,7 @@ class TransferSettings:
             "With `--verify full`: bytes a second that are read from both ends together, of all "
             "shards, to be compared. What is compared behind the fence is not held up by it"
         ),
-        resumed="From now on: so many bytes a second are read to be compared (--verify full).",
+        resumed="From now on: how many bytes a second are read to be compared (--verify full).",
     )
     """Bytes a second that "full" reads from both ends together, of all lanes; 0: no bound."""
     cut_over_timeout: float = setting(
@@ -249,8 +249,8 @@ class TransferSettings:
         option="--cut-over-timeout",
         kind="number",
         metavar="SECONDS",
-        help="A cut-over that is not through by then is undone.",
-        row="A cut-over that is not through by then is undone",
+        help="A cut-over that takes longer is undone.",
+        row="A cut-over that takes longer is undone",
     )
     """How long the fence may stand; a cut-over that is not through by then is undone."""
     parallel_snapshots: int = setting(
@@ -258,12 +258,12 @@ class TransferSettings:
         option="--parallel-snapshots",
         kind="count",
         metavar="N",
-        help="So many shards of the source send their snapshots at once (0: all of them).",
+        help="How many shards of the source send their snapshots at once (0: all of them).",
         row=(
-            "So many shards of the source send their snapshots at once, each of which forks for "
+            "How many shards of the source send their snapshots at once, each of which forks for "
             "it; `0`: all of them"
         ),
-        resumed="From now on: so many shards of the source send their snapshots at once.",
+        resumed="From now on: how many shards of the source send their snapshots at once.",
     )
     """How many shards of the source send a snapshot at once; 0: all of them."""
     lanes_per_worker: int | Auto = setting(
@@ -282,7 +282,7 @@ class TransferSettings:
             "core over 10 s, and the machine has another one), then some of them go on in another "
             "one ([many lanes](operating.md#clusters))"
         ),
-        resumed="From now on: so many lanes are driven by one process.",
+        resumed="From now on: how many lanes one process drives.",
     )
     """How many lanes one process drives; 0: all of them; "auto": as many as it has CPU for
     (`transfer.lane_process_split`)."""
@@ -357,8 +357,8 @@ class TransferSettings:
         option="--switch-timeout",
         kind="duration",
         metavar="DURATION",
-        help="It is killed after this.",
-        row="The switch hook is killed after this",
+        help="The switch hook is killed if it takes longer.",
+        row="The switch hook is killed if it takes longer",
     )
     """How long the switch hook may take; it is killed then, and the migration goes on."""
     disconnect_for: float = setting(

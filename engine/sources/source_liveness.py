@@ -93,7 +93,7 @@ class SourceLiveness:
     def trouble(self) -> str:
         """Why it is not known how far the target is behind, in one line; empty while it is."""
         if self._down is not None:
-            words = f"the link to the source is down for {self._now - self._down_since:.0f} s"
+            words = f"the link to the source has been down for {self._now - self._down_since:.0f} s"
             tries = "1 try" if self._dials == 1 else f"{self._dials:,} tries"
             failed = f"{tries} failed; " if self._dials else ""
             rest = self._dial_at - self._now

@@ -108,9 +108,7 @@ class SourceMonitor:
                 except EngineError as exc:
                     if not _passes(exc):
                         self.refused = exc
-                        self._on_event(
-                            f"the source does not let its offset and role be asked for: {exc}"
-                        )
+                        self._on_event(f"the source does not say its offset and role: {exc}")
                         return
                     self._say_late()
                     self._let_go()

@@ -34,7 +34,7 @@ _RESYNCED_BEHIND_FENCE = 1000
 _AGE_WORTH_TELLING = 0.05
 _FOLLOWING = (Phase.CATCH_UP, Phase.FOLLOW)
 _ASKING_TARGET = (
-    "the target is being asked what it holds: it was restarted, replaced or emptied, or the link "
+    "the engine checks what the target holds: it was restarted, replaced or emptied, or the link "
     "to it was lost"
 )
 # Where the source cannot be read behind its fence, and keys are read again all the time.
@@ -276,7 +276,7 @@ class CatchUpMonitor:
                 uncomparable is None,
                 bool(uncomparable),
             )
-            asking = "it is being asked whether both ends can be compared"
+            asking = "the engine checks whether both ends can be compared"
             return False, asking if uncomparable is None else offering(self._context, uncomparable)
         if self.proof is not None and not self._context.skip_verification:
             why, self._context.passing = self.proof.objection()

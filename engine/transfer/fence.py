@@ -484,8 +484,8 @@ class PauseFence:
         """Another cut-over has closed the source since `prepare`: that is not ours to take away."""
         self.before = ""
         return TransferFailed(
-            f"{self._name} refuses writes since a moment ago: another migration has cut over from "
-            "it, or an operator has closed it",
+            f"{self._name} began to refuse writes a moment ago: another migration has cut over "
+            "from it, or an operator has closed it",
             fault="source",
         )
 
@@ -616,7 +616,7 @@ class PauseFence:
             yield calls_words(self._name, run)
         elif run is None and not holds:
             yield (
-                f"what {self._name} has run of scripts and transactions since the cut-over is not "
+                f"how many scripts and transactions {self._name} has run since the cut-over is not "
                 "known (INFO commandstats), and what they wrote is only on the source"
             )
         if self._runs_scripts and not self._hands_on:

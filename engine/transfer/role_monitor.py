@@ -202,7 +202,8 @@ class RoleMonitor:
             return lost if pause else unasked(self._context, lost)
         if replication.place != self._found_for:
             return (
-                f"the source is {replication.place}: it is being asked where its writes are taken"
+                f"the source is {replication.place}: the engine looks for the server that accepts "
+                "its writes"
             )
         if pause:
             return self._problem
@@ -284,7 +285,7 @@ class RoleMonitor:
                 raise self._one_replication("the source became a replica of the target")
             if head.address != self._checkpoint.mark.head:
                 self._checkpoint.note(head=head.address)
-                self._context.on_event(f"writes are taken by {head.endpoint.address}")
+                self._context.on_event(f"writes are accepted by {head.endpoint.address}")
             if beside is None:
                 self._problem = f"{head.endpoint.address} does not list its replicas"
             else:

@@ -59,7 +59,7 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
         assert (seen.lag_bytes, seen.lag_seconds) == (None, None)
         assert seen.phase in (Phase.CATCH_UP, Phase.FOLLOW)
         if trouble == "cut off":
-            words = "the link to the source is down for"
+            words = "the link to the source has been down for"
             run.wait_for(lambda: words in run.progress.reason, "the reason")
             # What is tried next, when, and for how long; each try counts.
             nexts = r" tr(y|ies) failed; it is connected to again in [\d.]+ s, for up to 30 min"
@@ -120,7 +120,7 @@ def test_a_link_that_is_down_is_told_of_within_two_seconds(server_factory: Serve
 def tells_of_a_link_that_is_down(seen: Progress) -> bool:
     """Whether one state that is published has all of it: the gate, the lag, the link and why."""
     told = (seen.link, seen.can_complete, seen.lag_bytes) == ("down", False, None)
-    return told and "the link to the source is down for" in seen.reason and seen.retries > 0
+    return told and "the link to the source has been down for" in seen.reason and seen.retries > 0
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)

@@ -170,8 +170,8 @@ def test_another_replica_is_promoted(server_factory: ServerFactory) -> None:
                 make_replica(each, second)
             until_in_step(primary, first)
             run.wait_for(
-                lambda: any(f"taken by 127.0.0.1:{second.port}" in each for each in run.events),
-                "where writes are taken",
+                lambda: any(f"accepted by 127.0.0.1:{second.port}" in each for each in run.events),
+                "the primary that accepts writes",
             )
             before, there = dumps(primary), dumps(second)
             follower = run.work._way.lanes[0]._follower  # type: ignore[union-attr]

@@ -522,7 +522,7 @@ def test_a_source_that_takes_the_writes_again(
         make_replica(other, source)
         run.wait_for(lambda: in_step(other), "the replica in step")
         source.client().set("key:1", "A")
-        taken = f"writes are taken by 127.0.0.1:{source.port}"
+        taken = f"writes are accepted by 127.0.0.1:{source.port}"
         run.wait_for(lambda: taken in run.events, f"who takes the writes: {run.events}", 40)
         run.in_sync(other)
         if comes_back == "succeeds":
