@@ -70,7 +70,7 @@ def test_a_source_that_is_not_heard(name: str, trouble: str, server_factory: Ser
             assert seen.link == "silent"
             assert "the source has not answered for" in seen.reason
             run.wait_for(lambda: any("is behind is unknown" in e for e in run.events), "a word")
-        assert "not answered" in (why := run.refused()) or "is down" in why
+        assert "not answered" in (why := run.refused()) or "has been down" in why
         # It is not forgotten after a while.
         assert seen.source_heard_seconds is not None
         run.wait_for(lambda: time.monotonic() - began > 4, "some seconds")

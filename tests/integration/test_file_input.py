@@ -229,7 +229,7 @@ def test_bytes_behind_the_snapshot(
         assert any(f"{count:,} bytes after the snapshot in" in event for event in events)
         (check,) = (check for check in checks if check["name"] == "source-file")
         assert check["outcome"] == "warn"
-        assert f"{count:,} bytes behind its end" in check["figure"]
+        assert f"{count:,} bytes after its end" in check["figure"]
 
 
 def test_a_key_that_is_there_twice_and_one_that_is_too_long(
