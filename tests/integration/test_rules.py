@@ -291,6 +291,6 @@ def test_rules_are_tried_before(
     assert {name for name in after if "get" in name or "dump" in name} == {
         name for name in reads if "get" in name or "dump" in name
     }
-    assert "there are no rules" in tried(source.url, code=2)
+    assert "no rules are given" in tried(source.url, code=2)
     assert "at character 1" in tried(source.url, "--include", "regex:(", code=2)
     assert "append-only file" in tried(f"aof:{tmp_path}", "--include", "db:1", code=2)

@@ -447,5 +447,5 @@ def test_what_cannot_be_compared(server_factory: ServerFactory) -> None:
     here, there = server_factory(), server_factory()
     with pytest.raises(LinkError):
         verify(here, "redis://127.0.0.1:1")
-    with pytest.raises(UsageError, match="a file is none"):
+    with pytest.raises(UsageError, match="not a file"):
         verify("rdb:/tmp/none", there)

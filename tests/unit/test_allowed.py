@@ -136,7 +136,7 @@ def test_sockets_by_where_their_paths_lead(tmp_path: Path) -> None:
         ("1*", "is not a network"),
         ("fd00:*", r"written as fd00::/16\."),
         ("[fd00:1:*]:6379", r"Write fd00:1::/32\."),
-        ("10.0.0.1/8", r"Write 10.0.0.0/8, or the address"),
+        ("10.0.0.1/8", r"Write 10.0.0.0/8, or only the address"),
         ("10.0.0.0/33", "Expected one as 10.0.0.0/8"),
         ("::ffff:10.0.0.0/104", r"Write 10.0.0.0/8\."),
         ("64:ff9b::a00:0/104", r"Write 10.0.0.0/8\."),

@@ -201,7 +201,7 @@ def test_passwords_are_refused() -> None:
     [
         ("", "must be provided"),
         (None, "expected a URL"),
-        ("http://a", "http:// is not a scheme"),
+        ("http://a", "http:// is not a known scheme"),
         ("redis://", "names no host"),
         ("redis://a:0", "port 0"),
         ("redis://a:x", "port is not a number"),

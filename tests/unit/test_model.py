@@ -141,7 +141,7 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("./dump.rdb", "Write rdb:./dump.rdb"),
         ("dump.rdb", "Write rdb:dump.rdb"),
         ("dump.rdb.gz", "Write rdb:dump.rdb.gz"),
-        ("RDB:/x", "A file is rdb:PATH, in small letters"),
+        ("RDB:/x", "A file is rdb:PATH, in lower case"),
         ("file:///x", "A file is rdb:PATH"),
         ("file:///x/dump.rdb", "Write rdb:/x/dump.rdb."),
         ("file://localhost/x/dump.rdb", "Write rdb:/x/dump.rdb."),

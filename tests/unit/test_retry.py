@@ -118,5 +118,5 @@ async def test_a_loop_tells_and_ends_as_its_patience_says() -> None:
 async def test_a_try_ends_in_one_of_two_ways() -> None:
     attempts = Attempts(Deadline(60.0, 0.01))
     await anext(attempts)
-    with pytest.raises(AssertionError, match="neither well nor badly"):
+    with pytest.raises(AssertionError, match="neither success nor failure"):
         await anext(attempts)
