@@ -1,5 +1,5 @@
 """Keys that a cluster's node holds of slots that it does not own: no client reaches them, so they
-are neither carried nor counted, and they are named."""
+are neither migrated nor counted, and they are named."""
 
 from __future__ import annotations
 
