@@ -147,8 +147,8 @@ def assert_image(
     while True:
         client = source.client(protocol=2)
         client.response_callbacks.clear()
-        found = counted(compare(source.url, target.url, dbs=DATABASES), client, either=False)
-        found = within(rules, found, followed=followed)
+        found = compare(source.url, target.url, dbs=DATABASES)
+        found = counted(within(rules, found, followed=followed), client, either=False)
         if found.equal:
             return
         assert time.monotonic() < until, found.describe()
