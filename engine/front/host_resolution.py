@@ -26,7 +26,7 @@ async def resolve(endpoints: Iterable[Endpoint]) -> Mapping[Endpoint, Collection
 
 
 async def _addresses(endpoint: Endpoint) -> Collection[str]:
-    if endpoint.file_path is not None or endpoint.looked_up:
+    if endpoint.file_path is not None or endpoint.looked_up or endpoint.connect_command:
         # It may be elsewhere in a moment: the preflight asks.
         return ()
     if endpoint.unix_path is not None:

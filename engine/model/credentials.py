@@ -341,8 +341,13 @@ class Credentials:
         if endpoint.looked_up and endpoint.has_password:
             # As the primary is reached that the Sentinels, or the cluster's nodes, name.
             return endpoint.at(host, int(port))
-        names = endpoint.command_names
-        filled = self.apply(Endpoint(host=host, port=int(port), command_names=names))
+        found = Endpoint(
+            host=host,
+            port=int(port),
+            command_names=endpoint.command_names,
+            connect_command=endpoint.connect_command,
+        )
+        filled = self.apply(found)
         if not filled.has_password:
             filled = filled.with_credentials(
                 endpoint.username, endpoint.password, password_source=endpoint.password_source

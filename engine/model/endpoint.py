@@ -87,6 +87,9 @@ class Endpoint:
     """A replica in a cluster, where keys are read behind READONLY alone."""
     command_names: Names = field(default=(), repr=False, compare=False)
     """Commands that have another name there (`model.renamed_commands`); part of no URL."""
+    connect_command: tuple[str, ...] = field(default=(), repr=False)
+    """The words of the command that is the link to it (`model.connect_command`); none: it is
+    dialled. Part of no URL."""
     password_source: PasswordSource | None = None
     """Where the password is read with each dial (`wire.login`); then `password` is what was read
     there first, None of a command. Part of no URL."""
@@ -249,6 +252,7 @@ class Endpoint:
                 password=group.password,
                 tls=self.tls,
                 password_source=group.password_source,
+                connect_command=self.connect_command,
             )
             for host, port in group.nodes
         ]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, get_args
 
 from engine.errors import UsageError
+from engine.model import connect_command
 from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
 from engine.model.cluster_shard import AddressMap
@@ -459,6 +460,28 @@ class TransferSettings:
     )
     """How announced addresses of a cluster's nodes are reached from here, `from=to` each
     (`model.cluster_shard.AddressMap`)."""
+    connect_commands: tuple[str, ...] = setting(
+        (),
+        option="--connect-command",
+        kind="names",
+        metavar="[source:|target:]CMD",
+        help=(
+            "Connect by a command whose standard input and output are the link, as 'ssh -W %h:%p "
+            "jump-host': %h is the host, %p the port. For both ends, or for one; may be repeated. "
+            "Kept in the state, so no secrets."
+        ),
+        row=(
+            "Servers are connected to by this command, whose standard input and output are the "
+            "link: `ssh -W %h:%p jump-host`, `nc -X 5 -x 10.0.0.1:1080 %h %p`. `%h` "
+            "stands for the host, `%p` for the port; no shell is used. It holds for "
+            "every connection to that end, Sentinels and nodes of a cluster with it, one process "
+            "each. One that ends is a lost link, told with the last line of its standard error. "
+            "It is kept in the state"
+        ),
+        resumed="From now on: the command by which servers are connected to.",
+    )
+    """The command that is the link to an end, `[source:|target:]COMMAND` each
+    (`model.connect_command`). It is kept in the state: no place for a secret."""
     spool_directory: str | None = setting(
         None,
         option="--spool-directory",
@@ -697,6 +720,7 @@ class TransferSettings:
                     f"--source-node {node!r}: expected HOST:PORT, or HOST:PORT=detached"
                 )
         AddressMap.read(self.address_map)
+        connect_command.read(self.connect_commands)
         if self.parallel_snapshots < 0:
             raise UsageError("--parallel-snapshots must be 0 or more")
         lanes = self.lanes_per_worker
@@ -753,10 +777,18 @@ class TransferSettings:
         )
 
     def named(self, side: names.Side, endpoint: Endpoint) -> Endpoint:
-        """The endpoint of one end, with the other names that commands have there; of the source
-        whether a replica of it is read."""
+        """The endpoint of one end, with the other names that commands have there, and the command
+        that is the link to it; of the source whether a replica of it is read. Raises `UsageError`
+        for a unix socket that is to be reached by a command."""
+        through = connect_command.read(self.connect_commands)[side]
+        if through and endpoint.unix_path is not None:
+            raise UsageError(
+                f"--connect-command leads to a host and a port, and the {side} is a unix socket",
+                remedy=f"Give it for the other end alone, or the {side} by host and port.",
+            )
         return replace(
             endpoint,
+            connect_command=() if endpoint.file_path is not None else through,
             command_names=names.read(self.command_names)[side],
             from_replica=side == "source" and self.read_from == "replica",
         )
@@ -861,6 +893,7 @@ class Changes(TypedDict, total=False):
     spool_directory: str | None
     source_nodes: Sequence[str] | None
     address_map: Sequence[str] | None
+    connect_commands: Sequence[str] | None
     parallel_snapshots: int | None
     lanes_per_worker: int | Auto | None
     read_from: ReadFrom | None

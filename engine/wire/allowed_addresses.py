@@ -54,6 +54,14 @@ async def addresses(endpoint: Endpoint, name: str) -> list[str] | None:
         if found.allow_path(path):
             return [path]
         raise _not_allowed(name)
+    if endpoint.connect_command:
+        # The command looks the name up, maybe elsewhere: an address alone can be judged here.
+        try:
+            if found.allow(endpoint.host, ipaddress.ip_address(endpoint.host), endpoint.port):
+                return [endpoint.host]
+        except ValueError:
+            pass
+        raise _not_allowed(name)
     rows = await asyncio.get_running_loop().getaddrinfo(
         endpoint.host, endpoint.port, type=socket.SOCK_STREAM
     )

@@ -34,6 +34,7 @@ from engine.errors import AuthError, EngineError, FaultOf, LinkError, ProtocolFa
 from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import without_arguments
 from engine.wire import command_renames
+from engine.wire.command_link import CommandLink
 from engine.wire.login import ASKS_AGAIN, asks_again
 
 # Bytes in the transport that the kernel has not taken; above it `writable` waits.
@@ -62,8 +63,12 @@ class BulkReader(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """A dialled connection. `fault` says whose server it is, for errors."""
 
-    def __init__(self, endpoint: Endpoint, fault: FaultOf) -> None:
+    def __init__(
+        self, endpoint: Endpoint, fault: FaultOf, through: CommandLink | None = None
+    ) -> None:
+        """`through`: the command that is the link, if it is one."""
         self.endpoint = endpoint
+        self._through = through
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
         self.greeted = False
@@ -167,6 +172,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The link is gone, for whatever reason."""
         what = f": {exc}" if exc else ""
+        if self.lost is None and self._through is not None:
+            said = self._through.words(carried=self.greeted)
+            what = f": {said}" if said else what
         self.fail(LinkError(f"{self.name} closed the connection{what}", fault=self.fault))
 
     def pause_writing(self) -> None:
@@ -532,6 +540,8 @@ class Connection(asyncio.BufferedProtocol):
         self._fd = -1
         if self._renewal is not None:
             self._renewal.cancel()
+        if self._through is not None:
+            self._through.close()
         self.stop_watching()
         self.stop_resting()
         for waiter in self._calls:

@@ -29,6 +29,8 @@ from engine.model.retry import Attempts, Deadline
 from engine.model.server import ServerInfo, parse_info
 from engine.model.transient_errors import transient
 from engine.wire import allowed_addresses, cluster_primary, command_renames
+from engine.wire.command_link import REMEDY as COMMAND_REMEDY
+from engine.wire.command_link import CommandLink
 from engine.wire.dial import Untrusted, located, named_last
 from engine.wire.error_replies import ErrorReplies
 from engine.wire.failover_addresses import leading
@@ -186,7 +188,7 @@ class Admin:
         self.endpoint = endpoint
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
-        self._connection = given or connection_to(endpoint, timeout, self.name)
+        self._connection = given or connection_to(endpoint, timeout, self.name, fault)
         self._handed = given is not None
         # When it logs in again over the connection that stands, by the loop's clock; None: never.
         self._log_in_at: float | None = None
@@ -360,7 +362,7 @@ class Admin:
         if there != self.endpoint:
             db = self._connection.db
             self.endpoint = there
-            self._connection = connection_to(there, self._timeout, self.name)
+            self._connection = connection_to(there, self._timeout, self.name, self.fault)
             self._connection.db = db
             if there.read_only and _READ_ONLY not in self._kept:
                 self.keep(*_READ_ONLY)
@@ -480,9 +482,11 @@ class Admin:
 
     def duplicate(self) -> int | None:
         """Another file descriptor of this connection, for `adopted` in another process; None where
-        TLS has a state of its own, or the connection is lost. The caller closes it."""
+        TLS has a state of its own, a command of ours is the link, or the connection is lost. The
+        caller closes it."""
         writer = getattr(self._connection, "_writer", None)
-        if self.endpoint.tls is not None or self._lost or writer is None:
+        held = self.endpoint.tls is not None or bool(self.endpoint.connect_command)
+        if held or self._lost or writer is None:
             return None
         with suppress(OSError):
             return os.dup(writer.get_extra_info("socket").fileno())
@@ -529,14 +533,16 @@ class Admin:
         try:
             yield
         except (RedisError, TimeoutError) as error:
+            lost = self._link_error(error)
             await self._drop()
-            raise self._link_error(error) from None
+            raise lost from None
         except RuntimeError as error:
             # uvloop says so of a transport that the server has closed meanwhile.
+            lost = self._link_error(ConnectionResetError())
             await self._drop()
             if "closed" not in str(error):
                 raise
-            raise self._link_error(ConnectionResetError()) from None
+            raise lost from None
         except BaseException:
             await self._drop()
             raise
@@ -561,8 +567,9 @@ class Admin:
                     await self._drop()
                     await login.following(refusal)
         except (RedisError, TimeoutError) as error:
+            lost = self._link_error(error)
             await self._drop()
-            raise self._link_error(error) from None
+            raise lost from None
         except BaseException:
             await self._drop()
             raise
@@ -627,7 +634,12 @@ class Admin:
         cause = root(error)
         if isinstance(cause, allowed_addresses.NotAllowed):
             return cause
+        if isinstance(cause, LinkError):  # of a command that cannot be run
+            return allowed_addresses.unreached(cause, self.name)
         problem, remedy = diagnose(error, self.endpoint, self._answered)
+        through: CommandLink | None = getattr(self._connection, "through", None)
+        if through is not None and (said := through.words(carried=self._answered)):
+            problem, remedy = f"{problem}; {said}", COMMAND_REMEDY
         kind = Untrusted if isinstance(cause, ssl.SSLCertVerificationError) else LinkError
         found = kind(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)
         return found if self._answered else allowed_addresses.unreached(found, self.name)

@@ -13,10 +13,12 @@ from engine import logs
 from engine.errors import AuthError, FaultOf, LinkError, ProtocolFault, ServerError
 from engine.model.endpoint import Endpoint
 from engine.wire import allowed_addresses, cluster_primary, sentinel_primary, source_replica
+from engine.wire.command_link import REMEDY as COMMAND_REMEDY
+from engine.wire.command_link import CommandLink
 from engine.wire.connection import Connection, answered
 from engine.wire.failover_addresses import leading
 from engine.wire.keep_alive import keep_alive
-from engine.wire.login import Login, renewed_behind
+from engine.wire.login import Login, renewed_behind, secrets_of
 from engine.wire.tls import ssl_context
 
 _log = logs.logger(__name__)
@@ -133,10 +135,14 @@ async def _dial_at(
     of = {"end": fault, "endpoint": endpoint.address}
     _log.debug("Connects", extra=of)
     login = Login(endpoint, fault, f"{fault} {endpoint.address}")
+    through: CommandLink | None = None
     try:
         async with asyncio.timeout_at(began + timeout):
             await login.first()
-            connection = await _connect(endpoint, fault)
+            if endpoint.connect_command:
+                await allowed_addresses.addresses(endpoint, f"{fault} {endpoint.address}")
+                through = CommandLink(endpoint, fault, secrets_of(endpoint))
+            connection = await _connect(endpoint, fault, through)
             replies = await _greet(connection, questions, may_ping, login)
             _log.debug(
                 "Connected", extra=of | {"round_trip_seconds": round(connection.round_trip, 4)}
@@ -167,12 +173,19 @@ async def _dial_at(
     except BaseException:
         if connection is not None:
             connection.close()
+        if through is not None:
+            through.close()
         raise
+    remedy = "Check the address, the network and the TLS settings."
+    if through is not None:
+        if kind is not Untrusted and (said := through.words()):
+            problem, remedy = f"{problem}; {said}", COMMAND_REMEDY
+        through.close()
     if connection is not None:
         connection.close()
     failure = kind(
         f"{fault} {endpoint.address} cannot be reached: {problem}.",
-        remedy="Check the address, the network and the TLS settings.",
+        remedy=remedy,
         fault=fault,
     )
     raise allowed_addresses.unreached(failure, f"{fault} {endpoint.address}")
@@ -184,26 +197,37 @@ def _as_link_error(error: LinkError | ProtocolFault) -> LinkError:
     return LinkError(error.message, remedy=error.remedy, fault=error.fault)
 
 
-async def _connect(endpoint: Endpoint, fault: FaultOf) -> Connection:
+async def _connect(endpoint: Endpoint, fault: FaultOf, through: CommandLink | None) -> Connection:
     loop = asyncio.get_running_loop()
     assert endpoint.file_path is None, "a file has no address to connect to"
 
     made: list[Connection] = []
 
     def factory() -> Connection:
-        made.append(Connection(endpoint, fault))
+        made.append(Connection(endpoint, fault, through))
         return made[-1]
 
-    judged = await allowed_addresses.addresses(endpoint, f"{fault} {endpoint.address}")
-    if endpoint.unix_path is not None:
-        path = endpoint.unix_path if judged is None else judged[0]
-        _, connection = await loop.create_unix_connection(factory, path)
-        return connection
     tls = endpoint.tls
     context = ssl_context(tls) if tls is not None else None
     server_name = None
     if tls is not None:
         server_name = tls.server_name or endpoint.host
+    if through is not None:
+        try:
+            _, connection = await loop.create_unix_connection(
+                factory, sock=through.socket, ssl=context, server_hostname=server_name
+            )
+        except BaseException:
+            for each in made:
+                each.close()
+            through.socket.close()
+            raise
+        return connection
+    judged = await allowed_addresses.addresses(endpoint, f"{fault} {endpoint.address}")
+    if endpoint.unix_path is not None:
+        path = endpoint.unix_path if judged is None else judged[0]
+        _, connection = await loop.create_unix_connection(factory, path)
+        return connection
     hosts = [endpoint.host] if judged is None else judged
     for n, host in enumerate(hosts, 1):
         try:

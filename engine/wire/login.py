@@ -113,6 +113,13 @@ class Login:
         return await printed_by(source, anew=anew)
 
 
+def secrets_of(endpoint: Endpoint) -> list[str]:
+    """The passwords of this server that are known by now: for leaving them out of what is told."""
+    source = endpoint.password_source
+    known = None if source is None else _accepted.get((source, endpoint.username))
+    return [each for each in (endpoint.password, known) if each]
+
+
 def renewed_behind(endpoint: Endpoint) -> float | None:
     """Seconds behind which a connection has to log in again, or be dialled anew; None: never."""
     return RENEWED_SECONDS if isinstance(endpoint.password_source, IamToken) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, cast
 
 
@@ -18,9 +19,10 @@ class _Protocol(asyncio.StreamReaderProtocol):
 
 
 async def open_tls_stream(
-    host: str, port: int, tls_arguments: dict[str, Any]
+    host: str, port: int, tls_arguments: dict[str, Any], over: socket.socket | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """As `asyncio.open_connection`; `tls_arguments`: `ssl` and `server_hostname` of it.
+    """As `asyncio.open_connection`; `tls_arguments`: `ssl` and `server_hostname` of it. `over`: a
+    socket that is there already, in the place of one to host and port.
 
     Cancelled in the moment in which the handshake is done, uvloop closes the connection in the
     polite way: it waits for the server's goodbye, and a loop that ends meanwhile fails (EBUSY).
@@ -30,7 +32,14 @@ async def open_tls_stream(
     reader = asyncio.StreamReader(loop=loop)
     protocol = _Protocol(reader, loop=loop)
     try:
-        transport, _ = await loop.create_connection(lambda: protocol, host, port, **tls_arguments)
+        if over is None:
+            transport, _ = await loop.create_connection(
+                lambda: protocol, host, port, **tls_arguments
+            )
+        else:
+            transport, _ = await loop.create_unix_connection(
+                lambda: protocol, sock=over, **tls_arguments
+            )
     except BaseException:
         if protocol.made is not None:
             protocol.made.abort()

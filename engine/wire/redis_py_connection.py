@@ -12,9 +12,12 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import FaultOf
 from engine.model.endpoint import Endpoint
 from engine.wire import allowed_addresses
+from engine.wire.command_link import CommandLink
 from engine.wire.keep_alive import keep_alive
+from engine.wire.login import secrets_of
 from engine.wire.open_tls_stream import open_tls_stream
 from engine.wire.tls import ssl_context
 
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 
-def connection_to(endpoint: Endpoint, timeout: float, name: str) -> AbstractConnection:
-    """One that is not dialled yet; `timeout`, in seconds, holds for connecting, `name` is for
-    messages."""
+def connection_to(
+    endpoint: Endpoint, timeout: float, name: str, fault: FaultOf
+) -> AbstractConnection:
+    """One that is not dialled yet; `timeout`, in seconds, holds for connecting, `name` and `fault`
+    are for messages."""
     assert endpoint.file_path is None, "a file has no address to connect to"
     settings: dict[str, Any] = {
         # Clocks are ours: with one of its own redis-py sends by asyncio.wait_for, which loses a
@@ -35,8 +40,13 @@ def connection_to(endpoint: Endpoint, timeout: float, name: str) -> AbstractConn
         "driver_info": None,
         "parser_class": _parser_class(),
     }
-    if endpoint.unix_path is not None:
-        connection: AbstractConnection = _kinds()[0](path=endpoint.unix_path, **settings)
+    if endpoint.connect_command:
+        server_name = endpoint.tls and (endpoint.tls.server_name or endpoint.host)
+        connection: AbstractConnection = _through_command()(
+            endpoint, fault, server_name, host=endpoint.host, port=endpoint.port, **settings
+        )
+    elif endpoint.unix_path is not None:
+        connection = _kinds()[0](path=endpoint.unix_path, **settings)
     elif endpoint.tls is None:
         connection = _kinds()[1](host=endpoint.host, port=endpoint.port, **settings)
     else:
@@ -130,6 +140,54 @@ def _handed_connection() -> Any:
             self._reader, self._writer = await asyncio.open_connection(sock=self._given)
 
     return HandedConnection
+
+
+@functools.cache
+def _through_command() -> Any:
+    from redis.asyncio import connection as redis_py
+
+    class CommandConnection(redis_py.Connection):
+        """One whose link is a command of the operator's."""
+
+        judge: Any
+
+        def __init__(
+            self, endpoint: Endpoint, fault: FaultOf, server_name: str | None, **settings: Any
+        ) -> None:
+            self._endpoint = endpoint
+            self._fault: FaultOf = fault
+            self._server_name = server_name
+            self.tls_context: Any = None
+            self.through: CommandLink | None = None
+            super().__init__(**settings)
+
+        async def _connect(self) -> None:
+            await self.judge()
+            through = CommandLink(self._endpoint, self._fault, secrets_of(self._endpoint))
+            self.through = through
+            tls: dict[str, Any] = {}
+            if self.tls_context is not None:
+                tls = {"ssl": self.tls_context, "server_hostname": self._server_name}
+            try:
+                async with asyncio.timeout(self.socket_connect_timeout):
+                    self._reader, self._writer = await open_tls_stream("", 0, tls, through.socket)
+            except BaseException:
+                through.socket.close()
+                through.close()
+                raise
+
+        async def disconnect(self, *args: Any, **kwargs: Any) -> None:
+            """As redis-py's; the command ends with it."""
+            writer = self._writer
+            try:
+                await super().disconnect(*args, **kwargs)
+            finally:
+                if writer is not None:
+                    writer.transport.abort()
+                if self.through is not None:
+                    self.through.close()
+
+    return CommandConnection
 
 
 @functools.cache

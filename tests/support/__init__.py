@@ -13,6 +13,7 @@
     traffic         random writes of every command; clients that repeat what is not acknowledged
     timed_clients   clients in processes of their own, with times; `applications`: foreign ones
     standstill      how long the machine stood still, for bounds of how long clients wait
+    relay           what `--connect-command` runs
     trouble         ends of every shape, and what befalls them
     comparison      whether both ends hold the same
     own_keys        that nothing of the engine is left

@@ -217,6 +217,7 @@ SPECIAL: dict[str, list[Any]] = {
     "include": [("prefix:a,b",), ("db:3,type:hash", "regex:^a")],
     "exclude": [("glob:a*",)],
     "command_names": [("source:PSYNC=XYZ", "CONFIG=ABC")],
+    "connect_commands": [("ssh -W %h:%p 'a b'",), ("source:nc %h %p", "target:nc %h %p")],
     "skip_checks": [("memory",), ("memory", "probe")],
 }
 
