@@ -179,9 +179,7 @@ def test_tokens_that_change_while_a_source_is_followed(
     credentials = Credentials.read([_entry(s.target, cluster)], "test")
     with s.running(credentials=credentials, retry_for=60.0) as run, s.counters():
         run.following()
-        run.wait_for(
-            lambda: any("before its login ends" in event for event in run.events), "a renewal"
-        )
+        run.wait_for(lambda: run.progress.reconnects, "a link that is dialled anew")
         monkeypatch.setattr(login, "RENEWED_SECONDS", 3600.0)
         run.in_sync()
         clock.now += datetime.timedelta(minutes=10)
