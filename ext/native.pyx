@@ -13,7 +13,7 @@ from cpython.bytes cimport (
 )
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport (
-    INT32_MAX, INT64_MAX, SIZE_MAX, UINT32_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t,
+    INT32_MAX, INT64_MAX, INT64_MIN, SIZE_MAX, UINT32_MAX, int8_t, int16_t, int32_t, int64_t, uint8_t,
     uint16_t, uint32_t, uint64_t
 )
 from libc.stdlib cimport qsort
@@ -54,6 +54,7 @@ include "value_decoder.pxi"
 include "value_totals.pxi"
 include "template_hashes.pxi"
 include "value_encode.pxi"
+include "value_repack.pxi"
 include "stream_commands.pxi"
 include "value_commands.pxi"
 include "rdb.pxi"

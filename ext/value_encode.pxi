@@ -1,10 +1,11 @@
 # Values that a target does not know, rewritten to the newest form that it knows, so that one RESTORE
 # stores them whole:
 #
-#   lists     14, 18       → 1    item by item
+#   lists     18 → 14             or, where it cannot be so, item by item: 14, 18 → 1
 #   sets      20           → 2
-#   zsets     17           → 5    scores as doubles
-#   hashes    16, 29, 31   → 4    and the forms with expire times of fields whose fields have none
+#   zsets     17 → 12             or with scores as doubles: 17 → 5
+#   hashes    16 → 13             or field by field: 16, 29, 31 → 4, and so the forms with expire
+#                                 times of fields whose fields have none
 #             22 to 25     → 24   for Redis (7.4), 22 for Valkey (9.0), where some have
 #   streams   27, 26       → 21 → 19 → 15
 #
@@ -13,6 +14,8 @@
 # other values lose nothing, or are left alone; what is left alone the target refuses by itself. No
 # value is rewritten that the decoder (value_decoder.pxi) does not find sound, or whose CRC64 is not
 # its own: a fresh one would pass it off as sound.
+#
+# What the first column of lists, zsets and hashes says is done in one pass (value_repack.pxi).
 #
 # A member or field that is there twice is written by no server. Servers before 6.2 end their process
 # at one, so such a value is left alone too.
@@ -40,7 +43,9 @@ cdef enum:
     PRODUCERS_MOST = 100
     # Of more members than these it is not looked at whether one is there twice.
     ONCE_MOST = 1 << 22
-    ONCE_FIRST = 1 << 8
+    ONCE_FIRST = 1 << 5
+    # What is announced is not to be believed beyond this.
+    ONCE_EXPECTED_MOST = 1 << 12
     # A batch that has grown by so much is sent before the rest is looked at.
     REWRITTEN_MOST = 16 << 20
 
@@ -131,35 +136,103 @@ cdef inline bint encode_piece(ElementSink *sink, Piece *piece) noexcept nogil:
     return True
 
 
-cdef bint encode_once(ElementSink *sink, const Piece *member) noexcept nogil:
-    """Note a member; False if it was there before."""
+cdef bint once_begin(ElementSink *sink, size_t expected) noexcept nogil:
+    """An empty table, for so many members; it grows where there are more."""
+    cdef Bytes *table = &sink.once
+    cdef size_t places = ONCE_FIRST
+    sink.once_used = 0
+    expected = min(expected, <size_t>ONCE_EXPECTED_MOST)
+    while places < 2 * (expected + 1):
+        places *= 2
+    if table.capacity > TEXT_KEPT:
+        bytes_free(table)
+    table.size = 0
+    if not bytes_reserve(table, 8 * places, SIZE_MAX):
+        sink.no_memory = True
+        return False
+    table.size = 8 * places
+    memset(table.data, 0, table.size)
+    return True
+
+
+cdef bint once_grow(ElementSink *sink) noexcept nogil:
+    """Twice the places."""
     cdef Bytes *table = &sink.once
     cdef uint64_t *places
-    cdef uint64_t *before
+    cdef uint64_t *before = <uint64_t *>table.data
+    cdef size_t size = table.size // 8, at, i, mask
+    mask = max(2 * size, <size_t>ONCE_FIRST) - 1
+    places = <uint64_t *>PyMem_RawCalloc(mask + 1, 8)
+    if places == NULL:
+        sink.no_memory = True
+        return False
+    for i in range(size):
+        if before[i]:
+            at = before[i] & mask
+            while places[at]:
+                at = (at + 1) & mask
+            places[at] = before[i]
+    PyMem_RawFree(before)
+    table.data = <uint8_t *>places
+    table.size = table.capacity = (mask + 1) * 8
+    return True
+
+
+cdef inline uint64_t once_hash(uint64_t seed, const Piece *member) noexcept nogil:
+    """The same whether it is kept as a number or as its digits. Each step can be undone, so that no
+    two numbers meet, nor two strings of a length up to eight."""
+    cdef const uint8_t *p = member.p
+    cdef size_t n = member.n
+    cdef uint64_t h, eight = 0, digits = 0xf0f0f0f0f0f0f0f0
+    cdef int64_t number = 0
+    if member.numeric and member.number != INT64_MIN:
+        h = seen_mix(seed ^ <uint64_t>member.number)
+        return h if h else 1
+    if n >= 8:
+        eight = load_le64(p)
+    elif n:
+        eight = load_part(p, n)
+        if n < 4:
+            digits = 0xf0f0f0
+    # What cannot be digits is told with one look: a branch for each byte costs more than the hash.
+    # (The lowest number cannot be read from its digits.)
+    if ((eight & digits) == (<uint64_t>0x3030303030303030 & digits) or eight & 0xff == c"-") and (
+            canonical_number(p, n, &number)):
+        h = seen_mix(seed ^ <uint64_t>number)
+        return h if h else 1
+    h = seen_mix(~seed ^ n)
+    if n < 8:
+        h = seen_mix(h ^ eight)
+        return h if h else 1
+    while n >= 8:
+        h = seen_mix(h ^ load_le64(p))
+        p += 8
+        n -= 8
+    if n:
+        h = seen_mix(h ^ load_part(p, n))
+    return h if h else 1
+
+
+cdef bint canonical_number(const uint8_t *p, size_t n, int64_t *out) noexcept nogil:
+    """Whether a text is that of a number as servers write it."""
+    cdef size_t sign = n > 1 and p[0] == c"-"
+    return n > 0 and (p[sign] != c"0" or n == 1) and parse_decimal(p, p + n, out)
+
+
+cdef inline bint encode_once(ElementSink *sink, Piece *member) noexcept nogil:
+    """Note a member; False if it was there before."""
+    cdef uint64_t *places
     cdef uint64_t h
-    cdef size_t size, mask, at, i
+    cdef size_t mask, at
     if sink.once_used >= ONCE_MOST:
         return True
-    size = table.size // 8
-    if 2 * (sink.once_used + 1) > size:
-        before = <uint64_t *>table.data
-        places = <uint64_t *>PyMem_RawCalloc(max(2 * size, <size_t>ONCE_FIRST), 8)
-        if places == NULL:
-            sink.no_memory = True
-            return False
-        mask = max(2 * size, <size_t>ONCE_FIRST) - 1
-        for i in range(size):
-            if before[i]:
-                at = before[i] & mask
-                while places[at]:
-                    at = (at + 1) & mask
-                places[at] = before[i]
-        PyMem_RawFree(table.data)
-        table.data = <uint8_t *>places
-        table.size = table.capacity = (mask + 1) * 8
-    places = <uint64_t *>table.data
-    mask = table.size // 8 - 1
-    h = seen_hash(sink.once_seed, member.p, member.n)
+    if 16 * (sink.once_used + 1) > sink.once.size and not once_grow(sink):
+        return False
+    if member.numeric and member.number == INT64_MIN:
+        piece_text(member)
+    places = <uint64_t *>sink.once.data
+    mask = sink.once.size // 8 - 1
+    h = once_hash(sink.once_seed, member)
     at = h & mask
     while places[at]:
         if places[at] == h:
@@ -201,13 +274,8 @@ cdef bint names_differ(const uint8_t *names, size_t size, uint64_t count) except
 cdef bint encode_begin(ElementSink *sink) noexcept nogil:
     """The type, and room for how many elements there are going to be."""
     cdef uint8_t type = <uint8_t>sink.form
-    sink.once_used = 0
-    if sink.once.capacity > TEXT_KEPT:
-        bytes_free(&sink.once)
-    elif sink.once.size:
-        # It grows again where there are more.
-        sink.once.size = min(sink.once.size, <size_t>(8 * ONCE_FIRST))
-        memset(sink.once.data, 0, sink.once.size)
+    if not once_begin(sink, 0):
+        return False
     if not encode_raw(sink, &type, 1):
         return False
     if type == FORM_HASH_REDIS and not encode_le64(sink, <uint64_t>sink.earliest):
@@ -459,6 +527,9 @@ cdef class ValueTranscoder:
             return REWRITE_NONE
         if not unsealed and not crc_fits(value, body):
             return REWRITE_NONE
+        form = repacked[type]
+        if form and self.known[own][form] and repack(&self.reader, value, body, form):
+            return self.finished(own, form)
         form = self.form_of(flavour, type, kind)
         if form < 0 or kind == KIND_STREAM:
             # Looked through before: what fields there are with expire times, or whether it is sound.
@@ -487,6 +558,11 @@ cdef class ValueTranscoder:
             end = decode_value(&self.reader, flavour, value, body)
             if end != DECODED or not encode_end(sink):
                 return self.ended(end)
+        return self.finished(own, form)
+
+    cdef inline RewriteEnd finished(self, int own, int form) noexcept nogil:
+        """With its footer."""
+        cdef ElementSink *sink = &self.sink
         if not encode_room(sink, FOOTER_BYTES):
             return self.ended(DECODE_WRONG)
         memset(sink.tape.data + sink.tape.size, 0, FOOTER_BYTES)

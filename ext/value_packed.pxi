@@ -80,17 +80,31 @@ cdef inline bint pack_next(ValueReader *r, Pack *pack, Piece *out) noexcept nogi
 
 
 cdef inline bint listpack_next(ValueReader *r, Pack *pack, Piece *out) noexcept nogil:
+    """An entry of a listpack that has not ended."""
+    cdef const uint8_t *p = pack.at
+    cdef size_t size
+    # Most are short strings, or numbers below 128. (Behind them there is the end's own byte.)
+    if p[0] < 0xc0:
+        size = 1
+        if p[0] >= 0x80:
+            size += p[0] & 0x3f
+            piece_bytes(out, p + 1, size - 1)
+        else:
+            piece_number(out, p[0])
+        if <size_t>(pack.end - p) <= size or p[size] != size:
+            return wrong(r, b"an entry of a listpack, and its length behind it")
+        pack.at = p + size + 1
+        pack.seen += 1
+        return True
+    return listpack_longer(r, pack, out)
+
+
+cdef bint listpack_longer(ValueReader *r, Pack *pack, Piece *out) noexcept nogil:
     cdef const uint8_t *p = pack.at
     cdef size_t left = pack.end - p, size = 0, back = 1
     cdef uint8_t first = p[0]
     cdef int64_t number
-    if first < 0x80:
-        piece_number(out, first)
-        size = 1
-    elif first < 0xc0:
-        size = 1 + (first & 0x3f)
-        piece_bytes(out, p + 1, size - 1)
-    elif first < 0xe0:
+    if first < 0xe0:
         # (Behind `left` there is the end's own byte.)
         number = (<int64_t>(first & 0x1f) << 8) | p[1]
         piece_number(out, number - 8192 if number >= 4096 else number)
@@ -190,8 +204,19 @@ cdef bint ziplist_next(ValueReader *r, Pack *pack, Piece *out) noexcept nogil:
     return True
 
 
-cdef bint pack_integer(ValueReader *r, Pack *pack, int64_t *out) noexcept nogil:
+cdef inline bint pack_integer(ValueReader *r, Pack *pack, int64_t *out) noexcept nogil:
     """An entry that is a number, as the servers' own are."""
+    cdef const uint8_t *p = pack.at
+    # Most are below 128.
+    if not pack.ziplist and pack.end - p >= 2 and p[0] < 0x80 and p[1] == 1:
+        out[0] = p[0]
+        pack.at = p + 2
+        pack.seen += 1
+        return True
+    return pack_any_integer(r, pack, out)
+
+
+cdef bint pack_any_integer(ValueReader *r, Pack *pack, int64_t *out) noexcept nogil:
     cdef Piece piece
     if not pack_next(r, pack, &piece):
         return False

@@ -112,6 +112,7 @@ cdef bint decode_node(ValueReader *r, StreamState *state) noexcept nogil:
     cdef int64_t live_seen = 0, deleted_seen = 0, i
     cdef uint64_t node_ms, node_seq, ms, seq, names_size = 0
     cdef Sum names_hash
+    cdef bint digest = sink.mode == VALUE_DIGEST
     if not next_string(r, &key, 0):
         return False
     piece_text(&key)
@@ -128,21 +129,23 @@ cdef bint decode_node(ValueReader *r, StreamState *state) noexcept nogil:
     if live < 0 or deleted < 0 or name_count < 0:
         return wrong(r, b"the head of a stream's node")
     names = pack
-    named = sink.start
-    mix_word(&named, AS_NAMES)
+    if digest:
+        named = sink.start
+        mix_word(&named, AS_NAMES)
     for i in range(name_count):
         if not pack_next(r, &pack, &piece):
             return False
         piece_text(&piece)
         names_size += piece.n
-        if sink.mode == VALUE_DIGEST:
+        if digest:
             sip_bytes_of(&named, piece.p, piece.n)
     if not pack_integer(r, &pack, &end):
         return False
     if end != 0:
         return wrong(r, b"the end of the head of a stream's node")
     names_hash.low = names_hash.high = 0
-    sip_add(&named, &names_hash)
+    if digest:
+        sip_add(&named, &names_hash)
     while pack_more(&pack):
         flags = ms_off = seq_off = told = 0
         if not (pack_integer(r, &pack, &flags) and pack_integer(r, &pack, &ms_off)

@@ -162,10 +162,76 @@ def test_what_no_older_form_has_is_left_as_it_is() -> None:
     assert rewritten("redis-8.0", late) is late
 
 
+# Numbers at the edges of their forms, and strings at those of their lengths and of the one behind.
+EDGES = sorted(
+    {sign * (1 << bits) + off for bits in (0, 3, 7, 12, 15, 23, 31, 62) for sign in (1, -1)
+     for off in (-1, 0, 1)} | {12, 13, (1 << 63) - 1, -(1 << 63)}
+)  # fmt: skip
+LONG = [
+    b"x" * size for size in (0, 1, 3, 4, 7, 8, 15, 16, 31, 33, 63, 64, 250, 251, 252, 253, 4096)
+]
+
+
+def packed_in(data: bytes) -> bytes:
+    """The one string that the value is, behind its type."""
+    at = {0: 2, 1: 3, 2: 6}[data[1] >> 6]
+    return data[at:-10]
+
+
+def test_listpacks_become_ziplists_of_the_same_elements() -> None:
+    """Byte by byte those that an older server would have made."""
+    names = [*EDGES, *(b"f%d:" % n + each for n, each in enumerate(LONG))]
+    values: list[bytes | int] = [*LONG, *EDGES, *LONG][: len(names)]
+    flat = [each for pair in zip(names, values, strict=True) for each in pair]
+    data = sealed(payload(16, string(listpack(flat))))
+    found = rewritten("redis-6.2", data)
+    assert (found[0], packed_in(found)) == (13, encoded.ziplist(flat))
+    scored: list[bytes | int] = [b"a", b"-inf", b"b", -7, b"c", b"0.1", 5, b"1e+25", b"d", b"inf"]
+    data = sealed(payload(17, string(encoded.listpack(scored))))
+    found = rewritten("redis-6.2", data)
+    assert (found[0], packed_in(found)) == (12, encoded.ziplist(scored))
+    nodes = [flat, values, [b"one"]]
+    data = sealed(payload(18, length(3) + b"".join(b"\2" + string(listpack(n)) for n in nodes)))
+    found = rewritten("redis-6.2", data)
+    assert found[0] == 14
+    assert all(encoded.ziplist(node) in found for node in nodes)
+
+
+@pytest.mark.parametrize(
+    ("number", "body", "wanted"),
+    [
+        # Not in the order in which a server keeps it; of one score by the members' bytes.
+        (17, string(listpack([b"m", 2, b"n", 1])), 5),
+        (17, string(listpack([b"n", 2, b"m", 2])), 5),
+        (17, string(listpack([9, 2, 10, 2])), 5),
+        (17, string(listpack([10, 2, 9, 2])), 12),
+        # Scores that no server writes so.
+        (17, string(listpack([b"m", b"Infinity"])), 5),
+        (17, string(listpack([b"m", b"0." + b"1" * 60])), 5),
+        # Longer than a ziplist should be.
+        (16, string(listpack([b"f", b"v" * 70_000])), 4),
+        (18, length(1) + b"\2" + string(listpack([b"v" * 70_000])), 1),
+        (18, length(2) + b"\2" + string(listpack([b"v"])) + b"\1" + string(b"long"), 1),
+    ],
+)
+def test_what_is_no_ziplist_of_an_older_server(number: int, body: bytes, wanted: int) -> None:
+    assert rewritten("redis-6.2", sealed(payload(number, body)))[0] == wanted
+
+
+def test_lists_for_a_target_without_quicklists() -> None:
+    oldest = ValueTranscoder("redis", known("redis-5.0").known_types - {14})
+    data = sealed(payload(18, length(1) + b"\2" + string(listpack([b"a", 1]))))
+    found, _ = oldest.payload(data)
+    assert found is not None
+    assert found[0] == 1
+    assert reference.decode(found) == reference.decode(data)
+
+
 def test_a_member_that_is_there_twice_is_none_that_a_server_wrote() -> None:
     twice: Sequence[tuple[int, list[bytes | int]]] = [
         (16, [b"f", b"v", b"f", b"w"]), (17, [b"m", 1, b"m", 2]), (20, [b"m", b"m"]),
-        (20, [7, b"7"]),
+        (20, [7, b"7"]), (20, [b"-12", -12]), (20, [b"", b""]), (20, [b"-", 0, b"0"]),
+        (20, [-(1 << 63), b"-9223372036854775808"]), (16, [12345678, b"v", b"12345678", b"w"]),
     ]  # fmt: skip
     for number, elements in twice:
         data = sealed(payload(number, string(listpack(elements))))
@@ -175,6 +241,15 @@ def test_a_member_that_is_there_twice_is_none_that_a_server_wrote() -> None:
         assert rewritten("redis-5.0", data) is data
         data = sealed(payload(number, string(listpack(many[:3000]))))
         assert rewritten("redis-5.0", data) is not data
+
+
+def test_members_that_only_look_alike_are_not_the_same() -> None:
+    members: list[bytes | int] = [
+        0, b"00", b"-0", b"", b"-", b"-1 ", -1, b"--1", b"01", 1, b"+1", b"1:",
+        b"18446744073709551615", (1 << 63) - 1, -(1 << 63), b"9223372036854775808",
+        b"-9223372036854775809", b"\0", b"0\0",
+    ]  # fmt: skip
+    assert rewritten("redis-5.0", sealed(payload(20, string(listpack(members)))))[0] == 2
 
 
 def test_damage_is_left_for_the_target_to_refuse() -> None:
