@@ -282,7 +282,7 @@ def test_one_append_only_file_is_shown_as_far_as_its_snapshot(
         assert "name it: 0." in capsys.readouterr().out
     path.write_bytes(incr)
     assert app.run(["inspect", f"aof:{path}"]) == 1
-    assert "holds commands alone" in capsys.readouterr().err
+    assert "holds only commands" in capsys.readouterr().err
 
 
 def test_types_are_named_by_their_flavour() -> None:
