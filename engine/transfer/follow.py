@@ -201,6 +201,8 @@ class Follower:
         self._unknown_commands: set[bytes] = set()
         # Keys that were found to differ, until the key resync has them.
         self._found: dict[DbKey, None] = {}
+        # The last reading failed, and when the next one may be tried.
+        self._read_failed = False
         self._read_again = 0.0
         # What was in force when the batch was looked at that is being applied.
         self._look = trust.look()
@@ -258,8 +260,12 @@ class Follower:
                 await self._apply(batch)
 
     async def _more(self) -> None:
-        """Wait until the source has brought more, or there is something to read again."""
+        """Wait until the source has brought more, or there is something to read again, a reading
+        that failed among it."""
         again = self._resync.again_in
+        if self._read_failed and self._resync.to_read:
+            left = max(self._read_again - asyncio.get_running_loop().time(), 0.0)
+            again = left if again is None else min(again, left)
         if again is None:
             await self._source.more()
             return
@@ -993,11 +999,12 @@ class Follower:
         now = asyncio.get_running_loop().time()
         if now < self._read_again:
             return
+        self._read_failed = False
         try:
             await self._resync.read()
         except (LinkError, ServerError):
             # The link that matters is another one, and mends itself or says why not.
-            self._read_again = now + _READ_AGAIN_SECONDS
+            self._read_again, self._read_failed = now + _READ_AGAIN_SECONDS, True
 
     async def _resync_idle(self) -> None:
         """Take readings while the target is close behind; store those that belong right here."""
