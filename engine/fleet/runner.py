@@ -44,6 +44,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import tidied
 from engine.model.progress import Progress
 from engine.model.report import EngineUse, Report
+from engine.model.throttle import PAUSED, Steering, rate_words
 from engine.transfer import lane_plan
 from engine.transfer.async_helpers import to_the_end
 from engine.transfer.switch_hook import OnSwitch
@@ -86,7 +87,12 @@ class Runner:
         self._waiting: Request | None = None
         self._lanes_at = 0.0
         self._checkpoint = StateCheckpointStore(claimed)
-        self._state = StateThread(claimed, on_request=self._asked, on_failure=self._state_failed)
+        self._state = StateThread(
+            claimed,
+            on_request=self._asked,
+            on_steering=self._steered,
+            on_failure=self._state_failed,
+        )
         self._transfer = Transfer(
             source,
             target,
@@ -106,6 +112,9 @@ class Runner:
             processes=LaneProcesses(self._had_keys),
             first=self._look_at_target,
         )
+        if claimed.record.paused:
+            # By the operator, of a worker before this one.
+            self._transfer.steer(Steering(settings.max_rate, settings.max_key_rate, PAUSED))
 
     async def run(self) -> Report:
         """Run to the end and write it down. A failed transfer is in the report.
@@ -300,6 +309,12 @@ class Runner:
                 force=request is Request.FORCE,
                 skip_verification=request is Request.COMPLETE_UNVERIFIED,
             )
+
+    def _steered(self, steering: Steering) -> None:
+        words = rate_words(steering.max_rate, steering.max_key_rate)
+        paused = bool(steering.paused)
+        _log.info("The operator steers the migration", extra={"rate": words, "paused": paused})
+        self._transfer.steer(steering)
 
     def _state_failed(self, failure: StateError) -> None:
         _log.error("The state failed, and the migration stops: %s", failure)

@@ -25,6 +25,7 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.lane_plan import PlannedLane
 from engine.model.progress import ENDS, Phase, Progress
 from engine.model.retry import Deadline, retry_blocking
+from engine.model.throttle import Steering
 
 _log = logs.logger(__name__)
 POLL = 0.2
@@ -93,7 +94,8 @@ class StateCheckpointStore:
 class StateThread:
     """Writes down a running transfer and listens for the operator.
 
-    `on_request` and `on_failure` are called on the event loop that `start` was called on.
+    `on_request`, `on_steering` and `on_failure` are called on the event loop that `start` was
+    called on.
     """
 
     def __init__(
@@ -101,10 +103,13 @@ class StateThread:
         claimed: ClaimedTransfer,
         *,
         on_request: Callable[[Request], None],
+        on_steering: Callable[[Steering], None],
         on_failure: Callable[[StateError], None],
     ) -> None:
         self._claimed = claimed
         self._on_request = on_request
+        self._on_steering = on_steering
+        self._steering: Steering | None = None
         self._on_failure = on_failure
         self._progress: Progress | None = None
         self._written: Progress | None = None
@@ -202,6 +207,10 @@ class StateThread:
         if request is not self._asked:
             self._asked = request
             self._loop.call_soon_threadsafe(self._on_request, request)
+        steering = self._claimed.read_steering()
+        if steering is not None and steering != self._steering:
+            self._steering = steering
+            self._loop.call_soon_threadsafe(self._on_steering, steering)
 
     def _beat(self) -> Request:
         now, latest = time.monotonic(), self._progress

@@ -139,6 +139,47 @@ class Engine:
             self._services, replication_group_id, force, skip_verification
         )
 
+    async def set_migration_rate(
+        self,
+        replication_group_id: str,
+        *,
+        bytes_per_second: int | None = None,
+        keys_per_second: int | None = None,
+        off: bool = False,
+    ) -> dict[str, Any]:
+        """Have the migration move so many bytes and keys a second at the most from now on, of all
+        its shards together (0: no bound; None: as before); `off`: as many as there are.
+
+        It holds within a second, without a restart, for the workers that come too, and until it is
+        set anew. What a cut-over does is not bounded by it. Returns {"ReplicationGroup",
+        "Message"}. Raises `ReplicationGroupNotFoundFault`,
+        `ReplicationGroupNotUnderMigrationFault`, `InvalidParameterCombinationException` where no
+        rate is given, or `off` beside one, and `InvalidParameterValueException`.
+        """
+        return await operations.set_rate(
+            self._services, replication_group_id, bytes_per_second, keys_per_second, off
+        )
+
+    async def pause_migration(self, replication_group_id: str) -> dict[str, Any]:
+        """Have the migration write nothing to the target until `continue_migration`.
+
+        A source that is followed stays connected: what it writes is received, acknowledged as far
+        as it is applied, and waits in the spool; a spool that is full stops the migration. It holds
+        within a second, and for the workers that come too; until then a cut-over is refused.
+        Returns {"ReplicationGroup", "Message"}; also where it was paused already. Raises
+        `ReplicationGroupNotFoundFault`, `ReplicationGroupNotUnderMigrationFault`, and
+        `InvalidReplicationGroupStateFault` while a cut-over is asked for or under way.
+        """
+        return await operations.pause(self._services, replication_group_id, True)
+
+    async def continue_migration(self, replication_group_id: str) -> dict[str, Any]:
+        """Have a migration that `pause_migration` has paused go on from where it is.
+
+        Returns {"ReplicationGroup", "Message"}; also where it was not paused. Raises
+        `ReplicationGroupNotFoundFault` and `ReplicationGroupNotUnderMigrationFault`.
+        """
+        return await operations.pause(self._services, replication_group_id, False)
+
     async def unblock_source(self, replication_group_id: str) -> dict[str, Any]:
         """Have the source that the group was migrated from accept writes again, which it refuses
         since the cut-over. They are not replicated to the target, which stays as it is.

@@ -24,6 +24,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint, left_at_sources
 from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from engine.model.throttle import PAUSED, rate_words
 
 if TYPE_CHECKING:
     from engine.front.service_context import ServiceContext
@@ -142,6 +143,48 @@ async def complete(
         wanted = Request.COMPLETE_UNVERIFIED if skip_verification else Request.COMPLETE
         await services.state(lambda registry: registry.request(group_id, wanted))
     return await services.answer(group_id)
+
+
+async def set_rate(
+    services: ServiceContext,
+    group_id: str,
+    max_rate: int | None,
+    max_key_rate: int | None,
+    off: bool,
+) -> dict[str, Any]:
+    """SetMigrationRate (ours)."""
+    group_id = validate.identifier(group_id)
+    given = (max_rate, max_key_rate) != (None, None)
+    if off and given:
+        raise InvalidParameterCombinationException(
+            "Off does not go together with a rate: it takes every bound away.",
+            remedy="Give one of them.",
+        )
+    if not (off or given):
+        raise InvalidParameterCombinationException(
+            "No rate is given.", remedy="Give BytesPerSecond, KeysPerSecond or both; or Off."
+        )
+    for name, rate in (("BytesPerSecond", max_rate), ("KeysPerSecond", max_key_rate)):
+        if rate is not None and not 0 <= rate < 1 << 62:
+            raise InvalidParameterValueException(f"Invalid value for {name}: must be 0 or more.")
+    if off:
+        max_rate = max_key_rate = 0
+    transfer = await services.state(
+        lambda registry: registry.set_rate(group_id, max_rate=max_rate, max_key_rate=max_key_rate)
+    )
+    words = rate_words(transfer.settings.max_rate, transfer.settings.max_key_rate)
+    return {**await services.answer(group_id), "Message": f"rate: {words}"}
+
+
+async def pause(services: ServiceContext, group_id: str, paused: bool) -> dict[str, Any]:
+    """PauseMigration and ContinueMigration (ours)."""
+    group_id = validate.identifier(group_id)
+    changed = await services.state(lambda registry: registry.pause(group_id, paused))
+    if paused:
+        words = "the migration is paused" if changed else "the migration was paused already"
+    else:
+        words = "the migration goes on" if changed else "the migration was not paused"
+    return {**await services.answer(group_id), "Message": words}
 
 
 async def unblock_source(services: ServiceContext, group_id: str) -> dict[str, Any]:
@@ -389,6 +432,8 @@ def _not_ready(transfer: TransferRecord, skip_verification: bool) -> str | None:
     """Why a migration cannot be completed now, None if it can."""
     if transfer.undecided or not transfer.leased():
         return response_shapes.reason(transfer)
+    if transfer.paused:
+        return PAUSED
     progress = transfer.progress
     if progress.can_complete or (skip_verification and progress.uncomparable):
         return None

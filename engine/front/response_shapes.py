@@ -21,6 +21,7 @@ from engine.model.endpoint import Endpoint
 from engine.model.joined_sentences import tidied
 from engine.model.progress import FIGURES, Progress
 from engine.model.report import Report
+from engine.model.throttle import PAUSED
 from engine.model.verification import Difference, Verification
 
 ABORT = (
@@ -184,11 +185,28 @@ def migration(transfer: TransferRecord) -> dict[str, Any]:
         "SourceHeardSeconds": progress.source_heard_seconds,
         "TargetHeardSeconds": progress.target_heard_seconds,
         "Counters": {each.member: getattr(progress, each.name) for each in FIGURES if each.member},
-        "CanComplete": leased and progress.can_complete,
+        "Rate": _rate(transfer),
+        "Paused": _paused(transfer),
+        "Throttled": transfer.known.throttled or None,
+        "CanComplete": leased and progress.can_complete and not transfer.paused,
         "Reason": tidied(reason(transfer)),
         "Workers": workers,
         "Report": None if transfer.report is None else outcome(transfer.report),
     }
+
+
+def _rate(transfer: TransferRecord) -> dict[str, int] | None:
+    """What bounds how fast data is moved, a second; None: nothing."""
+    data = transfer.settings_data
+    rates = {"Bytes": data.get("max_rate", 0), "Keys": data.get("max_key_rate", 0)}
+    return {name: rate for name, rate in rates.items() if rate} or None
+
+
+def _paused(transfer: TransferRecord) -> str | None:
+    """Why it moves nothing for the moment; None: it does, or has no worker for other reasons."""
+    if transfer.status in ENDED:
+        return None
+    return PAUSED if transfer.paused else (transfer.known.paused or None)
 
 
 def _worker(lane: LaneRecord, shown: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.lane_plan import PlannedLane
 from engine.model.progress import Progress
 from engine.model.report import Report
+from engine.model.throttle import PAUSED, Steering
 
 
 class ClaimLost(StateError):
@@ -52,6 +53,12 @@ class ClaimedTransfer:
         self._request = Repeated(
             select(table.c.request).join(lease, lease.c.migration_id == table.c.id).where(*mine)
         )
+        steering = schema.steering
+        self._steering = Repeated(
+            select(steering.c.paused, steering.c.max_rate, steering.c.max_key_rate).where(
+                steering.c.migration_id == record.id
+            )
+        )
         self._progress = Repeated(
             update(schema.lanes)
             .where(schema.lanes.c.id == bindparam("lane"))
@@ -74,6 +81,16 @@ class ClaimedTransfer:
         """What the operator wants, without writing anything."""
         with self._store.read() as connection:
             return self._found(self._request.execute(connection).one_or_none())
+
+    def read_steering(self) -> Steering | None:
+        """How fast data is to be moved, and whether that is paused; None: the operator has said
+        nothing of it since the start."""
+        with self._store.read() as connection:
+            row = self._steering.execute(connection).one_or_none()
+        if row is None:
+            return None
+        paused, max_rate, max_key_rate = row
+        return Steering(max_rate, max_key_rate, PAUSED if paused else "")
 
     def refuse(self, reason: str) -> None:
         """The asked-for cut-over did not happen: keep why, and take the request for it off.

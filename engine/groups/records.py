@@ -90,7 +90,7 @@ class TransferRecord:
     `held_before` tells whether the target had keys before the first one of ours (None: not known).
     `refusal` is why the last asked-for cut-over did not happen, empty while one is pending.
     `source_clients` is what was found of the source's clients behind the cut-over, if it is looked
-    for; it comes with the group's newest transfer alone.
+    for; it comes with the group's newest transfer alone. `paused`: the operator has paused it.
     """
 
     id: int
@@ -107,6 +107,7 @@ class TransferRecord:
     refusal: str
     lanes: tuple[LaneRecord, ...]
     source_clients: SourceClients | None = None
+    paused: bool = False
 
     @property
     def progress(self) -> Progress:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, delete, exc, func, insert, select, update
 
 from engine.errors import (
+    InvalidReplicationGroupStateFault,
     ReplicationGroupAlreadyExistsFault,
     ReplicationGroupAlreadyUnderMigrationFault,
     ReplicationGroupNotFoundFault,
@@ -39,8 +40,10 @@ from engine.groups.rows import (
     write_engine,
     write_event,
     write_shards,
+    write_steering,
 )
 from engine.groups.states import (
+    CUT_OVERS,
     ENDED,
     GroupStatus,
     Operation,
@@ -56,8 +59,10 @@ from engine.model.endpoint import Endpoint
 from engine.model.group_shards import GroupShard
 from engine.model.lane_plan import PlannedLane
 from engine.model.online_checkpoint import OnlineCheckpoint
+from engine.model.progress import Phase
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from engine.model.throttle import PAUSED, rate_words
 
 _LEFT_KEYS = (
     "the migration before this one was not completed, and has left keys on the target, which was "
@@ -298,7 +303,9 @@ class Registry:
                 _accept_target(connection, transfer)
             values: dict[str, Any] = {}
             if changes:
-                values["settings"] = replace(transfer.settings, **changes).to_dict()
+                settings = replace(transfer.settings, **changes)
+                values["settings"] = settings.to_dict()
+                write_steering(connection, transfer.id, paused=transfer.paused, settings=settings)
             return _change(
                 connection,
                 transfer,
@@ -381,6 +388,10 @@ class Registry:
             group = group_by_id(connection, group_id, lock=True)
             check(operation, group_id, group.status)
             transfer = _unfinished(connection, group_id)
+            if transfer.paused and request in CUT_OVERS:
+                raise InvalidReplicationGroupStateFault(
+                    f"cannot {operation} replication group {group_id}: it is {PAUSED}."
+                )
             _change(connection, transfer, request=request, refusal="")
             words = {
                 Request.COMPLETE: "completion requested",
@@ -389,6 +400,51 @@ class Registry:
                 Request.STOP: "stop requested",
             }
             write_event(connection, group_id, words[request], of=transfer.id)
+
+    def set_rate(
+        self, group_id: str, *, max_rate: int | None = None, max_key_rate: int | None = None
+    ) -> TransferRecord:
+        """So many bytes and keys a second are moved at the most from now on (0: no bound; None: as
+        before); its worker, and those that come, keep to it.
+
+        Raises the faults of `Operation.STEER`, and `UsageError` for a rate that is none.
+        """
+        with self.store.write() as connection:
+            transfer = _steered(connection, Operation.STEER, group_id)
+            before = transfer.settings
+            settings = replace(
+                before,
+                max_rate=before.max_rate if max_rate is None else max_rate,
+                max_key_rate=before.max_key_rate if max_key_rate is None else max_key_rate,
+            )
+            write_steering(connection, transfer.id, paused=transfer.paused, settings=settings)
+            words = f"rate set: {rate_words(settings.max_rate, settings.max_key_rate)}"
+            write_event(connection, group_id, words, of=transfer.id)
+            return _change(connection, transfer, settings=settings.to_dict())
+
+    def pause(self, group_id: str, paused: bool) -> bool:
+        """Pause the migration, or have it go on; whether that was not so before.
+
+        Raises the faults of `Operation.PAUSE` and `Operation.CONTINUE`, and
+        `InvalidReplicationGroupStateFault` for a pause while a cut-over is wanted or under way.
+        """
+        operation = Operation.PAUSE if paused else Operation.CONTINUE
+        with self.store.write() as connection:
+            transfer = _steered(connection, operation, group_id)
+            if transfer.paused is paused:
+                return False
+            cuts_over = transfer.progress.phase is Phase.CUT_OVER and transfer.leased()
+            if paused and (cuts_over or transfer.request in CUT_OVERS):
+                raise InvalidReplicationGroupStateFault(
+                    f"cannot {operation} replication group {group_id}: its cut-over is asked for, "
+                    "or under way.",
+                    remedy="Wait for its end.",
+                )
+            settings = transfer.settings
+            write_steering(connection, transfer.id, paused=paused, settings=settings)
+            words = "migration paused" if paused else "migration continued"
+            write_event(connection, group_id, words, of=transfer.id)
+            return True
 
     def end_without_worker(self, group_id: str, report: Report, message: str) -> bool:
         """End a transfer that no living worker has: the group becomes available again.
@@ -485,6 +541,13 @@ class Registry:
             query = query.where(table.c.group_id == group_id)
         with self.store.read() as connection:
             return [event_of(row) for row in connection.execute(query)][::-1]
+
+
+def _steered(connection: Connection, operation: Operation, group_id: str) -> TransferRecord:
+    """The migration that the operator steers."""
+    group = group_by_id(connection, group_id, lock=True)
+    check(operation, group_id, group.status)
+    return _unfinished(connection, group_id)
 
 
 def _unfinished(connection: Connection, group_id: str, *, lock: bool = False) -> TransferRecord:

@@ -23,6 +23,7 @@ from engine.model.lane_plan import PlannedLane
 from engine.model.progress import Progress
 from engine.model.report import Report
 from engine.model.sentinel_group import node_address
+from engine.model.settings import TransferSettings
 
 _log = logs.logger(__name__)
 # Columns of disconnections beside those of migrations, by the names that they have there.
@@ -60,8 +61,24 @@ def group_of(row: Row[Any]) -> GroupRecord:
 def transfers_of(connection: Connection, rows: Iterable[Row[Any]]) -> list[TransferRecord]:
     """Rows of migrations as records."""
     found = list(rows)
-    lanes = _lanes(connection, found)
-    return [_transfer_of(connection, row, lanes[row.id]) for row in found]
+    lanes, paused = _lanes(connection, found), _paused(connection, found)
+    return [
+        replace(_transfer_of(connection, row, lanes[row.id]), paused=row.id in paused)
+        for row in found
+    ]
+
+
+def _paused(connection: Connection, rows: Sequence[Row[Any]]) -> set[int]:
+    """Which of these migrations, of those that are not over, the operator has paused."""
+    table = schema.steering
+    going_on = [row.id for row in rows if row.status not in ENDED]
+    found: set[int] = set()
+    for at in range(0, len(going_on), _IDS_AT_ONCE):
+        mine = table.c.migration_id.in_(going_on[at : at + _IDS_AT_ONCE])
+        found.update(
+            connection.execute(select(table.c.migration_id).where(mine, table.c.paused)).scalars()
+        )
+    return found
 
 
 def transfer_by_id(connection: Connection, transfer_id: int) -> TransferRecord:
@@ -206,6 +223,16 @@ def add_lanes(
         insertion = insert(table).returning(table.c.id)
         lane_id = connection.execute(insertion, row | _planned(each)).scalar_one()
         connection.execute(insert(schema.lane_plans), {"lane_id": lane_id, "plan": each.to_dict()})
+
+
+def write_steering(
+    connection: Connection, transfer_id: int, *, paused: bool, settings: TransferSettings
+) -> None:
+    """Note how fast a migration is to move data from now on, and whether it is paused."""
+    table = schema.steering
+    rates = {"max_rate": settings.max_rate, "max_key_rate": settings.max_key_rate}
+    connection.execute(delete(table).where(table.c.migration_id == transfer_id))
+    connection.execute(insert(table), {"migration_id": transfer_id, "paused": paused, **rates})
 
 
 def keep_lanes(

@@ -3,6 +3,7 @@
     replication_groups 1─n migrations 1─n lanes n─1 leases
                      └─1 shards             ├─1 checkpoints
                      └─1 verifications      └─1 lane_plans
+                              ├─1 steering
                               └─n events, numbered
 
 A migration begins with a start and is over for good once it is done, failed or forced; a group has
@@ -23,6 +24,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -154,6 +156,22 @@ lane_plans = Table(
         autoincrement=False,
     ),
     Column("plan", _JSON, nullable=False),
+)
+
+# How fast a migration is to move data, where the operator has said so since its start, and whether
+# it is paused. Its settings have the rates too.
+steering = Table(
+    "steering",
+    metadata,
+    Column(
+        "migration_id",
+        ForeignKey("migrations.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("paused", Boolean, nullable=False),
+    Column("max_rate", BigInteger, nullable=False),
+    Column("max_key_rate", BigInteger, nullable=False),
 )
 
 # The shards of a group that is a cluster, as it has told last (`model.group_shards`).

@@ -45,6 +45,9 @@ class Operation(StrEnum):
     RESUME = "resume the migration of"
     COMPLETE = "complete the migration of"
     STOP = "stop the migration of"
+    STEER = "set the rate of the migration of"
+    PAUSE = "pause the migration of"
+    CONTINUE = "continue the migration of"
     FINISH = "finish the migration of"
     UNBLOCK = "unblock the source of"
     DISCONNECT = "disconnect the clients of the source of"
@@ -72,6 +75,9 @@ RULES: dict[Operation, Rule] = {
     Operation.RESUME: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.COMPLETE: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.STOP: Rule(_MIGRATING, None, _NOT_UNDER),
+    Operation.STEER: Rule(_MIGRATING, None, _NOT_UNDER),
+    Operation.PAUSE: Rule(_MIGRATING, None, _NOT_UNDER),
+    Operation.CONTINUE: Rule(_MIGRATING, None, _NOT_UNDER),
     Operation.FINISH: Rule(_MIGRATING, _AVAILABLE, _NOT_UNDER),
     Operation.UNBLOCK: Rule(_AVAILABLE, None, _BUSY),
     Operation.DISCONNECT: Rule(_AVAILABLE, None, _BUSY),

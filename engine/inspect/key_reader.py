@@ -28,6 +28,7 @@ from engine.inspect.key_pattern import compiled
 from engine.inspect.shown_value import shown
 from engine.model.endpoint import Endpoint
 from engine.model.settings import TransferSettings
+from engine.model.throttle import Steering, Throttle
 from engine.sources.base import Item
 from engine.sources.rdb_file import RdbFile
 from engine.sources.scan import ScanSource
@@ -217,7 +218,7 @@ class KeyReader:
             stream_above=HELD_BYTES,
             connect_timeout=self._timeout,
         )
-        source = ScanSource(self._source, settings)
+        source = ScanSource(self._source, settings, Throttle(Steering()).copying)
         source.bulk_limit = _VALUE_MOST
         try:
             await source.open(None)

@@ -42,6 +42,11 @@ def only(values: Sequence[Any]) -> Any:
     return values[0] if len(values) == 1 else None
 
 
+def said(values: Sequence[Any]) -> Any:
+    """What one of those says that say anything; which, their order does not matter for."""
+    return min(filter(None, values), default="")
+
+
 def first(values: Sequence[Any]) -> Any:
     """That of the first lane."""
     return values[0]

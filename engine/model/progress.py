@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from engine.model.figure import added, added_if_known, declared, figure, most_if_known
+from engine.model.figure import (
+    added,
+    added_if_known,
+    declared,
+    figure,
+    most_if_known,
+    said,
+)
 from engine.model.figures import Figures
 
 
@@ -52,6 +59,10 @@ class Progress(Figures):
     source is heard: "up", "down" (the link is lost), "silent" (it stands, and no answer comes), or
     empty while nothing is followed; `source_heard_seconds`: whole ones since anything came from it;
     `target_heard_seconds`: the same of the target's answer to a question that is put each second.
+
+    `max_rate` and `max_key_rate`: bytes and keys a second that may be moved, of all lanes; None:
+    any number. `paused`: why nothing is moved, in words; empty: it is.
+    `throttled`: which end suffers, so that less is moved; empty: none does.
 
     `worker_pid`: the process that drives the lane, where it is not the migration's own.
     """
@@ -125,6 +136,14 @@ class Progress(Figures):
     can_complete: bool = figure(
         False, all, metric="can_complete", meaning="1 while the migration can be completed."
     )
+    max_rate: int | None = figure(
+        None, most_if_known, metric="max_rate_bytes", meaning="Bytes a second that may be moved."
+    )
+    max_key_rate: int | None = figure(
+        None, most_if_known, metric="max_rate_keys", meaning="Keys a second that may be moved."
+    )
+    paused: str = figure("", said)
+    throttled: str = figure("", said)
     uncomparable: bool = False
     trying_again: bool = figure(False, any)
     lets_scripts: bool = figure(False, any)

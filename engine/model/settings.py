@@ -15,12 +15,14 @@ from engine.model import renamed_commands as names
 from engine.model.check_names import check_skipped
 from engine.model.cluster_shard import AddressMap
 from engine.model.endpoint import Endpoint
+from engine.model.protection import SOURCE_BOUNDS, TARGET_BOUNDS, Protection
 from engine.model.rules import Rules, key_rules_of, rules_of
 from engine.model.setting import Member, Shorthand, declared, setting
 from engine.model.setting_conflicts import check_together
 
 if TYPE_CHECKING:
     from engine._native import KeyRules
+    from engine.model.window import Window
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
@@ -245,6 +247,95 @@ class TransferSettings:
         resumed="From now on: how many bytes a second are read to be compared (--verify full).",
     )
     """Bytes a second that "full" reads from both ends together, of all lanes; 0: no bound."""
+    max_rate: int = setting(
+        0,
+        option="--max-rate",
+        kind="size",
+        metavar="SIZE",
+        help=(
+            "So many bytes a second are moved at the most, of all shards: 20mb; 0: as many as "
+            "there are. set-migration-rate changes it while the migration runs."
+        ),
+        shown="no bound",
+        row=(
+            "Bytes a second that are moved at the most, of all shards together: values of a scan, "
+            "a snapshot or a file, and the source's stream while it is followed. "
+            "`set-migration-rate` changes it while the migration runs "
+            "([speed and pause](operating.md#speed-and-pause))"
+        ),
+        resumed="From now on: so many bytes a second are moved at the most.",
+        member=Member("MaxRate", ("StartMigration", "ResumeMigration")),
+    )
+    """Bytes a second that all lanes move together; 0: no bound."""
+    max_key_rate: int = setting(
+        0,
+        option="--max-key-rate",
+        kind="count",
+        metavar="N",
+        help=(
+            "So many keys a second are moved at the most, of all shards; while the source is "
+            "followed a command counts as a key; 0: as many as there are."
+        ),
+        shown="no bound",
+        row=(
+            "The same in keys a second: it bounds what many short values cost the source. A "
+            "command of the stream counts as a key. Both options may be given, and both hold"
+        ),
+        resumed="From now on: so many keys a second are moved at the most.",
+        member=Member("MaxKeyRate", ("StartMigration", "ResumeMigration")),
+    )
+    """Keys a second that all lanes move together; 0: no bound."""
+    window: str = setting(
+        "",
+        option="--window",
+        kind="text",
+        metavar="HH:MM-HH:MM [ZONE]",
+        help=(
+            "The migration is paused outside of this time of the day: 22:00-05:00 is by UTC, "
+            "'22:00-05:00 Europe/Berlin' by the clocks there; always: no window."
+        ),
+        shown="always",
+        row=(
+            "The time of the day in which data is moved; outside of it the migration is paused, "
+            "and says until when. By UTC, or by the clocks of the zone that is named: "
+            "`'22:00-05:00 Europe/Berlin'`. A cut-over happens within it alone"
+        ),
+        resumed="From now on: the time of the day in which data is moved; always: no window.",
+        member=Member("Window", ("StartMigration", "ResumeMigration")),
+    )
+    """The time of the day in which data is moved (`model.window`); empty: always."""
+    protect_source: str = setting(
+        "",
+        option="--protect-source",
+        kind="text",
+        metavar="BOUNDS",
+        help=(
+            "Move less while the source suffers: latency=5ms,cow=512mb,output-buffer=4mb, or some "
+            "of that; off: no bounds."
+        ),
+        shown="off",
+        row=(
+            "`latency=5ms,cow=512mb,output-buffer=4mb`, or some of that: less is moved while a "
+            "command takes the source longer than that, and its snapshot is read at once where "
+            "the child that makes it has so much memory copied, or so much waits behind it "
+            "([protection](operating.md#protection))"
+        ),
+        resumed="From now on: what the source may suffer; off: no bounds.",
+        member=Member("ProtectSource", ("StartMigration", "ResumeMigration")),
+    )
+    """What the source may suffer (`model.protection`); empty: no bounds of the operator's."""
+    protect_target: str = setting(
+        "",
+        option="--protect-target",
+        kind="text",
+        metavar="BOUNDS",
+        help="Move less while a command takes the target longer than latency=20ms; off: no bound.",
+        shown="off",
+        row="The same of the target: `latency=20ms`; it bounds what is applied of the stream too",
+        resumed="From now on: what the target may suffer; off: no bound.",
+        member=Member("ProtectTarget", ("StartMigration", "ResumeMigration")),
+    )
+    """What the target may suffer (`model.protection`); empty: no bound."""
     cut_over_timeout: float = setting(
         10.0,
         option="--cut-over-timeout",
@@ -736,6 +827,13 @@ class TransferSettings:
             raise UsageError("--retry-for must be a time span above 0, such as 90s, 10m or 6h")
         if self.verify_rate < 0:
             raise UsageError("--verify-rate must be 0 or more bytes a second")
+        if not 0 <= self.max_rate < 1 << 62:
+            raise UsageError("--max-rate must be 0 or more bytes a second")
+        self.opening  # noqa: B018 (raises)
+        Protection.read("--protect-source", self.protect_source, SOURCE_BOUNDS)
+        Protection.read("--protect-target", self.protect_target, TARGET_BOUNDS)
+        if not 0 <= self.max_key_rate < 1 << 62:
+            raise UsageError("--max-key-rate must be 0 or more keys a second")
         if self.until_time is not None and not 0 <= self.until_time < 1 << 62:
             raise UsageError("--until-time must be a moment: seconds since the epoch, or ISO 8601")
         if not 0 < self.switch_timeout < math.inf:
@@ -851,6 +949,25 @@ class TransferSettings:
         return int(self.durability.partition("=")[2] or 0)
 
     @property
+    def opening(self) -> Window | None:
+        """What `window` says; None: always."""
+        if not self.window:
+            return None
+        from engine.model.window import Window
+
+        return Window.read(self.window)
+
+    @property
+    def source_protection(self) -> Protection:
+        """What `protect_source` says."""
+        return Protection.read("--protect-source", self.protect_source, SOURCE_BOUNDS)
+
+    @property
+    def target_protection(self) -> Protection:
+        """What `protect_target` says."""
+        return Protection.read("--protect-target", self.protect_target, TARGET_BOUNDS)
+
+    @property
     def max_lag_seconds(self) -> float:
         """A cut-over does not begin while what the target is behind by has waited for longer than
         this, or takes longer: half of the time that the fence may stand, for both ends are compared
@@ -898,6 +1015,11 @@ class Changes(TypedDict, total=False):
     lanes_per_worker: int | Auto | None
     read_from: ReadFrom | None
     verify_rate: int | None
+    max_rate: int | None
+    max_key_rate: int | None
+    window: str | None
+    protect_source: str | None
+    protect_target: str | None
 
 
 def changed(**changes: Unpack[Changes]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class AofSnapshot:
     `extend_by` ms, those that have passed as well; the keys' names go to `names`. With `fields`
     those of hash fields are extended too, and the hashes' names go there."""
 
+    paces = False
+
     def __init__(
         self,
         files: AofFiles,

@@ -19,6 +19,8 @@ class Source(Protocol):
 
     info: ServerInfo
     """What the server says of itself; set by `open`."""
+    paces: bool
+    """Whether it keeps to the throttle by itself: it does not ask for more than may be moved."""
     bulk_limit: int
     """Bytes of the longest value that the target takes in one argument."""
 

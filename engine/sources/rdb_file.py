@@ -256,6 +256,8 @@ class RdbFile:
 class RdbFileSource:
     """`Source` from a file. `reader` tells, once it was read, what else the snapshot has."""
 
+    paces = False
+
     def __init__(self, path: Path | str, settings: TransferSettings) -> None:
         objection = file_objection(settings)
         if objection is not None:

@@ -142,6 +142,7 @@ class ReplicaSource:
         """What was received may be applied: else `next_commands` raises."""
         self._given_up = False  # the link was tried again for as long as it may be
         self._waiter: asyncio.Future[None] | None = None
+        self._resting: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._whole = asyncio.Event()
         # The same without a call: it is asked for with every read.
@@ -294,6 +295,17 @@ class ReplicaSource:
                 self._waiter = None
         self._interrupted = False
 
+    async def rest(self, seconds: float) -> None:
+        """Wait so long, or until `interrupt`. What comes meanwhile is received, and goes to the
+        spool: nothing of that is parsed."""
+        if not self._interrupted:
+            self._resting = asyncio.get_running_loop().create_future()
+            try:
+                await asyncio.wait({self._resting}, timeout=seconds)
+            finally:
+                self._resting = None
+        self._interrupted = False
+
     @property
     def at_rest(self) -> bool:
         """Whether nothing but new bytes is waited for: `more` has nothing to do, nor to raise."""
@@ -314,6 +326,8 @@ class ReplicaSource:
     def interrupt(self) -> None:
         """End a wait in `more`, or the next one."""
         self._interrupted = True
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
         self._wake()
 
     @contextlib.contextmanager
@@ -733,7 +747,9 @@ class ReplicaSource:
 
     async def _watch_pending(self, offset: int) -> None:
         """See `sources/snapshot_backpressure`: from then on the target's pace no longer matters."""
-        reason = await too_much_behind(offset, self._handshake.dial, self._whole)
+        reason = await too_much_behind(
+            offset, self._handshake.dial, self._whole, self._settings.source_protection
+        )
         if reason is not None and not self._is_whole:
             self._drain = True
             self.on_event(f"the snapshot is received faster than the target stores it: {reason}")

@@ -8,6 +8,7 @@ followed. The source is only read.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -21,6 +22,7 @@ from engine.model.modules import GRAPH_MODULE
 from engine.model.position import ScanPosition
 from engine.model.server import ServerInfo
 from engine.model.settings import TransferSettings
+from engine.model.throttle import Flow
 from engine.sources.base import Item
 from engine.sources.fetch_depth import Pace
 from engine.sources.mget_or_dump import FetchPolicy
@@ -41,6 +43,8 @@ _QUEUED_BYTES = 8 << 20
 _SCAN_SECONDS = 0.0015
 # What a reply has of a name beside the name itself, at the least: `$1`, and the ends of two lines.
 _NAME_FRAME = 6
+# Keys of one SCAN while a throttle bounds what is asked for.
+_COUNT_SLOW = 256
 # A batch that fills slowly (a distant source, few keys that match) is handed on after so long.
 _LINGER_SECONDS = 0.5
 # Finished batches that wait to be taken; above it nothing more is read from the source.
@@ -50,9 +54,12 @@ _READY_LIMIT = 4
 class ScanSource:
     """`Source` by SCAN."""
 
-    def __init__(self, endpoint: Endpoint, settings: TransferSettings) -> None:
+    paces = True
+
+    def __init__(self, endpoint: Endpoint, settings: TransferSettings, throttle: Flow) -> None:
         self._endpoint = endpoint
         self._settings = settings
+        self._throttle = throttle
         self.bulk_limit = DEFAULT_BULK_LIMIT
         """Bytes of the longest value that the target takes in one argument."""
         self._connection: Connection | None = None
@@ -144,6 +151,7 @@ class ScanSource:
                 self._pipeline(db, parts),
                 self._settings,
                 self._fetch_policy(db),
+                self._throttle,
                 parts=len(parts),
             )
             try:
@@ -240,12 +248,19 @@ class _DatabaseScan:
         pipeline: ScanPipeline,
         settings: TransferSettings,
         fetch_policy: FetchPolicy,
+        throttle: Flow,
         *,
         parts: int,
     ) -> None:
         self._connection = connection
         self._pipeline = pipeline
         self._fetch_policy = fetch_policy
+        self._chooses = settings.chooses_keys
+        self._throttle = throttle
+        throttle.on_change = self._ask_again
+        # When more may be asked for, and what was received until it was last counted.
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._counted = 0
         self._match = settings.scan_match
         self._key_type = settings.key_type
         self._clock = asyncio.get_running_loop().time
@@ -309,8 +324,10 @@ class _DatabaseScan:
 
     def end(self) -> None:
         """Give the connection back; unless the database was read to its end, it is closed."""
-        if self._scan_timer is not None:
-            self._scan_timer.cancel()
+        self._throttle.on_change = lambda: None
+        for timer in (self._scan_timer, self._due_timer):
+            if timer is not None:
+                timer.cancel()
         if self._flushed:
             self._connection.release()
         else:
@@ -344,16 +361,69 @@ class _DatabaseScan:
         pipeline, pace = self._pipeline, self._pace
         if pipeline.answered >= self._sample_at > 0:
             self._end_sample()
+        self._count()
+        if not self._throttle.free:
+            self._top_up_slowly()
+            return
         if self._ranged:
             self._scan_ranges()
         elif self._roomy() and pipeline.may_scan:
             self._scan(dry=not pipeline.outstanding and not pipeline.queued)
         if pipeline.queued and pipeline.outstanding <= pace.low:
             self._fetch_policy.look(pipeline)
+            before = pipeline.queued
             while pipeline.queued and self._ask(pace.depth - pipeline.outstanding):
                 pass
+            self._throttle.passed(before - pipeline.queued, 0)
             if not self._sample_at:
                 self._begin_sample()
+
+    def _top_up_slowly(self) -> None:
+        """The same as the throttle lets it: a few keys, and the next ones when they are due."""
+        pipeline, throttle = self._pipeline, self._throttle
+        if self._connection.lost or throttle.paused:
+            return
+        # (Pages are short: the source serves nobody else while it makes one.)
+        wants_page = not pipeline.scanning and self._roomy() and pipeline.may_scan
+        if wants_page and not (self._chooses and throttle.due):
+            count = min(self._pace.count(False), _COUNT_SLOW)
+            self._connection.write(pipeline.request_scan(count, self._match, self._key_type))
+            if self._chooses:
+                # Few of the keys that it goes by may be named.
+                throttle.passed(count, 0)
+                wants_page = False
+        if pipeline.queued:
+            self._fetch_policy.look(pipeline)
+        while pipeline.queued:
+            key_bytes = pipeline.bytes_received / pipeline.answered if pipeline.answered else 0.0
+            most = min(self._pace.depth - pipeline.outstanding, pipeline.queued)
+            some = throttle.keys_now(most, key_bytes) if most > 0 else 0
+            before = pipeline.queued
+            if not self._ask(some):
+                break
+            throttle.passed(before - pipeline.queued, 0)
+        due = throttle.due
+        waits = pipeline.queued or (wants_page and self._chooses)
+        if waits and 0 < due < math.inf and self._due_timer is None:
+            # uvloop's timers are of whole milliseconds: less than half of one is none.
+            loop = asyncio.get_running_loop()
+            self._due_timer = loop.call_later(max(due, 0.001), self._ask_again)
+        if pipeline.outstanding and not self._sample_at:
+            self._begin_sample()
+
+    def _ask_again(self) -> None:
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        if not self._connection.lost:
+            self._top_up()
+
+    def _count(self) -> None:
+        """Tell the throttle what was received; how long it would be was not known before."""
+        received = self._pipeline.bytes_received
+        if received > self._counted:
+            self._throttle.passed(0, received - self._counted)
+            self._counted = received
 
     def _roomy(self) -> bool:
         pipeline = self._pipeline

@@ -30,7 +30,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -89,6 +89,7 @@ from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.online_checkpoint_writer import CheckpointWriter
 from engine.transfer.restore_field_ttls import restore_fields
+from engine.transfer.server_protection import ServerProtection
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.target_claim import TargetClaim, beaten, foreign, not_ours
 from engine.transfer.target_monitor import TargetMonitor
@@ -185,10 +186,14 @@ class AppendOnly:
         """What may be otherwise there than on the server that wrote the files."""
         context.source_type = "file"
         context.figures = self._figures
+        latency = context.settings.target_protection.latency
+        self._protection = ServerProtection("target", target, latency, context)
 
-    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Look at the target again and again meanwhile."""
-        return self._target_watch.watching()
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look at the target again and again meanwhile, and at what it suffers."""
+        async with self._target_watch.watching(), self._protection.watching():
+            yield
 
     @property
     def begun(self) -> bool:
@@ -268,6 +273,7 @@ class AppendOnly:
             context.enter(Phase.COPIED)
             with context.step("wait"):
                 await context.word.wait()
+                await context.throttle.unpaused()
             context.word.clear()
             # Expire times run again, and the target is the users'.
             context.can_complete = False
@@ -571,6 +577,7 @@ class AppendOnly:
                 position=None,
                 on_event=context.on_event,
                 compare=_nothing_to_compare,
+                throttle=context.throttle.copying,
                 patience=context.patience(
                     "the copy",
                     ended="no progress",

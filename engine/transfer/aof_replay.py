@@ -202,7 +202,10 @@ class Replay:
             lacks=lacks(self._writer.info),
         )
         batch, plain = await asyncio.to_thread(self._next, reader)
+        throttle = self._context.throttle.following
         while batch is not None:
+            if not throttle.free:
+                await throttle.wait()
             # While the target works on one batch, the next one is read.
             answer = self._start(batch) if plain else None
             ahead = asyncio.create_task(self._read_ahead(reader))
@@ -214,6 +217,7 @@ class Replay:
                     self._pass(batch)
                 else:
                     await self._transact(batch, sent)
+                throttle.passed(batch.stream_commands, batch.nbytes)
             finally:
                 # The thread uses files that are closed behind us.
                 await asyncio.wait({ahead})
@@ -280,7 +284,8 @@ class Replay:
     async def _read_ahead(self, reader: AofCommands) -> tuple[CommandBatch | None, bool]:
         """As `_next`; the batch is sent up to its EXEC, if the one before it is under way."""
         batch, plain = await asyncio.to_thread(self._next, reader)
-        if batch is not None and plain and self._is_simple(batch):
+        ahead = batch is not None and plain and self._context.throttle.following.free
+        if batch is not None and ahead and self._is_simple(batch):
             self._applier.send_ahead(batch, self._value(batch))
         return batch, plain
 

@@ -214,6 +214,8 @@ class CatchUpMonitor:
         if trouble := self._source.trouble or self._context.trouble:
             self._context.passing = True
             return False, trouble
+        if paused := self._context.throttle.paused:
+            return False, paused
         if not follower.is_target_known:
             self._context.passing = True
             return False, _ASKING_TARGET

@@ -18,8 +18,9 @@ from engine.model.evictions import Evictions
 from engine.model.position import ScanPosition
 from engine.model.retry import Attempts
 from engine.model.settings import TransferSettings
+from engine.model.throttle import Flow
 from engine.model.transient_errors import transient
-from engine.sources.base import Source
+from engine.sources.base import Item, Source
 from engine.targets.base import Acknowledged, ReadAgain, Target
 from engine.transfer.stats import TransferStats
 
@@ -36,6 +37,14 @@ LOSS_REMEDY = (
 """What to do where the source has lost its data."""
 
 Compare = Callable[[int, list[bytes]], Awaitable[list[bytes]]]
+
+
+def note_item(throttle: Flow, item: Item) -> None:
+    """Tell the throttle that an item of a source was moved."""
+    if isinstance(item, bytes):
+        throttle.passed(0, len(item))
+    else:
+        throttle.passed(len(item), item.value_bytes)
 
 
 class Copy:
@@ -57,8 +66,10 @@ class Copy:
         on_event: Callable[[str], None],
         compare: Compare,
         patience: Patience,
+        throttle: Flow,
     ) -> None:
         self._patience = patience
+        self._throttle = throttle
         self._source = source
         self._target = target
         self._settings = settings
@@ -90,7 +101,11 @@ class Copy:
                     async for item in items:
                         if not isinstance(item, bytes):
                             self._target.leave_telemetry(self._source.telemetry)
+                        if not self._throttle.free:
+                            await self._throttle.wait()
                         await self._target.send(item)
+                        if not self._source.paces:
+                            note_item(self._throttle, item)
                         if self._conflicts:
                             await self._settle_conflicts()
                 await self._target.drain()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -55,6 +56,7 @@ from engine.model.modules import HEAD_BYTES, TELEMETRY
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.server import same_process
 from engine.model.slots import SlotSet
+from engine.model.throttle import Flow
 from engine.model.transient_errors import OF_SLOT
 from engine.sources.replica import ReplicaSource
 from engine.targets.applier import UNDER_WAY_BYTES, UNDER_WAY_MOST, Applier, PositionMoved
@@ -144,6 +146,7 @@ class Follower:
         crashing: CrashingCommands,
         trust: Trust,
         extended: ExtendedKeys,
+        throttle: Flow,
         *,
         note: Callable[[Doubt], None],
         not_carried: Callable[[int, bytes, str, int | None], None],
@@ -164,6 +167,9 @@ class Follower:
         self.trust = trust
         """Whether what the stream does on the target may be relied on."""
         self._extended = extended
+        self._throttle = throttle
+        # What the throttle does not let through yet of a batch that was taken.
+        self._ahead: CommandBatch | None = None
         self._note = note
         assert target_position.position is not None
         self._target_position = target_position
@@ -222,13 +228,21 @@ class Follower:
     async def run(self) -> None:
         """Follow until `stop`. Raises `LinkError` (the source's), `PositionMoved`, `AuthError`,
         `TransferFailed`."""
-        source, resync = self._source, self._resync
+        self._throttle.on_change = self._source.interrupt
+        try:
+            await self._run()
+        finally:
+            self._throttle.on_change = lambda: None
+
+    async def _run(self) -> None:
+        source, resync, throttle = self._source, self._resync, self._throttle
         while True:
+            rest = 0.0 if self._stopping else throttle.due
             if not self.trust.unsettled:
                 if self._found:
                     resync.mark_dirty(self._found)
                     self._found.clear()
-                if not resync.at_rest:
+                if not (rest or resync.at_rest):
                     await self._resync_idle()
                 if self._confirming:
                     await self._transact_nothing()
@@ -236,8 +250,12 @@ class Follower:
                     self._moved.set()
             if self._stopping and self.settled:
                 return
-            batch = None
-            if self._plain:
+            if rest:
+                # The link stands, and what comes is received; nothing is written to the target.
+                await source.rest(rest)
+                continue
+            batch, self._ahead = self._ahead, None
+            if batch is None and throttle.free and self._plain:
                 left = await self._quickly()
                 batch = left.batch
                 if left.unsettled:
@@ -257,7 +275,24 @@ class Follower:
             if batch is None:
                 await self._more()
             else:
+                if not throttle.free:
+                    batch, self._ahead = self._parted(batch)
                 await self._apply(batch)
+                throttle.passed(batch.stream_commands, batch.end_offset - batch.start_offset)
+
+    def _parted(self, batch: CommandBatch) -> tuple[CommandBatch, CommandBatch | None]:
+        """What of the batch goes at once as the throttle lets it, one command at the least, and the
+        rest."""
+        commands, nbytes = self._throttle.portion()
+        most = len(batch) if commands == math.inf else min(int(commands), len(batch))
+        start = batch.start_offset
+        while most > 1 and batch.offset(most - 1) - start > nbytes:
+            most //= 2
+        # (A batch that is split in a command that its reader has put together is not.)
+        cut = batch.offset(most - 1) if 0 < most < len(batch) else batch.end_offset
+        if not start < cut < batch.end_offset:
+            return batch, None
+        return batch.split(cut)
 
     async def _more(self) -> None:
         """Wait until the source has brought more, or there is something to read again, a reading
@@ -456,6 +491,7 @@ class Follower:
     def _turn(self) -> None:
         """One round: what the target has answered, then what may be sent now. Never raises."""
         left, pump, target, source = self._left, self._pump, self._target, self._source
+        throttle = self._throttle
         if left is None or pump is None or target is None or left.done() or self._turning:
             return
         self._turning = True
@@ -477,7 +513,7 @@ class Follower:
                 # What the target's process ended at lies behind, or the pump would not run.
                 plain = trust.plain and not self._extended.noting and resync.at_rest
                 plain = plain and not self.audited
-                asked = self._stopping or self._confirming or self._found
+                asked = self._stopping or self._confirming or self._found or not throttle.free
                 if asked or not plain or not source.usable or target.lost is not None:
                     self._leaving = _Left()
                     break
@@ -759,6 +795,7 @@ class Follower:
         """`sent`: the batch was sent, and this is what became of it."""
         readings = self._resync.due(batch.end_offset)
         stores = [store for reading in readings for store in reading.stores]
+        self._throttle.passed(len(stores), sum(len(store[2]) for store in stores))
         unfit = [each for reading in readings for each in reading.unfit]
         whole = _Piece(batch, stores, unfit)
         suspect = sent is None and self._crashing.suspect(batch, stores)
@@ -1016,6 +1053,8 @@ class Follower:
             if not resync.due(self.position.offset) and not resync.unnoted:
                 return
             await self._transact_nothing()
+            if self._throttle.due:
+                return
 
     async def _transact_nothing(self) -> None:
         at = self.position

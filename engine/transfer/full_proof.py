@@ -232,6 +232,7 @@ class FullProof:
 
     async def _prove(self) -> None:
         while True:
+            await self._context.throttle.unpaused()
             self._look_at_ends()
             if self._named.everything:
                 why = self._why or "commands of the stream may have changed any key"
@@ -305,6 +306,10 @@ class FullProof:
         not wait for that."""
         read, self._unpaced = self._unpaced, 0
         await self._pace.read(read)
+        throttle = self._context.throttle.comparing
+        throttle.passed(0, read)
+        if not throttle.free:
+            await throttle.wait()
 
     async def _round(self) -> None:
         """Compare the keys that were named, by name."""

@@ -89,6 +89,7 @@ from engine.transfer.primary_reads import PrimaryReads, place_of
 from engine.transfer.promotion import Promotion
 from engine.transfer.role_monitor import RoleMonitor
 from engine.transfer.sentinel_monitor import SentinelMonitor
+from engine.transfer.server_protection import ServerProtection
 from engine.transfer.slot_reread import SlotReread
 from engine.transfer.snapshot import Snapshot
 from engine.transfer.source_primary import Heads
@@ -294,6 +295,14 @@ class Lane:
             self._catch_up_monitor,
         )
         self._figures.proof = self._proof
+        settings = context.settings
+        self._source_protection = ServerProtection(
+            "source", source, settings.source_protection.latency, context
+        )
+        self._target_protection = ServerProtection(
+            "target", target, settings.target_protection.latency, context
+        )
+        context.throttle.of_slots(len(route.slots), len(ALL_SLOTS))
         context.source_type = "replica"
         context.figures = self._figures
 
@@ -305,6 +314,8 @@ class Lane:
             self._target_watch.watching(),
             self._sentinels.watching(),
             self._replicas.watching(),
+            self._source_protection.watching(),
+            self._target_protection.watching(),
         ):
             yield
 
@@ -400,6 +411,10 @@ class Lane:
                         target_position = reached = None
                     resumed = False
                 position = target_position.position if target_position is not None else None
+                if position is None and context.throttle.paused:
+                    # The source would fork for a snapshot that nothing reads.
+                    await context.unpaused()
+                    patience.progress()
                 # 1. The source goes on from there, or sends everything.
                 if position is None and self._settings.tune_source:
                     await self._tuning.tune()
@@ -838,6 +853,7 @@ class Lane:
                 self._crashing,
                 self._catch_up_monitor.trust(),
                 self._ttl_guard.extended,
+                context.throttle.following,
                 note=self._catch_up_monitor.note,
                 not_carried=self._losses.not_carried,
                 carried=self._losses.carried,

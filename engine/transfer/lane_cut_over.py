@@ -180,11 +180,13 @@ class LaneCutOver:
             self._process = followed.follower.applier.identity
         extra = {} if followed is None else {"lag_bytes": followed.follower.lag_bytes}
         _log.info("Cut-over: begin", extra=extra)
+        self._context.throttle.lift()
         await self.upkeep.begin()
 
     async def end(self) -> None:
         """It has come to its end, whatever that is."""
         self._timing.close()
+        self._context.throttle.restore()
         fence = self._shared.fence if self._acts else None
         try:
             await self._check.close()

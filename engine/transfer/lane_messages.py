@@ -16,6 +16,7 @@ from engine.model.online_checkpoint import OnlineCheckpoint
 from engine.model.progress import Phase
 from engine.model.report import Step
 from engine.model.settings import TransferSettings
+from engine.model.throttle import Steering
 from engine.model.verification import Verification
 
 _PROGRAM = Path(__file__).parents[1]
@@ -42,10 +43,12 @@ class LaneSetup:
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What may change while lanes run: whether the operator wants the cut-over without the
-    comparison, and whether the targets had keys of their own, as far as it is known."""
+    comparison, whether the targets had keys of their own, as far as it is known, and how fast data
+    is to be moved."""
 
     skip_verification: bool = False
     had_keys: bool = False
+    steering: Steering = field(default_factory=Steering)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class LaneServer:
             )
         logging.getLogger(logs.ROOT).setLevel(setup.log_level)
         self._of = logs.Migration(setup.group, setup.source, setup.target)
-        self._orders = Orders(one_go=setup.one_go)
+        self._orders = Orders(one_go=setup.one_go, steering=setup.wishes.steering)
         self._note_wishes(setup.wishes)
         self._others = {**setup.others, **self._others}
         peers = self._peers(setup)
@@ -226,6 +226,7 @@ class LaneServer:
     def _note_wishes(self, wishes: Wishes) -> None:
         self._wishes = wishes
         self._orders.skip_verification = wishes.skip_verification
+        self._orders.steer(wishes.steering)
 
     # --- What is told ---
 

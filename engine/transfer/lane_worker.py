@@ -259,7 +259,8 @@ class LaneWorker:
     def wishes(self) -> Wishes:
         """What is wanted of lanes just now."""
         orders = self._workers.overview.orders
-        return Wishes(orders.skip_verification, self._workers.processes.had_keys())
+        had_keys = self._workers.processes.had_keys()
+        return Wishes(orders.skip_verification, had_keys, orders.steering)
 
     async def done_with(self, lane: RemoteLane) -> None:
         """Nothing more is asked of it for this lane; behind the last one it ends."""

@@ -183,6 +183,8 @@ class Migration:
             raise LanesParted
         one_go = self._orders.one_go
         can_complete = all(lane.context.can_complete for lane in lanes)
+        if one_go and self._orders.steering.paused:
+            return False
         if self._steps is not SNAPSHOT:
             if self._again and not can_complete and self._now < self._again_until:
                 return False

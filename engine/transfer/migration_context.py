@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from engine.model.progress import ENDS, Phase, Progress
 from engine.model.report import Step
 from engine.model.retry import Attempts
 from engine.model.settings import TransferSettings
+from engine.model.throttle import Steering, Throttle
 from engine.model.transient_errors import transient
 from engine.model.verification import Verification
 from engine.transfer.phases import move
@@ -26,6 +28,8 @@ from engine.wire.dial import Untrusted
 
 _log = logs.logger(__name__)
 _WAIT_WORTH_TELLING = 0.05
+# From one word of a pause to the next, in seconds.
+_TELL_SECONDS = 0.5
 _NOT_NOW = transient("dial")
 _COMPLETABLE = frozenset({Phase.FOLLOW, Phase.COPIED})
 _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER, Phase.DONE})
@@ -34,15 +38,30 @@ _IN_SYNC = frozenset({Phase.COPIED, Phase.CATCH_UP, Phase.FOLLOW, Phase.CUT_OVER
 class Orders:
     """What the operator wants of a migration: of all its lanes alike."""
 
-    def __init__(self, *, one_go: bool) -> None:
+    def __init__(self, *, one_go: bool, steering: Steering) -> None:
         self.one_go = one_go
         """The cut-over is not waited for: it is wanted as soon as it can be."""
         self.word = asyncio.Event()
         """Set when the operator wants the cut-over."""
         self.skip_verification = False
         """Whether the operator wants that cut-over without the comparison of both ends."""
+        self.steering = steering
+        """How fast data is to be moved, and whether it is paused."""
+        self._throttles: weakref.WeakSet[Throttle] = weakref.WeakSet()
         if one_go:
             self.word.set()
+
+    def throttle(self) -> Throttle:
+        """The throttle of one more lane."""
+        made = Throttle(self.steering)
+        self._throttles.add(made)
+        return made
+
+    def steer(self, steering: Steering) -> None:
+        """This is how fast data is to be moved from now on."""
+        self.steering = steering
+        for each in list(self._throttles):
+            each.steer(steering)
 
 
 class MigrationContext:
@@ -67,6 +86,7 @@ class MigrationContext:
         self.settings = settings
         self.on_switch = on_switch
         self.orders = orders
+        self.throttle = orders.throttle()
         self.peers = peers
         self.lane = lane
         self.title = title
@@ -206,6 +226,9 @@ class MigrationContext:
         stats, now = self.stats, asyncio.get_running_loop().time()
         rate = stats.rate(now) if self.phase is Phase.SNAPSHOT else 0.0
         left = max((self.total_keys or 0) - stats.keys - stats.skipped, 0)
+        steering, paused = self.throttle.steering, self.throttle.paused
+        if self.phase in ENDS:
+            paused = ""
         members: dict[str, Any] = {
             "phase": self.phase,
             "source_type": self.source_type,
@@ -223,9 +246,13 @@ class MigrationContext:
             "eta_seconds": left / rate if rate else (0.0 if self.phase in _IN_SYNC else None),
             "trying_again": self.trying_again,
             "lets_scripts": self.lets_scripts,
-            "can_complete": self.can_complete and not self._troubles,
-            "uncomparable": self.only_uncomparable and not self._troubles,
-            "reason": self.trouble or self.reason,
+            "can_complete": self.can_complete and not (self._troubles or paused),
+            "uncomparable": self.only_uncomparable and not (self._troubles or paused),
+            "max_rate": steering.max_rate or None,
+            "max_key_rate": steering.max_key_rate or None,
+            "paused": paused,
+            "throttled": "" if self.phase in ENDS else self.throttle.throttled,
+            "reason": self.trouble or paused or self.reason,
         }
         members |= self.figures()
         members["commands"] = members.get("commands", 0) + self._commands_before
@@ -249,6 +276,12 @@ class MigrationContext:
             self.publish()
 
         return report
+
+    async def unpaused(self) -> None:
+        """Wait until it is not paused any more, and tell so meanwhile."""
+        while self.throttle.paused:
+            self.publish()
+            await self.throttle.unpaused(_TELL_SECONDS)
 
     def end(self, phase: Phase, reason: str) -> None:
         """The transfer is over, for `reason`."""

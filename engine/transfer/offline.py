@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import math
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import AuthError, EngineError, StateError, TransferFailed, TransferStopped
@@ -42,6 +42,7 @@ from engine.transfer.leftovers import Source as FindSource
 from engine.transfer.leftovers import find as find_leftovers
 from engine.transfer.migration_context import MigrationContext
 from engine.transfer.same_replication import APART, FEEDS_ITSELF, relation
+from engine.transfer.server_protection import ServerProtection
 from engine.transfer.stats import TransferStats
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.target_claim import TargetClaim, foreign
@@ -97,13 +98,22 @@ class Offline:
             from engine.sources.rdb_file import RdbFileSource
 
             self._file = RdbFileSource(source.rdb_path, context.settings)
-        self._source: Source = self._file or ScanSource(source, context.settings)
+        self._source: Source = self._file or ScanSource(
+            source, context.settings, context.throttle.copying
+        )
         self._target = RestoreWriter(target, context.settings)
         self._target.own = OwnKeys(self._token)
         self._target.on_event = context.event_of("target")
         self._target.on_trouble = context.trouble_of("the target")
         # What it finds is found again by the next engine: the base is in the checkpoint.
         self._target_watch = TargetMonitor(target, context, lambda: None)
+        settings = context.settings
+        self._protections = [
+            ServerProtection("target", target, settings.target_protection.latency, context)
+        ]
+        if self._file is None:
+            latency = settings.source_protection.latency
+            self._protections.append(ServerProtection("source", source, latency, context))
         self._copy: Copy | None = None
         # The next engine begins at the start.
         self._copied_again = False
@@ -115,9 +125,14 @@ class Offline:
         context.source_type = "scan" if self._file is None else "file"
         context.figures = self._figures
 
-    def watching(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Look at the target again and again meanwhile."""
-        return self._target_watch.watching()
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Look at the target again and again meanwhile, and at what the ends suffer."""
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(self._target_watch.watching())
+            for each in self._protections:
+                await stack.enter_async_context(each.watching())
+            yield
 
     async def run(self) -> None:
         """Run to the end of the cut-over. Raises `EngineError` with the reason of a failure."""
@@ -137,6 +152,7 @@ class Offline:
                 position=position,
                 on_event=context.on_event,
                 compare=self._compare,
+                throttle=context.throttle.copying,
                 patience=context.patience(
                     "the copy",
                     ended="no progress",
@@ -194,24 +210,43 @@ class Offline:
         self._target_watch.identity = ""
         with context.step("wait"):
             while True:
-                words = await self._uncomparable()
+                words, paused = await self._uncomparable(), context.throttle.paused
                 if context.one_go and words:
                     raise self._refused(words)
-                context.can_complete, context.only_uncomparable = not words, bool(words)
-                context.reason = offering(context, words) if words else copied
+                context.can_complete = not (words or paused)
+                context.only_uncomparable = bool(words) and not paused
+                context.reason = paused or (offering(context, words) if words else copied)
                 if context.phase is Phase.COPIED:
                     context.publish()
                 else:
                     context.enter(Phase.COPIED)
                 again = asyncio.get_running_loop().time() + (AGAIN_SECONDS if words else math.inf)
-                while not context.word.is_set() and asyncio.get_running_loop().time() < again:
+                while (
+                    not context.word.is_set()
+                    and context.throttle.paused == paused
+                    and asyncio.get_running_loop().time() < again
+                ):
                     self._look_for_another_target()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_SECONDS):
                             await context.word.wait()
-                if context.word.is_set():
+                if not context.word.is_set():
+                    continue
+                if context.one_go:
+                    await context.throttle.unpaused()
+                elif paused := context.throttle.paused:
                     context.word.clear()
-                    return
+                    self._refuse_paused(paused)
+                    continue
+                context.word.clear()
+                return
+
+    def _refuse_paused(self, paused: str) -> None:
+        """A cut-over is refused: shown as a phase to whatever waits for an answer."""
+        context = self._context
+        context.report_refusal(paused)
+        context.enter(Phase.CUT_OVER)
+        context.lead_back(Phase.COPIED, paused)
 
     def _look_for_another_target(self) -> None:
         """Raises `TransferStopped` where the process that has acknowledged every key is not the

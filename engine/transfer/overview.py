@@ -14,6 +14,7 @@ from engine.model.lane_plan import PlannedLane
 from engine.model.progress import Phase, Progress, total
 from engine.model.report import NotCarried, Step
 from engine.model.settings import TransferSettings
+from engine.model.throttle import Steering
 from engine.model.verification import Verification
 from engine.model.verification import total as compared
 from engine.transfer.migration_context import MigrationContext, Orders
@@ -41,7 +42,8 @@ class Overview:
         self.settings = settings
         self.on_event = on_event
         self.on_switch = on_switch
-        self.orders = Orders(one_go=one_go)
+        steering = Steering(settings.max_rate, settings.max_key_rate)
+        self.orders = Orders(one_go=one_go, steering=steering)
         self.peers = Peers(settings.parallel_snapshots)
         self._on_progress = on_progress
         self._contexts: list[MigrationContext] = []
@@ -223,4 +225,5 @@ class Overview:
 
 def _turns(progress: Progress) -> tuple[object, ...]:
     """What is told at once when it changes."""
-    return progress.phase, progress.can_complete, progress.reason, progress.link
+    turns = progress.phase, progress.can_complete, progress.reason, progress.link
+    return *turns, progress.paused, progress.throttled

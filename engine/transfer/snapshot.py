@@ -21,7 +21,7 @@ from engine.targets.base import Acknowledged
 from engine.targets.restore_writer import RestoreWriter
 from engine.targets.slot_keys import remove_keys
 from engine.transfer.control_connections import Endpoints
-from engine.transfer.copy import LOSS_REMEDY
+from engine.transfer.copy import LOSS_REMEDY, note_item
 from engine.transfer.functions_and_scripts import carry_code, is_library
 from engine.transfer.graphs_in_parts import REMEDY, refuse_parts
 from engine.transfer.key_resync import KeyResync
@@ -107,7 +107,7 @@ class Snapshot:
     async def copy(self, *, importing: bool) -> None:
         """Every value, acknowledged by the target, which is to be looked at behind it (`confirm`).
         Raises as the source and the writer do."""
-        writer = self._writer
+        writer, throttle = self._writer, self._context.throttle.copying
         if self._checkpoint.mark.full_syncs > 1:
             # Whatever the last attempt left half-way.
             writer.reset()
@@ -121,7 +121,10 @@ class Snapshot:
                     self._timed.update((item.db, key) for key in unpacked_names(item.timed))
                 if isinstance(item, RecordBatch):
                     self.on_records(item)
+                if not throttle.free:
+                    await throttle.wait()
                 await writer.send(item)
+                note_item(throttle, item)
                 self._check_parts()
         await writer.drain()
         self._check_parts()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -31,6 +32,7 @@ from engine.model.server import ServerInfo
 from engine.model.setting_conflicts import cluster_objection, following_objection
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
+from engine.model.throttle import Steering
 from engine.transfer import lane_plan, source_accepts_writes
 from engine.transfer.async_helpers import cancelled, together
 from engine.transfer.checkpoint_store import LaneCheckpoints
@@ -56,6 +58,8 @@ from engine.wire import failover_addresses, source_replica
 from engine.wire.control_connection import Admin, admin
 
 if TYPE_CHECKING:
+    from engine.model.window import Window
+
     # Each is imported when it is gone, and the others are not.
     from engine.transfer.aof_migration import AppendOnly
     from engine.transfer.lane_process_split import LaneProcessSplit
@@ -69,6 +73,10 @@ if TYPE_CHECKING:
 def _follows(way: Way | None) -> TypeGuard[Migration]:
     """Whether it is the way of a source that is followed."""
     return way is not None and way.follows
+
+
+# How often it is looked whether the window is open.
+_WINDOW_SECONDS = 0.5
 
 
 class _Denied(PsyncRefused):
@@ -174,6 +182,9 @@ class Transfer:
         self._forced = False
         self._stopping = False
         self._cut_over = False
+        # What the operator wants, and why it is paused by its window.
+        self._wanted = self._overview.orders.steering
+        self._closed = ""
         self._task: asyncio.Task[None] | None = None
 
     # --- The operator's words ---
@@ -189,6 +200,27 @@ class Transfer:
         self._overview.orders.word.set()
         if force and self._task is not None:
             self._task.cancel()
+
+    def steer(self, steering: Steering) -> None:
+        """This is how fast data is to be moved from now on, and whether it is paused."""
+        self._wanted = steering
+        paused = steering.paused or self._closed
+        self._overview.orders.steer(replace(steering, paused=paused))
+
+    async def _keep_window(self, window: Window) -> None:
+        """Pause it outside of its window."""
+        while True:
+            self._look_at_window(window)
+            await asyncio.sleep(_WINDOW_SECONDS)
+
+    def _look_at_window(self, window: Window) -> None:
+        before, self._closed = self._closed, window.words(time.time())
+        if before == self._closed:
+            return
+        if bool(before) is not bool(self._closed):
+            said = self._closed or f"its window {window} is open: the migration goes on"
+            self._overview.on_event(said)
+        self.steer(self._wanted)
 
     def stop(self) -> None:
         """Stop soon. What is acknowledged stays, and the checkpoint with it."""
@@ -234,6 +266,11 @@ class Transfer:
         self._overview.begin(began)
         failover_addresses.begin()
         source_replica.begin()
+        window = self._settings.opening
+        keeper: asyncio.Task[None] | None = None
+        if window is not None:
+            self._look_at_window(window)
+            keeper = asyncio.create_task(self._keep_window(window))
         self._task = asyncio.create_task(self._go())
         if self._stopping or self._forced:
             self._task.cancel()
@@ -275,6 +312,8 @@ class Transfer:
                 status, kept = "failed", isinstance(exc, StateError)
                 self._overview.end(Phase.FAILED, errors[-1])
         finally:
+            if keeper is not None:
+                await cancelled(keeper)
             if self._way is not None:
                 resumable = kept or (status == "stopped" and not forced)
                 await self._way.close(resumable=resumable, forced=forced)

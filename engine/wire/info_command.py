@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from engine.errors import FaultOf, ProtocolFault
 from engine.model.replication import Replication, parse_replication
 from engine.model.server import ServerInfo, parse_info
 from engine.wire.connection import Connection
+
+_COPIED = re.compile(rb"^current_cow_size:(\d+)", re.MULTILINE)
 
 
 async def ask_info(connection: Connection) -> ServerInfo:
@@ -39,6 +42,14 @@ async def ask_replication(connection: Connection) -> Replication:
 async def ask_offset(connection: Connection) -> int:
     """The server's replication offset. Raises as `ask_replication` does."""
     return (await ask_replication(connection)).offset
+
+
+async def ask_copied(connection: Connection) -> int | None:
+    """Bytes of memory that are copied on write for the child that runs; None: the server does not
+    tell (before Redis 6.2). Raises `LinkError`, `ServerError`."""
+    reply = await connection.call("INFO", "persistence")
+    found = _COPIED.search(reply) if isinstance(reply, bytes) else None
+    return None if found is None else int(found[1])
 
 
 class AskedServer(Protocol):

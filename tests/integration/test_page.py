@@ -42,7 +42,8 @@ SLOW = (
 )
 ACTIONS = {"Test", "Start migration", "Register", "Delete…"}
 WORDS = {"Complete…", "Complete without verification…", "Abort (Force)…"}
-ACTIONS |= WORDS
+SPEED = {"Set rate", "Pause"}
+ACTIONS |= WORDS | SPEED | {"Continue"}
 TRY_NOW = """
 [...document.querySelectorAll("button")].find((each) => each.textContent === "Try now")?.click()
 """
@@ -218,7 +219,14 @@ def test_a_migration(api: Serving, browser: Browser, server_factory: ServerFacto
     names = ["worker", "snapshot", "source heard", "target heard", "caught up", "lag"]
     names += ["everything migrated", "nothing evicted"]
     assert gates == [[name, "pass"] for name in names]
-    assert actions(page) == WORDS
+    assert actions(page) == WORDS | SPEED
+    page.write("#rate-keys", "50000")
+    page.press("Set rate")
+    page.sees("at most 50,000 keys a second")
+    page.press("Pause")
+    page.sees("Not now: paused by the operator")
+    page.press("Continue")
+    page.wait("document.querySelector('.verdict')?.dataset.tone === 'good'", 30)
     assert actions(phone) == set()
     # Writes show without anybody's doing.
     source.client().mset({f"later:{n}": "y" for n in range(100)})

@@ -428,7 +428,7 @@ MEMBERS = {
             st.none() | st.integers(0, 1 << 60),
             "total_keys evicted_keys lag_bytes applied_offset source_offset",
         ),
-        (st.none() | st.integers(0, 1 << 60), "proven_keys keys_to_prove"),
+        (st.none() | st.integers(0, 1 << 60), "proven_keys keys_to_prove max_rate max_key_rate"),
         (st.floats(0, 1e9), "keys_per_second seconds"),
         (
             st.none() | st.floats(0, 1e9),
@@ -438,7 +438,7 @@ MEMBERS = {
         (st.sampled_from(["", "up", "down", "silent"]), "link"),
         (st.sampled_from(Phase), "phase"),
         (st.just("replica"), "source_type"),
-        (st.sampled_from(["", "lag 5 MB > 1 MB", "in sync"]), "reason"),
+        (st.sampled_from(["", "lag 5 MB > 1 MB", "in sync"]), "reason paused throttled"),
     )
     for name in names.split()
 }

@@ -129,6 +129,7 @@ PERIODIC = {
     "engine/sources/source_monitor.py": "asks the source twice a second",
     "engine/transfer/sentinel_monitor.py": "listens to one Sentinel after another",
     "engine/transfer/slot_reread.py": "looks at slots as they are named, until all are read",
+    "engine/transfer/server_protection.py": "asks an end ten times a second how it fares",
     "engine/transfer/full_proof.py": "compares what changed, for as long as the source is followed",
 }
 
@@ -214,6 +215,9 @@ SPECIAL: dict[str, list[Any]] = {
     "source_nodes": [("10.0.0.7:6379", "[::1]:6380=detached")],
     "address_map": [("10.0.0.7:6379=127.0.0.1:16379", "10.0.0.8=127.0.0.1")],
     "durability": ["replicas=2"],
+    "window": ["22:00-05:00 Europe/Berlin", "00:00-24:00"],
+    "protect_source": ["latency=5ms,cow=512mb,output-buffer=4mb", "cow=1gb"],
+    "protect_target": ["latency=1.5s"],
     "include": [("prefix:a,b",), ("db:3,type:hash", "regex:^a")],
     "exclude": [("glob:a*",)],
     "command_names": [("source:PSYNC=XYZ", "CONFIG=ABC")],

@@ -33,9 +33,12 @@ class MemberKind:
 MEMBERS: Mapping[str, MemberKind] = {
     "names": MemberKind("OurNameList", lambda value: tuple(dict.fromkeys(value))),
     "list": MemberKind("OurNameList", lambda value: tuple(dict.fromkeys(value))),
+    "size": MemberKind("IntegerOptional", int),
+    "count": MemberKind("IntegerOptional", int),
     "duration": MemberKind("IntegerOptional", float),
     "flag": MemberKind("Boolean", bool),
     "word": MemberKind("String", str),
+    "text": MemberKind("String", str),
 }
 """The kinds of settings that a request can give."""
 

@@ -26,6 +26,12 @@ SHOWN: tuple[tuple[str, str, Callable[[Progress], float | None]], ...] = (
         "1 while the followed source answers, 0 while its link is down or silent.",
         lambda p: float(p.link == "up") if p.link else None,
     ),
+    (
+        "throttled",
+        "1 while less is moved because an end suffers.",
+        lambda p: float(bool(p.throttled)),
+    ),
+    ("paused", "1 while the migration is paused.", lambda p: float(bool(p.paused))),
 )
 
 

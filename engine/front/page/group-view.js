@@ -9,6 +9,7 @@ import { busy, Outcome } from "./form.js";
 import { address, duration, time } from "./format.js";
 import { toneOf } from "./group-list.js";
 import { Shards } from "./shards.js";
+import { Speed } from "./speed.js";
 import { StartForm } from "./start-form.js";
 import { Track } from "./track.js";
 import { GroupVerification } from "./verification.js";
@@ -39,6 +40,7 @@ export class GroupView {
   #events = new EventList();
   #result = new Result();
   #cutOver;
+  #speed;
   #start;
   #verification;
   #reached = null;
@@ -49,6 +51,7 @@ export class GroupView {
     this.id = id;
     this.#name = el("h2", { tabindex: "-1" }, id);
     this.#cutOver = new CutOver(app, id);
+    this.#speed = new Speed(app, id);
     this.#start = new StartForm(app, id);
     this.#verification = new GroupVerification(app, id);
     this.#head = el(
@@ -62,7 +65,7 @@ export class GroupView {
       this.#reason,
       this.#keys.node,
     );
-    const side = el("div", { class: "side" }, this.#cutOver.node, this.#counters.node);
+    const side = el("div", { class: "side" }, this.#cutOver.node, this.#speed.node, this.#counters.node);
     this.#after = el("div", { class: "buttons" }, this.#unblockButton, this.#stopClients);
     this.#result.node.append(this.#after);
     const left = [this.#result.node, this.#start.node, this.#verification.node, this.#shards.node];
@@ -94,6 +97,7 @@ export class GroupView {
       this.#keys.update(migration);
       this.#counters.update(details);
       this.#cutOver.update(migration, details, this.#app.may("migrate"), live);
+      this.#speed.update(migration, this.#app.may("migrate"));
     }
     show(this.#keys.node, migration !== null);
     show(this.#side, migration !== null);
