@@ -16,8 +16,8 @@ from benches.support.servers import Server
 from benches.support.waiting import wait_for
 from engine.errors import ServerError
 from engine.model.endpoint import Endpoint
+from engine.model.lane_keys import KeysOfLane
 from engine.model.settings import TransferSettings
-from engine.model.slots import SlotSet
 from engine.targets.applier import Applier
 from engine.targets.cluster_applier import ClusterApplier
 from engine.wire import event_loop
@@ -214,7 +214,7 @@ def test_a_database_that_is_gone_when_its_keys_are_to_be_removed(
     another one, and the connection, which may be in either, is given up."""
     target = server_factory(known("redis-7.0"))
     target.client().mset({f"key:{n}": n for n in range(50)})
-    slots = SlotSet.of(range(SLOTS))
+    keys = KeysOfLane()
 
     async def refused(kind: type[Applier]) -> None:
         applier = kind(
@@ -230,7 +230,7 @@ def test_a_database_that_is_gone_when_its_keys_are_to_be_removed(
             is_node = isinstance(applier, ClusterApplier)
             empty = applier._empty_node if is_node else applier._empty
             with pytest.raises(ServerError, match="out of range"):
-                await empty(connection, 99, slots)
+                await empty(connection, 99, keys)
             assert applier.closed
         finally:
             await applier.close()
