@@ -36,8 +36,10 @@ _COUNT_FIRST = 8
 _COUNT_FIRST_OF_RANGE = 4
 _COUNT_USUAL = 1024
 _COUNT_MOST = 10_240
-# Bytes of keys (names alone) in one reply to SCAN.
+# Bytes of keys (names alone) in one reply to SCAN; of up to 128 ranges such pages are under way
+# beside each other, 32 MiB in all.
 _PAGE_BUDGET = 4 << 20
+_PAGE_BUDGET_OF_RANGE = 256 << 10
 # Keys that are named ahead of the values at the least, where pages come beside each other.
 _AHEAD_LEAST = 131_072
 
@@ -116,5 +118,6 @@ class Pace:
 
     def page(self, keys: int, key_bytes: int) -> None:
         """A page named `keys` keys of `key_bytes` bytes in all."""
+        budget = _PAGE_BUDGET_OF_RANGE if self._ranged else _PAGE_BUDGET
         if keys:
-            self._page_most = max(_PAGE_BUDGET // max(key_bytes // keys, 1), 1)
+            self._page_most = max(budget // max(key_bytes // keys, 1), 1)

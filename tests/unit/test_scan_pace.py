@@ -47,3 +47,12 @@ def test_long_names_make_short_pages() -> None:
     pace = Pace(0.0001)
     pace.page(10, 10 << 20)
     assert pace.count(dry=False) == 4
+
+
+@pytest.mark.parametrize("name_bytes", [16, 256, 1024, 4096])
+def test_pages_of_all_ranges_are_bounded_together(name_bytes: int) -> None:
+    pace = Pace(0.05, ranged=True)
+    pace.page(100, 100 * name_bytes)
+    counts = [pace.count(dry=False) for _ in range(10)]
+    assert counts[-1] == min(1024, (256 << 10) // name_bytes)
+    assert 128 * counts[-1] * name_bytes <= 32 << 20
