@@ -404,7 +404,10 @@ class _DatabaseScan:
             throttle.passed(before - pipeline.queued, 0)
         due = throttle.due
         waits = pipeline.queued or (wants_page and self._chooses)
-        if waits and 0 < due < math.inf and self._due_timer is None:
+        # (No answer is going to wake it where nothing was asked for. It may be due by now, and was
+        # not when it was looked above.)
+        silent = not (pipeline.outstanding or pipeline.scanning)
+        if waits and (due or silent) and due < math.inf and self._due_timer is None:
             # uvloop's timers are of whole milliseconds: less than half of one is none.
             loop = asyncio.get_running_loop()
             self._due_timer = loop.call_later(max(due, 0.001), self._ask_again)

@@ -3,12 +3,15 @@ kept through the death of the worker; nothing is lost over it."""
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from benches.support.waiting import SECONDS
 from engine.errors import (
     InvalidParameterCombinationException,
     InvalidReplicationGroupStateFault,
@@ -16,11 +19,15 @@ from engine.errors import (
 )
 from engine.front.engine import Engine
 from engine.front.faults_with_details import CompletionRefused
+from engine.model.endpoint import Endpoint
 from engine.model.progress import Phase
-from engine.model.throttle import PAUSED, Steering
+from engine.model.settings import TransferSettings
+from engine.model.throttle import PAUSED, Steering, Throttle
+from engine.sources.scan import ScanSource
 from tests.support.faces import GROUP
 from tests.support.library import Run
 from tests.support.scenario import NewScenario, Scenario
+from tests.support.servers import ServerFactory
 from tests.support.writers import writing
 
 KEYS = 6_000
@@ -312,3 +319,26 @@ def test_keys_that_a_scan_goes_by_count(scenario: NewScenario) -> None:
     assert time.monotonic() - began > 1.0
     assert run.report.status == "done", run.report.errors
     assert keys_at(s) == 1
+
+
+async def test_a_scan_asks_again_where_it_was_due_a_moment_too_late(
+    server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer wakes one that has asked for nothing: it was not due, and was when it was looked
+    how long that lasts."""
+    source = server_factory()
+    source.client().mset({f"key:{n}": "x" for n in range(200)})
+    flow = Throttle(Steering(max_key_rate=1_000_000)).copying
+    usual, turns = flow.keys_now, itertools.count()
+    # (More often in a row than there are pages whose answers wake it.)
+    monkeypatch.setattr(
+        flow, "keys_now", lambda *asked: usual(*asked) if next(turns) % 50 == 49 else 0
+    )
+    scan = ScanSource(Endpoint.parse(source.url), TransferSettings(source_type="scan"), flow)
+    await scan.open(None)
+    try:
+        async with asyncio.timeout(SECONDS):
+            batches = [each async for each in scan.items() if not isinstance(each, bytes)]
+    finally:
+        await scan.close()
+    assert sum(map(len, batches)) == 200
