@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from datetime import time as time_of_day
 from zoneinfo import ZoneInfo
 
@@ -23,7 +23,8 @@ class Window:
 
     begin: int
     end: int
-    zone: ZoneInfo
+    zone: tzinfo
+    zone_name: str
 
     @classmethod
     def read(cls, text: str) -> Window | None:
@@ -46,13 +47,14 @@ class Window:
             )
         name = match[5] or "UTC"
         try:
-            zone = ZoneInfo(name)
+            # (A machine without the tables of the zones knows UTC as well.)
+            zone = UTC if name == "UTC" else ZoneInfo(name)
         except (OSError, ValueError, KeyError):
             # (`ZoneInfoNotFoundError` is a KeyError.)
             raise UsageError(
                 f"--window: the time zone {name!r} is not known on this machine", remedy=_REMEDY
             ) from None
-        return cls(begin, end, zone)
+        return cls(begin, end, zone, name)
 
     def closed_until(self, now: float) -> float | None:
         """When it opens next, where it is closed at `now`; None: it is open. Seconds since the
@@ -81,9 +83,9 @@ class Window:
         if opens is None:
             return ""
         until = datetime.fromtimestamp(opens, self.zone)
-        moment = f"{until:%Y-%m-%d %H:%M} {self.zone.key}"
+        moment = f"{until:%Y-%m-%d %H:%M} {self.zone_name}"
         return f"paused outside of its window {self}: it goes on at {moment}"
 
     def __str__(self) -> str:
         begin, end = (f"{each // 60:02}:{each % 60:02}" for each in (self.begin, self.end))
-        return f"{begin}-{end} {self.zone.key}"
+        return f"{begin}-{end} {self.zone_name}"

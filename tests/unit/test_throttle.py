@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from datetime import datetime
+import zoneinfo
+from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -22,7 +23,7 @@ from engine.transfer.server_protection import LatencyWatch
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
-def at(text: str, zone: ZoneInfo = BERLIN, fold: int = 0) -> float:
+def at(text: str, zone: tzinfo = BERLIN, fold: int = 0) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=zone, fold=fold).timestamp()
 
 
@@ -178,6 +179,20 @@ def test_a_window_that_is_closed_opens_when_it_says(
 def test_a_window_that_is_none_is_refused(text: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         TransferSettings(window=text)
+
+
+def test_a_machine_without_time_zones_knows_utc() -> None:
+    ZoneInfo.clear_cache()
+    zoneinfo.reset_tzpath([])
+    try:
+        for text in ("22:00-05:00", "22:00-05:00 UTC"):
+            window = Window.read(text)
+            assert window is not None
+            assert window.words(at("2026-03-10 21:00", UTC)) == (
+                "paused outside of its window 22:00-05:00 UTC: it goes on at 2026-03-10 22:00 UTC"
+            )
+    finally:
+        zoneinfo.reset_tzpath()
 
 
 def test_no_window_is_always() -> None:
