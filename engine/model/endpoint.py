@@ -18,6 +18,7 @@ from engine.model.sentinel_group import SentinelGroup
 DEFAULT_PORT = 6379
 # RFC 1123 labels; underscores occur in container networks.
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PLAIN_SCHEMES = {"redis", "valkey"}
 _TLS_SCHEMES = {"rediss", "valkeys"}
 _FILE_SCHEME = "rdb:"
@@ -350,12 +351,15 @@ def _first_node(url: str, scheme: str) -> tuple[str, tuple[tuple[str, int], ...]
 
 def check_host(host: str) -> None:
     """Raise `UsageError` unless `host` is a DNS name, an IPv4 or an IPv6 address."""
+    address, percent, zone = host.partition("%")
     try:
-        ipaddress.ip_address(host.split("%", 1)[0])
+        version = ipaddress.ip_address(address).version
     except ValueError:
         pass
     else:
-        return
+        # (It may become part of a command's line.)
+        if not percent or (version == 6 and _ZONE.fullmatch(zone)):
+            return
     numeric = re.fullmatch(r"[0-9.]+", host) is not None
     if len(host) > 253 or numeric or not _HOST_NAME.fullmatch(host):
         shown = repr(host) if len(host) <= 253 else f"{host[:40]!r}…"

@@ -40,7 +40,13 @@ class PasswordFile:
             else:
                 reason = path_problem(self.path) or "no path"
             raise UsageError(f"{self.name} cannot be read: {reason}") from None
-        return text.rstrip("\r\n")
+        password = text.rstrip("\r\n")
+        if not password:
+            # As it is seen, too, by one who reads it while it is written.
+            raise UsageError(
+                f"{self.name} is empty", remedy="Write the password there, and nothing else."
+            )
+        return password
 
 
 @dataclass(frozen=True, slots=True)

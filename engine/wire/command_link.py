@@ -82,13 +82,15 @@ class CommandLink:
             if not self._ended.is_set():
                 os.eventfd_write(self._over, 1)
 
-    def words(self, *, carried: bool = False) -> str:
+    def words(self, *, carried: bool = False, waits: bool = True) -> str:
         """What it has to say to the loss of the link, as a part of a sentence; empty: nothing.
         `carried`: a server had answered over it.
 
-        Waits for a moment for the end of a command that has ended the link.
+        `waits`: the link has ended, and the end of the command is waited for for a moment, in which
+        the loop stands still.
         """
-        self._ended.wait(_WORDS_SECONDS if carried else _START_SECONDS)
+        if waits:
+            self._ended.wait(_WORDS_SECONDS if carried else _START_SECONDS)
         said = self._last_line()
         if self._code is None:
             return f"{self._name} says: {said}" if said else ""

@@ -552,8 +552,9 @@ class Admin:
 
         login = Login(self.endpoint, self.fault, self.name)
         try:
+            # (A password's command has a clock of its own, by which it is named.)
+            await login.first()
             async with asyncio.timeout(self._timeout):
-                await login.first()
                 while True:
                     if not self._handed:
                         prepare(self._connection, self.endpoint, login.password)
@@ -638,7 +639,8 @@ class Admin:
             return allowed_addresses.unreached(cause, self.name)
         problem, remedy = diagnose(error, self.endpoint, self._answered)
         through: CommandLink | None = getattr(self._connection, "through", None)
-        if through is not None and (said := through.words(carried=self._answered)):
+        waits = not isinstance(cause, TimeoutError)
+        if through and (said := through.words(carried=self._answered, waits=waits)):
             problem, remedy = f"{problem}; {said}", COMMAND_REMEDY
         kind = Untrusted if isinstance(cause, ssl.SSLCertVerificationError) else LinkError
         found = kind(f"{self.name}: {problem}.", remedy=remedy, fault=self.fault)

@@ -62,8 +62,9 @@ async def dial_and_ask(
     `straight`: the server at this very address is meant, wherever a detour leads from there
     (`wire.failover_addresses`).
 
-    `timeout` is in seconds and covers all of it. Raises `LinkError` (refused, no such host, TLS,
-    time), `AuthError` (credentials refused), `ServerError` (anything else that it answered).
+    `timeout` is in seconds and covers all of it, but for a password's command, which has its own
+    bound. Raises `LinkError` (refused, no such host, TLS, time), `AuthError` (credentials refused),
+    `ServerError` (anything else that it answered).
     """
     began = asyncio.get_running_loop().time()
     named = endpoint if straight else leading(endpoint)
@@ -136,13 +137,19 @@ async def _dial_at(
     _log.debug("Connects", extra=of)
     login = Login(endpoint, fault, f"{fault} {endpoint.address}")
     through: CommandLink | None = None
+    loop = asyncio.get_running_loop()
+    asked = loop.time()
+    # (By the server's clock a command that hangs would be told as a server that does not answer.)
+    await login.first()
+    began += loop.time() - asked
+    waits = True
     try:
         async with asyncio.timeout_at(began + timeout):
-            await login.first()
+            context = None if endpoint.tls is None else ssl_context(endpoint.tls)
             if endpoint.connect_command:
                 await allowed_addresses.addresses(endpoint, f"{fault} {endpoint.address}")
-                through = CommandLink(endpoint, fault, secrets_of(endpoint))
-            connection = await _connect(endpoint, fault, through)
+                through = CommandLink(endpoint, fault, secrets_of(endpoint, login.password))
+            connection = await _connect(endpoint, fault, context, through)
             replies = await _greet(connection, questions, may_ping, login)
             _log.debug(
                 "Connected", extra=of | {"round_trip_seconds": round(connection.round_trip, 4)}
@@ -150,6 +157,7 @@ async def _dial_at(
             return connection, replies
     except TimeoutError:
         problem = f"no answer within {timeout:g} s"
+        waits = False
     except ssl.SSLCertVerificationError as exc:
         problem = f"its certificate is not to be trusted: {exc.verify_message}"
         kind = Untrusted
@@ -178,7 +186,7 @@ async def _dial_at(
         raise
     remedy = "Check the address, the network and the TLS settings."
     if through is not None:
-        if kind is not Untrusted and (said := through.words()):
+        if kind is not Untrusted and (said := through.words(waits=waits)):
             problem, remedy = f"{problem}; {said}", COMMAND_REMEDY
         through.close()
     if connection is not None:
@@ -197,7 +205,12 @@ def _as_link_error(error: LinkError | ProtocolFault) -> LinkError:
     return LinkError(error.message, remedy=error.remedy, fault=error.fault)
 
 
-async def _connect(endpoint: Endpoint, fault: FaultOf, through: CommandLink | None) -> Connection:
+async def _connect(
+    endpoint: Endpoint,
+    fault: FaultOf,
+    context: ssl.SSLContext | None,
+    through: CommandLink | None,
+) -> Connection:
     loop = asyncio.get_running_loop()
     assert endpoint.file_path is None, "a file has no address to connect to"
 
@@ -208,7 +221,6 @@ async def _connect(endpoint: Endpoint, fault: FaultOf, through: CommandLink | No
         return made[-1]
 
     tls = endpoint.tls
-    context = ssl_context(tls) if tls is not None else None
     server_name = None
     if tls is not None:
         server_name = tls.server_name or endpoint.host

@@ -81,7 +81,7 @@ def _signed(source: IamToken) -> str:
     try:
         from botocore.auth import SigV4QueryAuth
         from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         raise UsageError(
             f"{source.name} cannot be signed: botocore is not installed",
@@ -101,8 +101,9 @@ def _signed(source: IamToken) -> str:
             found.get_frozen_credentials(), source.service, source.region, expires=TOKEN_SECONDS
         )
         signer.add_auth(request)
-    except (BotoCoreError, OSError, ValueError) as error:
-        # Its words may repeat what a program that gives credentials has said.
+    except (BotoCoreError, ClientError, OSError, ValueError, RuntimeError) as error:
+        # (A role that may not be taken is a ClientError; one whose credentials came ended already a
+        # RuntimeError.) Its words may repeat what a program that gives credentials has said.
         raise UsageError(
             f"{source.name} cannot be signed: {type(error).__name__} of botocore", remedy=_REMEDY
         ) from None

@@ -113,11 +113,12 @@ class Login:
         return await printed_by(source, anew=anew)
 
 
-def secrets_of(endpoint: Endpoint) -> list[str]:
-    """The passwords of this server that are known by now: for leaving them out of what is told."""
+def secrets_of(endpoint: Endpoint, tried: str | None) -> list[str]:
+    """The passwords of this server that are known by now, and the one that is tried: for leaving
+    them out of what is told."""
     source = endpoint.password_source
     known = None if source is None else _accepted.get((source, endpoint.username))
-    return [each for each in (endpoint.password, known) if each]
+    return [each for each in (endpoint.password, known, tried) if each]
 
 
 def renewed_behind(endpoint: Endpoint) -> float | None:

@@ -163,7 +163,8 @@ def _through_command() -> Any:
 
         async def _connect(self) -> None:
             await self.judge()
-            through = CommandLink(self._endpoint, self._fault, secrets_of(self._endpoint))
+            secrets = secrets_of(self._endpoint, self.password)
+            through = CommandLink(self._endpoint, self._fault, secrets)
             self.through = through
             tls: dict[str, Any] = {}
             if self.tls_context is not None:

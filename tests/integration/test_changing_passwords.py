@@ -17,7 +17,7 @@ from benches.support.waiting import soon
 from engine.errors import AuthError, LinkError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
-from engine.wire import sentinel_primary
+from engine.wire import password_command, sentinel_primary
 from engine.wire.control_connection import admin
 from engine.wire.dial import dial
 from tests.support.library import Run
@@ -117,6 +117,22 @@ def _refused_for_a_while(run: Run, user: Rotated) -> None:
         "a refusal that is told",
     )
     user.put_file(third)
+
+
+async def test_a_command_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the server, whose time is up before the command's."""
+    monkeypatch.setattr(password_command, "_SECONDS", 0.5)
+    given = {
+        "host": "127.0.0.1",
+        "password_command": [sys.executable, "-c", "import time; time.sleep(99)"],
+    }
+    filled = Credentials.read([given], "test").apply(Endpoint())
+    with pytest.raises(AuthError, match=r"did not end within 0\.5 s"):
+        await dial(filled, fault="source", timeout=0.1)
+    password_command._runs.clear()
+    with pytest.raises(AuthError, match=r"did not end within 0\.5 s"):
+        async with admin(filled, timeout=0.1):
+            raise AssertionError
 
 
 async def test_what_is_refused_at_the_start_is_an_error_of_the_credentials(

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from benches.support.waiting import soon, wait_for
 from engine.errors import EngineError, LinkError, UsageError
 from engine.model import connect_command
 from engine.model.allowed_endpoints import limited
-from engine.model.endpoint import Endpoint
+from engine.model.endpoint import Endpoint, Tls
 from engine.model.settings import TransferSettings
 from engine.wire.control_connection import admin
 from engine.wire.dial import dial
@@ -192,6 +193,24 @@ async def test_what_may_not_be_dialled_is_not_dialled_by_a_command(tmp_path: Pat
             with pytest.raises(EngineError, match="not among the servers"):
                 await dial(replace(at, host=host), fault="source", timeout=10)
     assert not mark.exists()
+
+
+async def test_no_command_runs_where_a_certificate_is_being_renewed(
+    tmp_path: Path, tls_files: TlsFiles
+) -> None:
+    """Its files were of use before: the link counts as lost, and is tried again and again."""
+    ca = tmp_path / "ca.pem"
+    shutil.copy(tls_files.ca, ca)
+    script = "import time; time.sleep(998)"
+    words = (sys.executable, "-I", "-S", "-c", script)
+    at = Endpoint("redis.internal", tls=Tls(ca_file=str(ca)), connect_command=words)
+    with pytest.raises(LinkError, match="no answer within"):
+        await dial(at, fault="source", timeout=0.3)
+    ca.write_text("half of it")
+    await soon(lambda: not _children_with(b"time.sleep(998)"), "an end of the first command")
+    with pytest.raises(LinkError, match="it was of use before"):
+        await dial(at, fault="source", timeout=30)
+    assert not _children_with(b"time.sleep(998)")
 
 
 # --- Migrations ---

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, quote
 import pytest
 
 from benches.support.servers import Server, binaries
-from engine.errors import AuthError
+from engine.errors import AuthError, UsageError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.model.password_source import IamToken
@@ -140,6 +140,18 @@ async def test_no_credentials(
     with pytest.raises(AuthError, match="no AWS credentials were found") as caught:
         await dial(filled, fault="target", timeout=20)
     assert "aws sts get-caller-identity" in caught.value.remedy
+
+
+async def test_a_role_that_may_not_be_taken(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import ClientError
+
+    def denied() -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": SECRET}}, "AssumeRole")
+
+    monkeypatch.setattr(iam_token, "_credentials", denied)
+    with pytest.raises(UsageError, match="cannot be signed: ClientError of botocore") as caught:
+        await iam_token.token_of(IamToken.parse("elasticache/eu-west-1/denied", USER))
+    assert SECRET not in str(caught.value)
 
 
 async def test_a_connection_that_stands_logs_in_again(

@@ -189,6 +189,9 @@ def test_passwords_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not UTF-8"):
         entries({"host": "*", "password_file": str(binary)}).apply(Endpoint())
+    (empty := tmp_path / "empty").write_text("\n")
+    with pytest.raises(UsageError, match="empty is empty"):
+        entries({"host": "*", "password_file": str(empty)}).apply(Endpoint())
 
 
 @pytest.mark.parametrize(

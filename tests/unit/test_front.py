@@ -140,6 +140,7 @@ def test_endpoints(item: object, endpoint: Endpoint) -> None:
         ([{"Address": "a", "Port": 1, "Prot": 1}], "Unknown parameter .*'Prot'"),
         ([NODES[0], {"Address": "a b", "Port": 1}], r"member\.2\.Address: 'a b' is neither"),
         ([{"Address": "-a", "Port": 1}], "is neither a host name nor an IP address"),
+        ([{"Address": "fe80::1%$(x)", "Port": 1}], "is neither a host name nor an IP address"),
         ([{"Address": "a..b", "Port": 1}], "is neither a host name nor an IP address"),
         ([{"Address": "300.1.1.1", "Port": 1}], "is neither a host name nor an IP address"),
         ([{"Address": "1.2.3", "Port": 1}], "is neither a host name nor an IP address"),
