@@ -133,6 +133,31 @@ class ClusterMonitor:
         await asyncio.shield(self._next)
         return self._why or self._wrong or self._stirred
 
+    def objection_to(self, shard: ClusterShard, told: Topology) -> str:
+        """The same of one shard, by what its primary alone has `told` in the moment in which all
+        its clients were paused: from then on nobody can ask it, nor have slots moved there. A slot
+        that has gone to a shard which was paused later is one too many there: told as well."""
+        found = shard.found(told)
+        if found is None or found.id != told.me:
+            return (
+                f"the {self._side}'s cluster names another primary for the shard that had the "
+                f"slots {shard.slots.words}"
+            )
+        if moving := SlotSet.of({move.slot for move in told.moves}):
+            return f"the slots {moving.words} of the {self._side}'s cluster are being moved"
+        has = told.slots_of(told.me)
+        if gone := shard.slots - has:
+            return (
+                f"the slots {gone.words} of the {self._side}'s shard {shard.slots.words} belong to "
+                "another shard by now"
+            )
+        if more := has - shard.slots:
+            return (
+                f"the slots {more.words} belong to the {self._side}'s shard {shard.slots.words} by "
+                "now"
+            )
+        return ""
+
     async def keep_still(self) -> None:
         """Snapshots are taken from here on, and nothing is followed: a slot that moves meanwhile
         may be in none of them, and `objection` tells of it from then on, also once it is back. For

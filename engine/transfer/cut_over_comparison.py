@@ -79,14 +79,16 @@ _AGAIN_MOST = 2
 class Origin:
     """Where the source's writes are taken, which is what the target is to be equal to.
 
-    `primary`: of a source that is a replica; `readable`: while its writers are paused;
-    `unasked`: why the primary is not known, or cannot be asked. Of what a primary changes without a
-    word its replica has nothing.
+    `primary`: of a source that is a replica, or is looked up; `readable`: while its writers are
+    paused; `unasked`: why the primary is not known, or cannot be asked; `is_above`: the source is a
+    replica of it, and is read while all clients of the primary are paused. Of what a primary
+    changes without a word its replica has nothing.
     """
 
     primary: Endpoint | None = None
     readable: bool = True
     unasked: str = ""
+    is_above: bool = False
 
 
 class FenceInfo(Protocol):
@@ -335,7 +337,7 @@ class CutOverComparison:
     @property
     def _reads_replica(self) -> bool:
         """Whether the primary was compared before the fence, and behind it a replica of it is."""
-        return self._origin.primary is not None and not self._origin.readable
+        return self._origin.is_above and not self._origin.readable
 
     def before(self, calls: silent_commands.Calls | None = None) -> CutOverCheckResult:
         """What `prepare` has shown, where nothing is compared behind a fence. `calls`: as

@@ -19,6 +19,7 @@ from typing import Protocol
 from engine.errors import AuthError, EngineError, ProtocolFault, ServerError, TransferFailed
 from engine.model import silent_commands
 from engine.model.calls_despite_write_block import Calls, calls_words, since
+from engine.model.cluster_topology import Topology
 from engine.model.endpoint import Endpoint
 from engine.model.replication import Replication
 from engine.model.server import ServerInfo, parse_info
@@ -26,7 +27,7 @@ from engine.model.settings import TransferSettings
 from engine.transfer import hold_source, scripts_behind_cut_over, write_block
 from engine.transfer.disconnect_source_clients import disconnect
 from engine.transfer.operator_hook import run_hook
-from engine.wire import connections_for_child
+from engine.wire import cluster_primary, connections_for_child
 from engine.wire.control_connection import Admin, admin
 from engine.wire.info_command import replication_in
 
@@ -54,6 +55,8 @@ class Fence(Protocol):
     `block_writes` does not change it; empty: it accepted them, or does not tell."""
     info: ServerInfo | None
     """Of a source that cannot be read meanwhile: what INFO told when the fence was put up."""
+    topology: Topology | None
+    """The same of its cluster, if it is a shard's primary."""
     silent_calls: silent_commands.Calls | None
     """The same of how often it was called by what leaves no word in the stream."""
     calls: Calls | None
@@ -134,6 +137,7 @@ def fence_of(
     script_pause: bool = False,
     refused: int = 0,
     straight: bool = False,
+    in_cluster: bool = False,
 ) -> Fence:
     """The fence that the settings name, at the server that takes the writes.
 
@@ -142,11 +146,12 @@ def fence_of(
     that it counted,
     `script_pause` whether its clients were to be paused where scripts are run; `refused`: how many
     cut-overs were before.
-    `straight` as for `admin`.
+    `straight` as for `admin`; `in_cluster`: the source is a shard of a cluster, whose slots count.
     """
     if settings.fence == "pause":
         fence = PauseFence(source, info, settings, name, before, refused, straight)
         fence.calls, fence.script_pause = calls_before, script_pause
+        fence.in_cluster = in_cluster
         fence.find_closed(closed_before)
         return fence
     if settings.fence == "hook":
@@ -166,6 +171,7 @@ class NoFence:
     before = ""
     closed_before = ""
     info: ServerInfo | None = None
+    topology: Topology | None = None
     silent_calls: silent_commands.Calls | None = None
     calls: Calls | None = None
     calls_since: Calls | None = None
@@ -285,6 +291,8 @@ class PauseFence:
         # Before 6.0 EXEC is run whatever its transaction holds, if that was queued before the write
         # block.
         self.info: ServerInfo | None = None
+        self.in_cluster = False
+        self.topology: Topology | None = None
         self.closed_before = ""
         self._setting = write_block.setting_of(info)
         self._exec_refused = info.capabilities.refuses_exec
@@ -405,10 +413,11 @@ class PauseFence:
         pause = [("CLIENT", "PAUSE", int(self.seconds * 1000), *mode)] if self._pausable else []
         asked = [] if self._scripts_refused else [scripts_behind_cut_over.ASK]
         counted = [] if self.readable else [("INFO",)]
+        placed = cluster_primary.QUESTIONS if self.in_cluster and not self.readable else ()
         # The role and the offset are those of the moment in which the fence stands, and so are the
-        # scripts that were run before, and the number of keys.
+        # scripts that were run before, the number of keys, and the slots.
         found = [write_block.ASK] if (at_once and self._took_writes) or self._refuses else []
-        asking = [*asked, *counted, *found, *at_once, *pause, ("INFO", "replication")]
+        asking = [*asked, *counted, *placed, *found, *at_once, *pause, ("INFO", "replication")]
         *_, replies = await end.pipeline([("MULTI",), *asking, ("EXEC",)])
         if isinstance(replies, EngineError):
             raise TransferFailed(
@@ -427,6 +436,8 @@ class PauseFence:
             )
         if counted and isinstance(text := replies.pop(0), bytes):
             self.info = parse_info(text.decode("utf-8", "replace"))
+        if placed:
+            self.topology = cluster_primary.read(self._source, [replies.pop(0) for _ in placed])
         if found:
             refused = write_block.refused(replies.pop(0))
             if self._refuses and not refused:

@@ -125,6 +125,7 @@ class FenceUpkeep:
             script_pause=self._checkpoint.mark.held,
             refused=self._refused,
             straight=bool(address),
+            in_cluster=self._ends.source.cluster is not None,
         )
         fence.record = partial(self._record, fence)
         return fence

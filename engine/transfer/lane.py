@@ -38,6 +38,7 @@ from engine.errors import (
     StateError,
     TransferFailed,
 )
+from engine.model.cluster_topology import Topology
 from engine.model.credentials import Credentials
 from engine.model.db_key import DbKey
 from engine.model.doubt import Doubt
@@ -346,9 +347,15 @@ class Lane:
         process = "" if applier is None else applier.identity.partition(":")[0]
         return source.replid, source.info.run_id, place_of(source), process
 
-    async def _slots_objection(self) -> str:
-        """Why the slots of the source's shard are not those that were planned; empty: they are."""
-        return "" if self._source_cluster is None else await self._source_cluster.objection()
+    async def _slots_objection(self, told: Topology | None) -> str:
+        """Why the slots of the source's shard are not those that were planned; empty: they are.
+        `told`: by its primary, which cannot be asked now."""
+        if self._source_cluster is None:
+            return ""
+        shard = self._ends.source.cluster
+        if told is not None and shard is not None:
+            return self._source_cluster.objection_to(shard, told)
+        return await self._source_cluster.objection()
 
     def _moved(self, side: Side, there: Endpoint) -> None:
         """What tells of this end's primary, its Sentinels or its cluster, names this one."""

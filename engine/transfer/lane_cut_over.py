@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from engine import logs
 from engine.errors import TransferFailed, TransferStopped, UsageError
+from engine.model.cluster_topology import Topology
 from engine.model.db_key import DbKey
 from engine.model.progress import Phase
 from engine.model.replication import Replication
@@ -91,9 +92,10 @@ class LaneCutOver:
         upkeep: FenceUpkeep,
         shared: SharedSource,
         applier: Callable[[], Awaitable[Applier]],
-        slots_objection: Callable[[], Awaitable[str]],
+        slots_objection: Callable[[Topology | None], Awaitable[str]],
     ) -> None:
-        """`applier` gives the applier of a target on which a snapshot has ended."""
+        """`applier` gives the applier of a target on which a snapshot has ended; `slots_objection`
+        takes what the source's shard told of its cluster, if it cannot be asked now."""
         self._ends = ends
         self._checkpoint = checkpoint
         self._context = context
@@ -282,7 +284,7 @@ class LaneCutOver:
         """Compare both ends while no client has to wait for it."""
         head = self._shared.head
         assert head is not None
-        origin = Origin(head.primary, self._fence.readable, self._shared.unasked)
+        origin = Origin(head.primary, self._fence.readable, self._shared.unasked, head.is_above)
         _go_on(await self._check.prepare(self._follower, self._pump, origin))
 
     async def compare_in_sync(self) -> None:
@@ -423,7 +425,8 @@ class LaneCutOver:
     async def compare(self) -> None:
         """Both ends agree. Meanwhile the last TTLs are restored: a key whose TTL seems to differ is
         looked at again."""
-        follower, fence = self._follower, self._fence
+        follower, fence, head = self._follower, self._fence, self._shared.head
+        assert head is not None
         settling = asyncio.ensure_future(self._ttl_guard.settle(self._near))
         looking = asyncio.gather(self._target_watch.look(), self._look_for_another_primary())
         try:
@@ -431,7 +434,7 @@ class LaneCutOver:
                 result = await self._check.run(
                     follower,
                     self._pump,
-                    fence.readable or bool(self._shared.address),
+                    fence.readable or head.is_above,
                     lambda: self._settled(settling),
                     fence,
                 )
@@ -484,7 +487,7 @@ class LaneCutOver:
         """The source has not failed over meanwhile, and its shard has the slots that it had."""
         if not self._acts:
             return
-        if why := await self._slots_objection():
+        if why := await self._slots_objection(self._fence.topology):
             raise Refused(why)
         # Other lanes may have taken their time since it was reported.
         replication = None if self._context.peers.several else self._blocked
@@ -570,7 +573,7 @@ class LaneCutOver:
     async def look_at_slots(self) -> None:
         """The source's shard has the slots that it was planned with: else keys of others are
         missing, or its own are old."""
-        if why := await self._slots_objection():
+        if why := await self._slots_objection(None):
             if self.stopped:
                 # Its snapshot will not be another one.
                 raise TransferStopped(f"slots have moved since the start: {why}")

@@ -45,8 +45,15 @@ class Head:
 
     @property
     def primary(self) -> Endpoint | None:
-        """Where the writes are taken; None: it is the source itself."""
+        """Where the writes are taken; None: it is the source itself. (One that is looked up is
+        named all the same: its name may lead to another server in a moment.)"""
         return self.endpoint if self.address else None
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the source is a replica of it, and so answers while all clients of the head are
+        paused."""
+        return len(self.chain) > 1
 
 
 class Heads:
