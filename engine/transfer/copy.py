@@ -127,11 +127,15 @@ class Copy:
                 await self._source.close()
             opened = False
             await self._settle()
+            paused = bool(self._throttle.paused)
+            if paused:
+                # A source may end links over which it is asked for nothing, as often as it likes.
+                await self._throttle.wait()
             # What is counted beyond the position is counted again.
             self._conflicts.clear()
             self._delayed_position = None
             self._stats.rewind()
-            if self.position != position or self._target.learned > learned:
+            if paused or self.position != position or self._target.learned > learned:
                 position, learned = self.position, self._target.learned
                 patience.progress()
             attempt.failed(

@@ -91,6 +91,23 @@ def test_a_scan_is_held_to_a_rate_and_paused(scenario: NewScenario) -> None:
     s.assert_migrated()
 
 
+def test_a_scan_outlives_its_links_in_a_pause(scenario: NewScenario) -> None:
+    """A source with an idle timeout ends them again and again: that is no reason to stop."""
+    s = scenario("redis-7.0", "redis-7.0")
+    s.load(keys=KEYS)
+    with s.running(source_type="scan", one_go=True, max_key_rate=500, retry_for=0.5) as run:
+        run.wait_for(lambda: keys_at(s) >= 500, "some keys")
+        pause(run, rate=500)
+        settled(run, s)
+        for _ in range(3):
+            s.source.client().client_kill_filter(_type="normal", skipme=True)
+            time.sleep(STILL)
+        assert run.progress.reason == PAUSED
+        go_on(run)
+    assert run.report.status == "done", run.report.errors
+    s.assert_migrated()
+
+
 def test_a_scan_takes_as_long_as_its_rate_wants(scenario: NewScenario) -> None:
     s = scenario("redis-7.0", "redis-7.0")
     s.load(keys=0)
