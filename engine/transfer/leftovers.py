@@ -145,13 +145,7 @@ async def _extra(
     """Names in this database of the target that the source does not have, of those that the rules
     may take."""
     await target.select(db)
-    there = True
-    try:
-        await source.select(db)
-    except AuthError:
-        raise
-    except ServerError:
-        there = False  # the source has no such database
+    there = await source.has_database(db)
     cursor: Arg = 0
     while True:
         cursor, page = await target.call("SCAN", cursor, "COUNT", _PAGE)

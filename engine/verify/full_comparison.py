@@ -54,8 +54,12 @@ async def verify(
         infos = await one.info(), await other.info()
         work = _Work((await Side.open(one), await Side.open(other)), settings, held_before)
         work.graphs = GRAPH_MODULE in infos[0].modules
+        known = {each.db for each in infos[0].keyspace} | set(settings.databases or ())
         sizes: dict[int, tuple[int, int]] = {}
         for db in _databases(*infos, settings, work.known):
+            if settings.rules and not (db in known or await one.has_database(db)):
+                # What is in there is others': it cannot have come from the source.
+                continue
             sizes[db] = await _select(one, db), await _select(other, db)
         if work.graphs and work.counted:
             sizes = await _without_telemetry(sizes, one, other)

@@ -444,9 +444,13 @@ class LiveComparison:
             )
             ends = one, other
             infos = await asyncio.gather(one.info(), other.info())
-            databases = {entry.db for info in infos for entry in info.keyspace}
+            ours, theirs = ({entry.db for entry in info.keyspace} for info in infos)
+            databases = ours | theirs if self.names_are_known else ours
             ranges = self._route.slots.ranges
             for db in sorted(filter(self._keys.takes_db, databases)):
+                if self._settings.rules and db not in ours and not await one.has_database(db):
+                    # What is in there is others': it cannot have come from the source.
+                    continue
                 for end in ends:
                     end.choose(db)
                 looked_up = absent_names(

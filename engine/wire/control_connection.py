@@ -454,6 +454,17 @@ class Admin:
         # A connection that is dialled anew would otherwise be back in database 0.
         self._connection.db = db
 
+    async def has_database(self, db: int) -> bool:
+        """Whether there is such a database, which is chosen then. Raises as `call` does, but where
+        there is none."""
+        try:
+            await self.select(db)
+        except ServerError as error:
+            if error.code != "ERR":
+                raise
+            return False
+        return True
+
     @property
     def lost(self) -> bool:
         """Whether this was a replica's connection, which is not dialled anew."""

@@ -6,6 +6,7 @@ they leave is on the target as it was.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -14,9 +15,11 @@ import pytest
 import redis
 
 from benches.support.servers import Binary
+from engine.model.endpoint import Endpoint
 from engine.model.rules import rules_of
 from engine.model.setting_conflicts import cluster_objection, followed_by_rules_objection
 from engine.model.settings import CHANGEABLE, TransferSettings
+from engine.verify.full_comparison import verify
 from tests.support.library import migrating
 from tests.support.neighbours import Neighbours, assert_image
 from tests.support.servers import ServerFactory, known
@@ -158,6 +161,25 @@ def test_keys_of_the_rules_that_the_target_had(server_factory: ServerFactory) ->
         run.cut_over()
     names = ("user:1", "user:2", "other:1")
     assert target.client().mget(names) == [b"new", b"its own", b"a neighbour's"]
+
+
+@pytest.mark.parametrize(("include", "name"), [(("prefix:user:",), "other:1"), ((), "user:1")])
+def test_a_database_that_only_the_target_has(
+    server_factory: ServerFactory, include: tuple[str, ...], name: str
+) -> None:
+    """What is in it cannot have come from the source, and is not asked for there."""
+    source, target = server_factory(None, "--databases", "4"), server_factory()
+    source.client().mset({"user:1": "new", "other:1": "x"})
+    target.client(9).set(name, "a neighbour's")
+    with migrating(source, target, include=include) as run:
+        run.following()
+        run.cut_over()
+    assert target.client().get("user:1") == b"new"
+    assert target.client(9).get(name) == b"a neighbour's"
+    if include:
+        ends = Endpoint.parse(source.url), Endpoint.parse(target.url)
+        found = asyncio.run(verify(*ends, TransferSettings(include=include)))
+        assert found.ok, found.reason
 
 
 def test_a_difference_within_the_rules_is_found(server_factory: ServerFactory) -> None:
