@@ -60,7 +60,8 @@ async def check_room(target: Admin, moved: list[int], *, node: bool = False) -> 
             has += ", only database 0"
         elif count is not None:
             has += f", only those from 0 to {count - 1}"
-        remedy = "(it needs a restart), or choose with --db."
+        rules = " ".join(f"--exclude db:{db}" for db in absent)
+        remedy = f"(it needs a restart), or leave them out: {rules}."
         if node:
             remedy = "(from Valkey 9.0 on; it needs a restart), or move these keys into database 0."
         return failed(
