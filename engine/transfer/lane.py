@@ -221,7 +221,7 @@ class Lane:
             self._proof = FullProof(
                 comparison.apart(),
                 context,
-                lambda: round(self._source.total_keys * self._ends.route.share),
+                self._keys_to_prove,
                 self._primary,
                 self._processes,
                 # Of all lanes together, by their slots.
@@ -777,19 +777,33 @@ class Lane:
     async def _begin(self, sync: FullSync | PartialSync, history: str) -> None:
         """What has to be there before the first byte is taken in. `history`: as
         `Snapshot.prepare`."""
-        context = self._context
         self._refuse_one_shard("source", self._source.info)
         if why := followed_by_rules_objection(self._settings, self._source.info.modules):
             raise TransferFailed(
                 why, remedy="Use --source-type scan, or move everything.", fault="user"
             )
-        context.total_keys = round(self._source.total_keys * self._ends.route.share)
+        self._count(copied=isinstance(sync, PartialSync))
         if isinstance(sync, PartialSync):
             # Known by the time at which it is followed, as behind a snapshot.
             self._check.ask_rights({"source": self._source.info, "target": self._writer.info})
             await self._checkpoint.save(partial_syncs=self._mark.partial_syncs + 1)
             return
         await self._snapshot.prepare(sync, history)
+
+    def _count(self, *, copied: bool) -> None:
+        """How many keys there are to be moved. How many of the source's rules take is known once
+        the snapshot was `copied`."""
+        stats = self._context.stats
+        self._context.total_keys = (
+            stats.keys + stats.skipped + stats.not_carried_total
+            if copied and self._settings.rules
+            else round(self._source.total_keys * self._ends.route.share)
+        )
+
+    def _keys_to_prove(self) -> int:
+        if self._settings.rules:
+            return self._context.total_keys or 0
+        return round(self._source.total_keys * self._ends.route.share)
 
     # --- The snapshot ---
 
@@ -800,9 +814,7 @@ class Lane:
         with context.step("snapshot"):
             await self._ticking(self._snapshot.copy(importing=self._ttl_guard.importing))
             if self._settings.rules:
-                # How many of the source's keys they take is known by now.
-                stats = context.stats
-                context.total_keys = stats.keys + stats.skipped + stats.not_carried_total
+                self._count(copied=True)
             applier = self._applier = self._new_applier(importing=self._ttl_guard.importing)
             await together([self._finish_snapshot(), self._dialled(applier)])
         position = StreamPosition(sync.replid, sync.offset, self._source.stream_db, False)

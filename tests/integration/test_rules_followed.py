@@ -14,6 +14,7 @@ import random
 import pytest
 import redis
 
+from benches.support.proxy import Proxy
 from benches.support.servers import Binary
 from engine.model.endpoint import Endpoint
 from engine.model.rules import rules_of
@@ -149,6 +150,23 @@ def test_what_passes_the_rules_on_both_sides(
     assert found.ok
     assert found.full
     assert "rules choose keys" in found.reason
+
+
+def test_what_there_is_to_move_is_what_the_rules_take(server_factory: ServerFactory) -> None:
+    """Also behind a link that was lost, after which nothing is copied."""
+    source, target = server_factory(), server_factory()
+    source.client().mset({f"user:{n}": n for n in range(3)})
+    source.client().mset({f"other:{n}": n for n in range(100)})
+    with (
+        Proxy(source.host, source.port) as near,
+        migrating(near, target, include=("prefix:user:",), verify="full") as run,
+    ):
+        run.following()
+        near.cut_now()
+        run.wait_for(lambda: run.progress.partial_syncs, "a partial sync")
+        run.wait_for(lambda: run.progress.keys_to_prove == 3, "the proof")
+        assert run.progress.total_keys == 3
+        run.cut_over(source)
 
 
 def test_keys_of_the_rules_that_the_target_had(server_factory: ServerFactory) -> None:
