@@ -600,6 +600,20 @@ async def test_keys_that_a_user_may_touch(server: str, server_factory: ServerFac
     assert result.ok, result.failures
 
 
+async def test_what_rules_take_of_a_targets_user(server_factory: ServerFactory) -> None:
+    """Not FLUSHALL; and scripts also where there is import mode, which is the whole server's."""
+    source, target = server_factory(), server_factory(known("valkey-8.1"))
+    source.client().set("app:1", 1)
+    whole = replace(QUICK, source_type="replica")
+    by_rules = replace(whole, include=("prefix:app:",))
+    url = of_some_keys(target, "~*", "-flushall")
+    warns(await look(source, url, whole), "target-permissions", "FLUSHALL")
+    assert named(await look(source, url, by_rules), "target-permissions").outcome == "pass"
+    url = of_some_keys(target, "~*", "-eval")
+    assert named(await look(source, url, whole), "target-permissions").outcome == "pass"
+    fails(await look(source, url, by_rules), "target-permissions", "EVAL")
+
+
 async def test_keys_that_a_user_may_read(server_factory: ServerFactory) -> None:
     """Rules of 7.0: for reading alone, and selectors."""
     source, target = server_factory(known("redis-7.0")), server_factory(known("redis-7.0"))

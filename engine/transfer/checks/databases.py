@@ -137,6 +137,9 @@ async def check_existing(
             "Empty the target, or choose --if-exists replace or skip.",
         ),
     }[settings.if_exists]
+    if settings.rules:
+        # Others' keys may be among them.
+        remedy = "Remove those that the rules take if they are not wanted; no others are touched."
     return warned(name, f"{_keys_in(target_position)}; {meaning}", remedy)
 
 

@@ -177,11 +177,12 @@ async def _rights_for(
 ) -> Rights:
     if side == "source":
         return await ask_rights(end, required_commands.of_source(info, settings, way), keys)
-    needed = required_commands.of_target(info, way)
+    needed = required_commands.of_target(info, way, whole=not settings.rules)
     if way == "scan":
         return await ask_rights(end, needed, keys)
     # Expire times are kept by import mode, or extended: one of the two must be allowed.
-    importing = required_commands.import_mode(info)
+    # By rules it is the latter: the mode is the whole server's.
+    importing = [] if settings.rules else required_commands.import_mode(info)
     if importing and not (await ask_rights(end, importing, keys)).denied:
         return await ask_rights(end, [*needed, *importing], keys)
     return await ask_rights(end, [*needed, *required_commands.extended_ttls(info)], keys)

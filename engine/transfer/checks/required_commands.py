@@ -84,8 +84,9 @@ def of_source(info: ServerInfo, settings: TransferSettings, way: Way) -> list[Ne
     return [*needed, *_OF_NODES] if info.mode == "cluster" else needed
 
 
-def of_target(info: ServerInfo, way: Way) -> list[Needed]:
-    """What the target's user needs. Whether import mode can be had is another question."""
+def of_target(info: ServerInfo, way: Way, *, whole: bool = True) -> list[Needed]:
+    """What the target's user needs. Whether import mode can be had is another question. `whole`:
+    all of its keys are the migration's, and may be removed at once."""
     needed = [
         *_BOTH,
         # The probe shows as well whether it is taken.
@@ -95,7 +96,12 @@ def of_target(info: ServerInfo, way: Way) -> list[Needed]:
     ]
     if info.mode == "cluster":
         needed += [*_OF_NODES, *_OF_TARGET_NODES]
-    return needed + _applied() if way == "replica" else needed
+    if way == "replica":
+        needed += _applied()
+        if whole:
+            loss = "a full sync that has to begin anew cannot empty the target"
+            needed.append(_queued("FLUSHALL", loss=loss))
+    return needed
 
 
 _OF_NODES = (
@@ -166,7 +172,6 @@ def _applied() -> list[Needed]:
             ("PTTL", ABSENT_KEY),
             "from Redis before 6.0 every key that is set to a number is read again",
         ),
-        _queued("FLUSHALL", loss="a full sync that has to begin anew cannot empty the target"),
     ]
 
 
