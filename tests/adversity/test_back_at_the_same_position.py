@@ -10,6 +10,7 @@ import pytest
 from benches.support.servers import Server
 from engine._native import key_slot
 from engine.model.endpoint import Endpoint
+from engine.model.lane_keys import KeysOfLane
 from engine.model.position import StreamPosition, TargetPosition
 from engine.model.settings import TransferSettings
 from engine.model.slots import SlotSet
@@ -93,7 +94,7 @@ def test_keys_that_were_removed(server_factory: ServerFactory) -> None:
     target.client().mset({"{a}mine": 1, "{b}another's": 1})
     at = TargetPosition("t", StreamPosition("r", 1), "e")
     target.client().set(POSITION_KEY, at.encode())
-    slots = SlotSet.of([key_slot(b"a")])
+    keys = KeysOfLane(SlotSet.of([key_slot(b"a")]))
 
     async def main() -> None:
         applier = Applier(
@@ -104,7 +105,7 @@ def test_keys_that_were_removed(server_factory: ServerFactory) -> None:
         )
         try:
             await applier.open()
-            await applier.empty(slots, 2)
+            await applier.empty(keys, 2)
             assert target.client().keys("{*") == [b"{b}another's"]
             deletes = b"*2\r\n$3\r\nDEL"
             back_to_before(target, deletes, deletes)
