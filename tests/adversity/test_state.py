@@ -41,6 +41,7 @@ from engine.model.position import ScanPosition
 from engine.model.progress import Phase, Progress
 from engine.model.report import Report
 from engine.model.settings import TransferSettings
+from engine.model.throttle import Steering
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE, TARGET = Endpoint("source.invalid"), Endpoint("target.invalid")
@@ -338,9 +339,13 @@ class Ears:
 
     def __init__(self, claimed: ClaimedTransfer) -> None:
         self.requests: list[Request] = []
+        self.steered: list[Steering] = []
         self.failures: list[StateError] = []
         self.thread = StateThread(
-            claimed, on_request=self.requests.append, on_failure=self.failures.append
+            claimed,
+            on_request=self.requests.append,
+            on_steering=self.steered.append,
+            on_failure=self.failures.append,
         )
 
 

@@ -277,7 +277,7 @@ def test_where_values_are_kept_is_bounded_and_said(tmp_path: Path) -> None:
     spill = Spill(limit=10, folder=str(tmp_path))
     asyncio.run(keep(spill, b"12345", b"67890"))
     assert os.listdir(tmp_path) == []  # it has no name
-    with pytest.raises(EngineError, match="longer than the 10 bytes"):
+    with pytest.raises(EngineError, match="more than 10 bytes, the most that is kept"):
         asyncio.run(keep(spill, b"1"))
     spill.close()
     asyncio.run(keep(spill, b"1"))
