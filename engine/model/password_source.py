@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.errors import UsageError
+from engine.model import command_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +63,10 @@ class PasswordCommand:
         Raises `ValueError` with what is wrong, as the rest of a sentence.
         """
         if isinstance(given, str):
-            try:
-                words = shlex.split(given)
-            except ValueError as error:
-                raise ValueError(f"cannot be split into words: {str(error).lower()}") from None
-        elif isinstance(given, list | tuple) and all(isinstance(each, str) for each in given):
-            words = list(given)
-        else:
-            raise ValueError("is neither a text nor a list of texts")
-        if not words or not words[0]:
-            raise ValueError("names no program")
-        for word in words:
-            if "\0" in word:
-                raise ValueError("holds a NUL")
-            try:
-                os.fsencode(word)
-            except UnicodeEncodeError:
-                raise ValueError("is not valid UTF-8") from None
-        return cls(tuple(words))
+            return cls(command_words.split(given))
+        if isinstance(given, list | tuple) and all(isinstance(each, str) for each in given):
+            return cls(command_words.checked(given))
+        raise ValueError("is neither a text nor a list of texts")
 
     @property
     def name(self) -> str:

@@ -65,7 +65,7 @@ def through(server: Server, command: str) -> Endpoint:
         (["ssh 100%"], "'%' stands for nothing"),
         (["ssh 'x"], "cannot be split into words: no closing quotation"),
         (["a %h", "target:b %h"], "given twice for the target"),
-        (["a\0b"], "holds what no command line can"),
+        (["a\0b"], "holds a NUL"),
     ],
 )
 def test_commands_that_cannot_be(given: list[str], words: str) -> None:
