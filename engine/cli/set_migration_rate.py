@@ -19,7 +19,7 @@ def set_migration_rate(
             "--bytes",
             metavar="SIZE",
             show_default=False,
-            help="So many bytes a second: 20mb; 0: no bound.",
+            help="At most this many bytes a second: 20mb; 0: no bound.",
         ),
     ] = None,
     keys: Annotated[
@@ -29,7 +29,7 @@ def set_migration_rate(
             metavar="N",
             min=0,
             show_default=False,
-            help="So many keys a second, or commands of the stream; 0: no bound.",
+            help="At most this many keys a second, or commands of the stream; 0: no bound.",
         ),
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="As fast as both ends are.")] = False,

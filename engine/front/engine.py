@@ -147,8 +147,8 @@ class Engine:
         keys_per_second: int | None = None,
         off: bool = False,
     ) -> dict[str, Any]:
-        """Have the migration move so many bytes and keys a second at the most from now on, of all
-        its shards together (0: no bound; None: as before); `off`: as many as there are.
+        """Have the migration move at most this many bytes and keys a second from now on, of all
+        its shards together (0: no bound; None: as before); `off`: no bound for either.
 
         It holds within a second, without a restart, for the workers that come too, and until it is
         set anew. What a cut-over does is not bounded by it. Returns {"ReplicationGroup",

@@ -166,7 +166,9 @@ async def set_rate(
         )
     for name, rate in (("BytesPerSecond", max_rate), ("KeysPerSecond", max_key_rate)):
         if rate is not None and not 0 <= rate < 1 << 62:
-            raise InvalidParameterValueException(f"Invalid value for {name}: must be 0 or more.")
+            raise InvalidParameterValueException(
+                f"Invalid value for {name}: must be 0 or more, and below 2^62."
+            )
     if off:
         max_rate = max_key_rate = 0
     transfer = await services.state(

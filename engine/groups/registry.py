@@ -404,7 +404,7 @@ class Registry:
     def set_rate(
         self, group_id: str, *, max_rate: int | None = None, max_key_rate: int | None = None
     ) -> TransferRecord:
-        """So many bytes and keys a second are moved at the most from now on (0: no bound; None: as
+        """At most this many bytes and keys a second are moved from now on (0: no bound; None: as
         before); its worker, and those that come, keep to it.
 
         Raises the faults of `Operation.STEER`, and `UsageError` for a rate that is none.

@@ -43,7 +43,7 @@ def only(values: Sequence[Any]) -> Any:
 
 
 def said(values: Sequence[Any]) -> Any:
-    """What one of those says that say anything; which, their order does not matter for."""
+    """The words of one of those that have any: always the same one, whatever their order."""
     return min(filter(None, values), default="")
 
 

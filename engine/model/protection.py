@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
@@ -42,12 +41,13 @@ class Protection:
             units = _SECONDS if name == "latency" else _BYTES
             if name not in known or name in found or match is None or match[2] not in units:
                 raise UsageError(
-                    f"{option} {text!r}: {part.strip()!r} is no bound", remedy=_remedy(known)
+                    f"{option} {text!r}: {part.strip()!r} is not a bound", remedy=_remedy(known)
                 )
             number = float(match[1]) * units[match[2]]
-            if not 0 < number < math.inf or (units is _BYTES and number < MIB):
+            if number < MIB if units is _BYTES else number <= 0:
+                least = "1mb or more" if units is _BYTES else "above 0"
                 raise UsageError(
-                    f"{option} {text!r}: {part.strip()!r} is too small", remedy=_remedy(known)
+                    f"{option} {text!r}: {name} must be {least}", remedy=_remedy(known)
                 )
             found[name] = number
         return cls(

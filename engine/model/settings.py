@@ -253,8 +253,8 @@ class TransferSettings:
         kind="size",
         metavar="SIZE",
         help=(
-            "So many bytes a second are moved at the most, of all shards: 20mb; 0: as many as "
-            "there are. set-migration-rate changes it while the migration runs."
+            "At most this many bytes a second are moved, of all shards: 20mb; 0: no bound. "
+            "set-migration-rate changes it while the migration runs."
         ),
         shown="no bound",
         row=(
@@ -263,7 +263,7 @@ class TransferSettings:
             "`set-migration-rate` changes it while the migration runs "
             "([speed and pause](operating.md#speed-and-pause))"
         ),
-        resumed="From now on: so many bytes a second are moved at the most.",
+        resumed="From now on: at most this many bytes a second are moved.",
         member=Member("MaxRate", ("StartMigration", "ResumeMigration")),
     )
     """Bytes a second that all lanes move together; 0: no bound."""
@@ -273,15 +273,15 @@ class TransferSettings:
         kind="count",
         metavar="N",
         help=(
-            "So many keys a second are moved at the most, of all shards; while the source is "
-            "followed a command counts as a key; 0: as many as there are."
+            "At most this many keys a second are moved, of all shards; while the source is "
+            "followed a command counts as a key; 0: no bound."
         ),
         shown="no bound",
         row=(
             "The same in keys a second: it bounds what many short values cost the source. A "
             "command of the stream counts as a key. Both options may be given, and both hold"
         ),
-        resumed="From now on: so many keys a second are moved at the most.",
+        resumed="From now on: at most this many keys a second are moved.",
         member=Member("MaxKeyRate", ("StartMigration", "ResumeMigration")),
     )
     """Keys a second that all lanes move together; 0: no bound."""
@@ -298,7 +298,7 @@ class TransferSettings:
         row=(
             "The time of the day in which data is moved; outside of it the migration is paused, "
             "and says until when. By UTC, or by the clocks of the zone that is named: "
-            "`'22:00-05:00 Europe/Berlin'`. A cut-over happens within it alone"
+            "`'22:00-05:00 Europe/Berlin'`. A cut-over happens only within it"
         ),
         resumed="From now on: the time of the day in which data is moved; always: no window.",
         member=Member("Window", ("StartMigration", "ResumeMigration")),
@@ -828,12 +828,12 @@ class TransferSettings:
         if self.verify_rate < 0:
             raise UsageError("--verify-rate must be 0 or more bytes a second")
         if not 0 <= self.max_rate < 1 << 62:
-            raise UsageError("--max-rate must be 0 or more bytes a second")
+            raise UsageError("--max-rate must be 0 or more bytes a second, and below 2^62")
         self.opening  # noqa: B018 (raises)
         Protection.read("--protect-source", self.protect_source, SOURCE_BOUNDS)
         Protection.read("--protect-target", self.protect_target, TARGET_BOUNDS)
         if not 0 <= self.max_key_rate < 1 << 62:
-            raise UsageError("--max-key-rate must be 0 or more keys a second")
+            raise UsageError("--max-key-rate must be 0 or more keys a second, and below 2^62")
         if self.until_time is not None and not 0 <= self.until_time < 1 << 62:
             raise UsageError("--until-time must be a moment: seconds since the epoch, or ISO 8601")
         if not 0 < self.switch_timeout < math.inf:
@@ -882,7 +882,7 @@ class TransferSettings:
         if through and endpoint.unix_path is not None:
             raise UsageError(
                 f"--connect-command leads to a host and a port, and the {side} is a unix socket",
-                remedy=f"Give it for the other end alone, or the {side} by host and port.",
+                remedy=f"Give it only for the other end, or the {side} by host and port.",
             )
         return replace(
             endpoint,

@@ -187,7 +187,7 @@ class Api:
             return _shown(await action.run(self._engine, parameters))
         finally:
             self._slow -= 1
-            # A group tells what its target runs once that was asked.
+            # (It may have asked the target what it runs, which the answers about its group show.)
             self._recent.forget()
 
     async def _change(
