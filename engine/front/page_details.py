@@ -34,6 +34,7 @@ def details(status: str, transfer: TransferRecord | None) -> dict[str, Any] | No
         return {
             **shown,
             "AutoCutOver": by_itself,
+            "PausedByOperator": transfer.paused,
             "Gates": gates(transfer),
             "Counters": counters(transfer.known),
             "Shards": shards(transfer),

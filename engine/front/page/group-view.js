@@ -97,7 +97,7 @@ export class GroupView {
       this.#keys.update(migration);
       this.#counters.update(details);
       this.#cutOver.update(migration, details, this.#app.may("migrate"), live);
-      this.#speed.update(migration, this.#app.may("migrate"));
+      this.#speed.update(migration, details, this.#app.may("migrate"));
     }
     show(this.#keys.node, migration !== null);
     show(this.#side, migration !== null);

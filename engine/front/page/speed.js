@@ -31,11 +31,11 @@ export class Speed {
     this.node = el("section", { class: "card", "aria-label": "Speed" }, el("h3", {}, "Speed"), ...parts);
   }
 
-  /** `migration` as the feed has it; whether the viewer may act. */
-  update(migration, may) {
+  /** `migration` and `details` as the feed has them; whether the viewer may act. */
+  update(migration, details, may) {
     say(this.#line, words(migration));
     set(this.#line, "data-tone", migration.Paused || migration.Throttled ? "wait" : "plain");
-    const byOperator = Boolean(migration.Paused?.startsWith("paused by the operator"));
+    const byOperator = Boolean(details?.PausedByOperator);
     show(this.#pause, !byOperator);
     show(this.#continue, byOperator);
     show(this.#form, may);
