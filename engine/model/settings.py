@@ -22,7 +22,7 @@ from engine.model.setting_conflicts import check_together
 
 if TYPE_CHECKING:
     from engine._native import KeyRules
-    from engine.model.window import Window
+    from engine.model.daily_window import DailyWindow
 
 SourceType = Literal["auto", "replica", "scan"]
 IfExists = Literal["replace", "skip", "fail"]
@@ -303,7 +303,7 @@ class TransferSettings:
         resumed="From now on: the time of the day in which data is moved; always: no window.",
         member=Member("Window", ("StartMigration", "ResumeMigration")),
     )
-    """The time of the day in which data is moved (`model.window`); empty: always."""
+    """The time of the day in which data is moved (`model.daily_window`); empty: always."""
     protect_source: str = setting(
         "",
         option="--protect-source",
@@ -949,13 +949,13 @@ class TransferSettings:
         return int(self.durability.partition("=")[2] or 0)
 
     @property
-    def opening(self) -> Window | None:
+    def opening(self) -> DailyWindow | None:
         """What `window` says; None: always."""
         if not self.window:
             return None
-        from engine.model.window import Window
+        from engine.model.daily_window import DailyWindow
 
-        return Window.read(self.window)
+        return DailyWindow.read(self.window)
 
     @property
     def source_protection(self) -> Protection:

@@ -58,7 +58,7 @@ from engine.wire import failover_addresses, source_replica
 from engine.wire.control_connection import Admin, admin
 
 if TYPE_CHECKING:
-    from engine.model.window import Window
+    from engine.model.daily_window import DailyWindow
 
     # Each is imported when it is gone, and the others are not.
     from engine.transfer.aof_migration import AppendOnly
@@ -207,13 +207,13 @@ class Transfer:
         paused = steering.paused or self._closed
         self._overview.orders.steer(replace(steering, paused=paused))
 
-    async def _keep_window(self, window: Window) -> None:
+    async def _keep_window(self, window: DailyWindow) -> None:
         """Pause it outside of its window."""
         while True:
             self._look_at_window(window)
             await asyncio.sleep(_WINDOW_SECONDS)
 
-    def _look_at_window(self, window: Window) -> None:
+    def _look_at_window(self, window: DailyWindow) -> None:
         before, self._closed = self._closed, window.words(time.time())
         if before == self._closed:
             return

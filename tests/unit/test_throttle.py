@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import UsageError
+from engine.model.daily_window import DailyWindow
 from engine.model.protection import SOURCE_BOUNDS, TARGET_BOUNDS, Protection
 from engine.model.settings import TransferSettings
 from engine.model.throttle import Steering, Throttle
-from engine.model.window import Window
 from engine.transfer.server_protection import LatencyWatch
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -119,7 +119,7 @@ def test_a_lane_has_the_share_of_its_slots() -> None:
     ],
 )
 def test_a_window_opens_by_the_clocks_of_its_zone(text: str, now: str, opens: str | None) -> None:
-    window = Window.read(text)
+    window = DailyWindow.read(text)
     assert window is not None
     expected = None if opens is None else at(opens)
     assert window.closed_until(at(now)) == expected
@@ -132,7 +132,7 @@ def test_a_window_opens_by_the_clocks_of_its_zone(text: str, now: str, opens: st
 
 
 def test_an_hour_that_comes_twice() -> None:
-    window = Window.read("02:30-03:00 Europe/Berlin")
+    window = DailyWindow.read("02:30-03:00 Europe/Berlin")
     assert window is not None
     # In the second 02:10 of that night it opens once more.
     again = window.closed_until(at("2026-10-25 02:10", fold=1))
@@ -150,7 +150,7 @@ def test_a_window_that_is_closed_opens_when_it_says(
 ) -> None:
     end = (begin + length) % 1440
     text = f"{begin // 60:02}:{begin % 60:02}-{end // 60:02}:{end % 60:02} {zone}"
-    window = Window.read(text)
+    window = DailyWindow.read(text)
     assert window is not None
     for _ in range(4):
         opens = window.closed_until(now)
@@ -186,7 +186,7 @@ def test_a_machine_without_time_zones_knows_utc() -> None:
     zoneinfo.reset_tzpath([])
     try:
         for text in ("22:00-05:00", "22:00-05:00 UTC"):
-            window = Window.read(text)
+            window = DailyWindow.read(text)
             assert window is not None
             assert window.words(at("2026-03-10 21:00", UTC)) == (
                 "paused outside of its window 22:00-05:00 UTC: it goes on at 2026-03-10 22:00 UTC"

@@ -17,7 +17,7 @@ _REMEDY = "Expected one like 22:00-05:00 (UTC), or '22:00-05:00 Europe/Berlin'; 
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class DailyWindow:
     """From `begin` to `end`, minutes of the day by the clocks of `zone`; over midnight where the
     end comes first."""
 
@@ -27,7 +27,7 @@ class Window:
     zone_name: str
 
     @classmethod
-    def read(cls, text: str) -> Window | None:
+    def read(cls, text: str) -> DailyWindow | None:
         """As the option has it; None: always. Raises `UsageError`."""
         if text in ("", ALWAYS):
             return None
