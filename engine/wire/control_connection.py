@@ -116,7 +116,9 @@ async def adopted(
     side = Admin(endpoint, timeout, fault, given=connection_over(given))
     try:
         await side._pass_by(given)
-        await side._connect()
+        # It has logged in: no password is read for it, nor any command run that prints one.
+        async with side._dropped_on_failure():
+            await side._connection.connect()  # type: ignore[no-untyped-call]
         side._replica = True
         yield side
     finally:
@@ -189,7 +191,6 @@ class Admin:
         self.fault: FaultOf = fault
         self._names = command_renames.table(endpoint.command_names)
         self._connection = given or connection_to(endpoint, timeout, self.name, fault)
-        self._handed = given is not None
         # When it logs in again over the connection that stands, by the loop's clock; None: never.
         self._log_in_at: float | None = None
         # It is a replica's: what comes may be of the stream.
@@ -567,8 +568,7 @@ class Admin:
             await login.first()
             async with asyncio.timeout(self._timeout):
                 while True:
-                    if not self._handed:
-                        prepare(self._connection, self.endpoint, login.password)
+                    prepare(self._connection, self.endpoint, login.password)
                     try:
                         await self._connection.connect()  # type: ignore[no-untyped-call]
                         break
@@ -586,7 +586,8 @@ class Admin:
             await self._drop()
             raise
         login.accepted()
-        if not self._handed and (seconds := renewed_behind(self.endpoint)) is not None:
+        seconds = renewed_behind(self.endpoint)
+        if seconds is not None:
             self._log_in_at = asyncio.get_running_loop().time() + seconds
 
     async def _reply(self, command: Sequence[Arg]) -> Any:

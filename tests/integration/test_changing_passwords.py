@@ -18,7 +18,7 @@ from engine.errors import AuthError, LinkError
 from engine.model.credentials import Credentials
 from engine.model.endpoint import Endpoint
 from engine.wire import password_command, sentinel_primary
-from engine.wire.control_connection import admin
+from engine.wire.control_connection import admin, adopted
 from engine.wire.dial import dial
 from tests.support.library import Run
 from tests.support.scenario import NewScenario
@@ -230,6 +230,31 @@ async def test_a_command_is_run_once_for_dials_of_one_moment(
     await soon(lambda: True, "a turn")
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_connection_that_is_handed_over_needs_no_password(
+    server_factory: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has logged in: whoever goes on with it reads no password, and runs no command for one."""
+    monkeypatch.setattr(password_command, "_HOLDS_SECONDS", 0.0)
+    server = server_factory(binaries()[0])
+    server.client().execute_command("ACL", "SETUSER", USER, "on", ">p", "~*", "+@all")
+    at = Endpoint.parse(server.url)
+    runs = tmp_path / "runs"
+    script = f"open({str(runs)!r}, 'a').write('x'); print('p')"
+    given = {
+        "host": f"{at.host}:{at.port}",
+        "username": USER,
+        "password_command": [sys.executable, "-c", script],
+    }
+    filled = Credentials.read([given], "test").apply(at)
+    async with admin(filled, fault="source", timeout=20) as side:
+        number = await side.call("CLIENT", "ID")
+        handed = side.duplicate()
+    assert handed is not None
+    async with adopted(handed, filled, fault="source", timeout=20) as other:
+        assert await other.call("CLIENT", "ID") == number
+    assert runs.read_text() == "x"
 
 
 def test_the_password_of_a_cluster_s_nodes(tmp_path: Path, scenario: NewScenario) -> None:
