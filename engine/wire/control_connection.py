@@ -275,9 +275,11 @@ class Admin:
                 await self._recognise()
         if not self._connection.is_connected:
             await self._connect()
+        again = await self._login_again()
+        # (From here on whoever is cancelled drops the connection.)
         unread, before = (self._unread, self._unsent) if connected else ([], self._kept)
         self._unread, self._unsent = [], []
-        before = [*await self._login_again(), *before]
+        before = [*again, *before]
         if self._chosen is not None:
             before = [*before, ("SELECT", self._chosen)]
         first = len(unread) + len(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import hmac
@@ -175,6 +176,31 @@ async def test_a_connection_that_stands_logs_in_again(
         _takes(server, second)
         assert await side.call("CLIENT", "ID") == before
     assert server.client().info("commandstats")["cmdstat_auth"]["calls"] >= 3
+
+
+async def test_a_login_that_is_given_up_leaves_each_reply_to_its_command(
+    clock: Clock, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while a token is signed, with the reply to CLIENT SETNAME still to come."""
+    server = server_factory(binaries()[0])
+    given = Credentials.read([_entry(server, "given-up")], "test")
+    filled = given.apply(Endpoint.parse(server.url))
+    _takes(server, await iam_token.token_of(IamToken.parse("elasticache/eu-west-1/given-up", USER)))
+    monkeypatch.setattr(login, "RENEWED_SECONDS", 0.0)
+    asked = asyncio.Event()
+
+    async def never(*_: object, **__: object) -> str:
+        asked.set()
+        return await asyncio.Future()
+
+    async with admin(filled, timeout=20) as side:
+        with monkeypatch.context() as patched:
+            patched.setattr(login, "token_of", never)
+            call = asyncio.create_task(side.call("PING"))
+            await asked.wait()
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        assert await side.call("ECHO", "there") == b"there"
 
 
 def test_tokens_that_change_while_a_source_is_followed(
