@@ -603,10 +603,14 @@ class Admin:
                 if not (self._replica and _streamed(reply, command)):
                     return reply
         except RedisError as error:
-            refusal = self._error_replies.error(error, command)
-            if command[0] != "AUTH" and asks_again(self.endpoint, refusal):
-                raise LinkError(refusal.message, remedy=ASKS_AGAIN, fault=self.fault) from None
-            return refusal
+            return self._refusal(error, command)
+
+    def _refusal(self, error: RedisError, command: Sequence[Arg]) -> EngineError:
+        """An error reply. Raises `LinkError` where it says that the login is over."""
+        refusal = self._error_replies.error(error, command)
+        if command[0] != "AUTH" and asks_again(self.endpoint, refusal):
+            raise LinkError(refusal.message, remedy=ASKS_AGAIN, fault=self.fault) from None
+        return refusal
 
     def _take_come(self, due: Sequence[Sequence[Arg]], replies: list[Any]) -> None:
         """Add replies that have been read from the socket already; `due` are the commands."""
@@ -616,7 +620,7 @@ class Admin:
         next_reply, nothing = parser.next_come, parser.nothing  # type: ignore[attr-defined]
         while len(replies) < len(due) and (reply := next_reply()) is not nothing:
             if isinstance(reply, RedisError):
-                reply = self._error_replies.error(reply, due[len(replies)])
+                reply = self._refusal(reply, due[len(replies)])
             replies.append(reply)
 
     async def _read_raw(

@@ -257,6 +257,24 @@ async def test_a_connection_that_is_handed_over_needs_no_password(
     assert runs.read_text() == "x"
 
 
+async def test_a_login_that_ends_within_a_pipeline_is_an_error_of_the_link(
+    kind: str, server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """Whichever of its replies says so: it is dialled anew with the password of that moment."""
+    server = server_factory(known("redis-7.0"))
+    user = Rotated(tmp_path / "password", server)
+    operator = server.client()
+    operator.execute_command("ACL", "SETUSER", "default", "resetpass", ">other")
+    at = Endpoint.parse(server.url)
+    given = entry(kind, user.file, f"{at.host}:{at.port}", username=USER)
+    async with admin(Credentials.read([given], "test").apply(at), timeout=20) as side:
+        assert await side.call("PING") == b"PONG"
+        with pytest.raises(LinkError, match="password"):
+            await side.pipeline([("RESET",), ("PING",)])
+        assert await side.call("PING") == b"PONG"
+    operator.execute_command("ACL", "SETUSER", "default", "nopass")
+
+
 def test_the_password_of_a_cluster_s_nodes(tmp_path: Path, scenario: NewScenario) -> None:
     """All of its nodes are dialled anew with the one that holds now."""
     s = scenario("redis-7.0", source_shards=2)
