@@ -8,8 +8,9 @@ behind 12 hours, unless it logs in again.
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextvars
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,8 @@ class _Made:
 
 
 _made: dict[IamToken, _Made] = {}
-_lock = threading.Lock()
+# One at a time, and not on the threads on which files and the state are written: AWS may be silent.
+_thread = ThreadPoolExecutor(1, thread_name_prefix="aws credentials")
 
 
 async def token_of(source: IamToken, *, anew: bool = False) -> str:
@@ -50,7 +52,9 @@ async def token_of(source: IamToken, *, anew: bool = False) -> str:
     try:
         # On a thread: the credentials of a role are asked for over the network.
         async with asyncio.timeout(_SECONDS):
-            return await asyncio.to_thread(_make, source)
+            return await asyncio.get_running_loop().run_in_executor(
+                _thread, contextvars.copy_context().run, _make, source, time.monotonic()
+            )
     except TimeoutError:
         raise UsageError(
             f"{source.name} cannot be signed: no AWS credentials within {_SECONDS:g} s",
@@ -58,15 +62,13 @@ async def token_of(source: IamToken, *, anew: bool = False) -> str:
         ) from None
 
 
-def _make(source: IamToken) -> str:
-    began = time.monotonic()
-    with _lock:
-        made = _made.get(source)
-        if made is not None and made.at >= began:
-            # Another dial has waited for the same.
-            return made.token
-        token = _signed(source)
-        _made[source] = _Made(token, time.monotonic())
+def _make(source: IamToken, asked: float) -> str:
+    made = _made.get(source)
+    if made is not None and made.at >= asked:
+        # It was made for another dial meanwhile.
+        return made.token
+    token = _signed(source)
+    _made[source] = _Made(token, time.monotonic())
     _log.debug("Signed %s", source.name)
     return token
 

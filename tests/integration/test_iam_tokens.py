@@ -6,6 +6,8 @@ import asyncio
 import datetime
 import hashlib
 import hmac
+import math
+import threading
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, quote
 
@@ -155,6 +157,25 @@ async def test_a_role_that_may_not_be_taken(clock: Clock, monkeypatch: pytest.Mo
     assert SECRET not in str(caught.value)
 
 
+async def test_what_waits_for_aws_holds_up_nothing_else(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many dials, all given up: files and the state are written on threads meanwhile."""
+    answered = threading.Event()
+    monkeypatch.setattr(iam_token, "_credentials", answered.wait)
+    monkeypatch.setattr(iam_token, "_SECONDS", 0.1)
+    source = IamToken.parse("elasticache/eu-west-1/silent", USER)
+    try:
+        dials = (iam_token.token_of(source) for _ in range(100))
+        for each in await asyncio.gather(*dials, return_exceptions=True):
+            assert isinstance(each, UsageError)
+            assert "no AWS credentials within" in each.message
+        async with asyncio.timeout(20):
+            await asyncio.to_thread(lambda: None)
+    finally:
+        answered.set()
+
+
 async def test_a_connection_that_stands_logs_in_again(
     clock: Clock, server_factory: ServerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +233,7 @@ def test_tokens_that_change_while_a_source_is_followed(
     s.load(keys=1_000)
     cluster = f"orders-{s.target.port}"
     source = IamToken.parse(f"elasticache/eu-west-1/{cluster}", USER)
-    _takes(s.target, iam_token._make(source))
+    _takes(s.target, iam_token._make(source, math.inf))
     monkeypatch.setattr(login, "RENEWED_SECONDS", 2.0)
     credentials = Credentials.read([_entry(s.target, cluster)], "test")
     with s.running(credentials=credentials, retry_for=60.0) as run, s.counters():
@@ -221,7 +242,7 @@ def test_tokens_that_change_while_a_source_is_followed(
         monkeypatch.setattr(login, "RENEWED_SECONDS", 3600.0)
         run.in_sync()
         clock.now += datetime.timedelta(minutes=10)
-        _takes(s.target, iam_token._make(source))
+        _takes(s.target, iam_token._make(source, math.inf))
         s.target.client().execute_command("CLIENT", "KILL", "USER", USER)
         run.in_sync()
         run.cut_over()
