@@ -556,9 +556,9 @@ class Connection(asyncio.BufferedProtocol):
         on_lost(error)
 
     def renew_behind(self, seconds: float) -> None:
-        """Give the connection up behind `seconds`, in which its login ends: it cannot be made to
-        log in between what it carries, so it is dialled anew, and goes on where it was."""
-        what = f"{self.name} is dialled anew before its login ends, behind {seconds:g} s"
+        """Give the connection up after `seconds`, before its login ends: it cannot be made to log
+        in between what it carries, so it is dialled anew, and goes on where it was."""
+        what = f"{self.name} is dialled anew: its login of {seconds:g} s ago ends soon"
         self._renewal = self._loop.call_later(
             seconds, lambda: self.fail(LinkError(what, fault=self.fault))
         )
