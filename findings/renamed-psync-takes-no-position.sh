@@ -70,7 +70,7 @@ def told(path):
         size = int(first(link)[1:])
         text = b""
         while len(text) < size:
-            text += link.recv(size - len(text))
+            text += received(link, size - len(text))
     fields = dict(line.split(b":", 1) for line in text.split(b"\r\n") if b":" in line)
     return fields[b"master_replid"].decode(), int(fields[b"master_repl_offset"]) + 1
 
@@ -78,8 +78,12 @@ def told(path):
 def first(link):
     line = b""
     while not line.endswith(b"\r\n"):
-        line += link.recv(1)
+        line += received(link, 1)
     return line[:-2]
+
+
+def received(link, most):
+    return link.recv(most) or sys.exit("a server closed the connection")
 
 
 kept = True
