@@ -13,6 +13,8 @@
     traffic         random writes of every command; clients that repeat what is not acknowledged
     timed_clients   clients in processes of their own, with times; `applications`: foreign ones
     standstill      how long the machine stood still, for bounds of how long clients wait
+    reporting_process   a process beside a test, asked for what it found (either of these two)
+    three_shards    three shards into three, for lanes that go on in several processes
     relay           what `--connect-command` runs
     trouble         ends of every shape, and what befalls them
     comparison      whether both ends hold the same

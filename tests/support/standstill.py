@@ -11,9 +11,7 @@ the test's process does is taken for it.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from typing import Self
+from tests.support.reporting_process import ReportingProcess
 
 # Late by less than this is a busy machine, which is within every bound.
 _WATCH = """
@@ -31,27 +29,13 @@ print(total + max(now - last - 0.1, 0.0))
 """
 
 
-class Standstill:
-    """For a `with` block; `seconds` is all of it that it stood still, once it has ended."""
+class Standstill(ReportingProcess):
+    """For a `with` block."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _WATCH],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("-I", "-S", "-c", _WATCH)
 
-    def __enter__(self) -> Self:
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "going\n"
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            out, _ = self._process.communicate(timeout=60)
-        finally:
-            self._process.kill()
-        if exc[0] is None:
-            self.seconds = float(out)
+    @property
+    def seconds(self) -> float:
+        """All of it that the machine stood still, once the block has ended."""
+        return float(self.said)

@@ -15,15 +15,15 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
 import threading
 import time
-from typing import Any, Self
+from typing import Any
 
 import hiredis
 
 from benches.support.servers import Server
+from tests.support.reporting_process import ReportingProcess
 
 RATE = 20_000
 BATCH = 100
@@ -31,32 +31,12 @@ KEY = "write-stop:%d"
 _MADE_UP_SECONDS = 0.1
 
 
-class Client:
-    """The process; `said` is what it found, once it has ended."""
+class Client(ReportingProcess):
+    """The process; `said` is what `write` or `read` returned."""
 
     def __init__(self, role: str, *servers: Server) -> None:
-        self.said: dict[str, Any] = {}
         ports = [str(server.port) for server in servers]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.timed_clients", role, *ports],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "going\n"
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            out, _ = self._process.communicate(timeout=30)
-        finally:
-            self._process.kill()
-        if exc[0] is None:
-            assert self._process.returncode == 0
-            self.said = json.loads(out)
+        super().__init__("-m", "tests.support.timed_clients", role, *ports)
 
 
 class _Link:
