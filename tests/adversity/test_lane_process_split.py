@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benches.support.clusters import Cluster
 from engine.transfer import lane_process_split
 from engine.transfer.checkpoint_store import MemoryCheckpoint
 from engine.transfer.lane_process_split import LaneProcessSplit
@@ -25,18 +26,15 @@ from engine.transfer.remote_lane import RemoteLane
 from tests.support.carried import assert_carried
 from tests.support.counted_processes import Counted
 from tests.support.eager_split import PARTED, part_at_once
+from tests.support.library import Run
 from tests.support.scenario import NewScenario
-from tests.support.traffic import Traffic
-from tests.support.traffic.writer import TAGS
+from tests.support.three_shards import TRAFFIC, three_shards
+from tests.support.traffic import Retrying, Traffic
 
 SEED = int(os.environ.get("ENGINE_SEED", "4711"))
 SOAK = "ENGINE_SOAK" in os.environ
-OPTIONS: dict[str, Any] = {
-    "databases": (0,),
-    "tags": TAGS,
-    # What changes keys without a word in the stream has cut-overs tried again.
-    "without": ("flushall", "flushdb", "move", "swapdb", "bitfield", "xreadgroup"),
-}
+# What changes keys without a word in the stream has cut-overs tried again.
+OPTIONS = {**TRAFFIC, "without": (*TRAFFIC["without"], "bitfield", "xreadgroup")}
 
 MOMENTS: list[tuple[type, str, bool]] = [
     # The process that goes on with lanes, before it is told of them; when it has them; and then.
@@ -49,6 +47,13 @@ MOMENTS: list[tuple[type, str, bool]] = [
     (RemoteLane, "save_last", False),
 ]
 """A method, and whether it is killed behind it."""
+
+
+def assert_copied_once(run: Run, there: Cluster, here: Cluster, clients: Retrying) -> None:
+    """It is cut over, nothing is lost or doubled, and each shard was copied once."""
+    assert run.report.status == "done", (run.report.errors, run.events)
+    assert_carried(there, here, clients)
+    assert run.progress.full_syncs == 3, run.events
 
 
 def some() -> list[tuple[type, str, bool]]:
@@ -64,9 +69,7 @@ def test_killed_when_lanes_are_parted(
     """Twice: from this process into two, and from those into three."""
     owner, name, behind = moment
     part_at_once(monkeypatch)
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
-    there, here = s.whole("source"), s.whole("target")
-    s.load(keys=1000)
+    s, there, here = three_shards(scenario, keys=1000)
     chance = random.Random(f"{SEED} {moment}")
     processes = Counted()
     killed: list[int] = []
@@ -99,10 +102,8 @@ def test_killed_when_lanes_are_parted(
             armed[0] = False
             traffic.stop()
             run.cut_over()
-        assert run.report.status == "done", (run.report.errors, run.events)
         assert killed
-        assert_carried(there, here, clients)
-    assert run.progress.full_syncs == 3, run.events
+        assert_copied_once(run, there, here, clients)
 
 
 @pytest.mark.skipif(not SOAK, reason="takes minutes: ENGINE_SOAK=1 runs it")
@@ -114,9 +115,7 @@ def test_a_word_when_lanes_are_parted(
 ) -> None:
     """The operator's, between the end of lanes and the moment in which they are opened again."""
     part_at_once(monkeypatch)
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
-    there, here = s.whole("source"), s.whole("target")
-    s.load(keys=1000)
+    s, there, here = three_shards(scenario, keys=1000)
     store, processes = MemoryCheckpoint(), Counted()
     options: dict[str, Any] = {"checkpoints": store, "processes": processes, "timeout": 120.0}
     told: list[str] = []
@@ -139,9 +138,7 @@ def test_a_word_when_lanes_are_parted(
             with s.running(lanes_per_worker=1, **options) as run:
                 run.following()
                 run.cut_over()
-        assert run.report.status == "done", (run.report.errors, run.events)
-        assert_carried(there, here, clients)
-    assert run.progress.full_syncs == 3, run.events
+        assert_copied_once(run, there, here, clients)
 
 
 @pytest.mark.skipif(not SOAK, reason="takes a minute: ENGINE_SOAK=1 runs it")
@@ -150,9 +147,7 @@ def test_a_process_that_stands_still_when_lanes_are_parted(
 ) -> None:
     """The lanes of all others wait for it, and not for long."""
     part_at_once(monkeypatch)
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
-    there, here = s.whole("source"), s.whole("target")
-    s.load(keys=500)
+    s, there, here = three_shards(scenario, keys=500)
     processes = Counted()
     stopped: list[float] = []
     calls = [0]
@@ -173,9 +168,7 @@ def test_a_process_that_stands_still_when_lanes_are_parted(
             assert time.monotonic() - stopped[0] < 15
             clients.goes_on()
             run.cut_over()
-        assert run.report.status == "done", (run.report.errors, run.events)
-        assert_carried(there, here, clients)
-    assert run.progress.full_syncs == 3, run.events
+        assert_copied_once(run, there, here, clients)
 
 
 @pytest.mark.skipif(not SOAK, reason="takes a minute: ENGINE_SOAK=1 runs it")
@@ -185,9 +178,7 @@ def test_slots_that_move_while_lanes_are_to_be_parted(
     """The processes that were started for it are ended."""
     part_at_once(monkeypatch)
     monkeypatch.setattr(lane_process_split, "BUSY", 1e9)
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
-    there = s.whole("source")
-    s.load(keys=500)
+    s, there, _ = three_shards(scenario, keys=500)
     processes = Counted()
     awaited = asyncio.Event()
 

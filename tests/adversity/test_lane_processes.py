@@ -28,18 +28,14 @@ from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario, Scenario
 from tests.support.servers import ServerFactory, known
 from tests.support.steps import Moment, Steps
+from tests.support.three_shards import TRAFFIC, three_shards
 from tests.support.traffic import Traffic
-from tests.support.traffic.writer import TAGS
 
 SEED = int(os.environ.get("ENGINE_SEED", "4711"))
 SOAK = "ENGINE_SOAK" in os.environ
 PROMOTION = [step.name for step in CUT_OVER].index("promote the target")
-OPTIONS: dict[str, Any] = {
-    "databases": (0,),
-    "tags": TAGS,
-    # What changes keys without a word in the stream has cut-overs tried again.
-    "without": ("flushall", "flushdb", "move", "swapdb", "bitfield", "xreadgroup"),
-}
+# What changes keys without a word in the stream has cut-overs tried again.
+OPTIONS = {**TRAFFIC, "without": (*TRAFFIC["without"], "bitfield", "xreadgroup")}
 
 
 @pytest.fixture
@@ -52,8 +48,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
 
 def three(scenario: NewScenario) -> Scenario:
     """Three shards into three, with replicas, so that a source refuses writes behind it."""
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3, replicas=1)
-    s.load(keys=1000)
+    s, _, _ = three_shards(scenario, keys=1000, replicas=1)
     return s
 
 

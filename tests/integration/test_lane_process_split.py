@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 
@@ -16,14 +15,8 @@ from tests.support.counted_processes import Counted
 from tests.support.eager_split import PARTED, part_at_once
 from tests.support.scenario import NewScenario
 from tests.support.servers import ServerFactory
+from tests.support.three_shards import TRAFFIC, three_shards
 from tests.support.traffic import Traffic
-from tests.support.traffic.writer import TAGS
-
-OPTIONS: dict[str, Any] = {
-    "databases": (0,),
-    "tags": TAGS,
-    "without": ("flushall", "flushdb", "move", "swapdb"),
-}
 
 
 def test_lanes_are_parted(scenario: NewScenario, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,10 +24,8 @@ def test_lanes_are_parted(scenario: NewScenario, monkeypatch: pytest.MonkeyPatch
     all that is told of the migration counts on."""
     part_at_once(monkeypatch)
     monkeypatch.setattr(lane_process_split, "BUSY", 1e9)
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
-    there, here = s.whole("source"), s.whole("target")
-    s.load(keys=2000)
-    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=1500.0)
+    s, there, here = three_shards(scenario, keys=2000)
+    traffic = Traffic(there, "meanwhile", **TRAFFIC, rate=1500.0)
     processes = Counted()
     with s.clients(clients=4) as clients:
         with (
@@ -87,7 +78,7 @@ def test_a_source_that_would_have_to_be_copied_again(
         source_options=("--repl-backlog-size", "16kb"),
     )
     s.load(keys=500)
-    traffic = Traffic(s.whole("source"), "meanwhile", **OPTIONS, rate=1500.0)
+    traffic = Traffic(s.whole("source"), "meanwhile", **TRAFFIC, rate=1500.0)
     processes = Counted()
     with (
         traffic,

@@ -17,22 +17,14 @@ from tests.support.library import Run
 from tests.support.own_keys import assert_tidy
 from tests.support.scenario import NewScenario
 from tests.support.standstill import Standstill
+from tests.support.three_shards import TRAFFIC, three_shards
 from tests.support.traffic import Traffic
-from tests.support.traffic.writer import TAGS
-
-OPTIONS: dict[str, Any] = {
-    "databases": (0,),
-    "tags": TAGS,
-    "without": ("flushall", "flushdb", "move", "swapdb"),
-}
 
 
 def test_several_processes_cut_over_as_one(scenario: NewScenario) -> None:
     """Everything is carried under traffic, cut over at once, and no process stays."""
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
-    there, here = s.whole("source"), s.whole("target")
-    s.load(keys=2000)
-    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=1500.0)
+    s, there, here = three_shards(scenario, keys=2000)
+    traffic = Traffic(there, "meanwhile", **TRAFFIC, rate=1500.0)
     processes = Counted()
     with s.clients(clients=4) as clients:
         with (
@@ -69,10 +61,8 @@ def lane_of(run: Run, pid: int) -> tuple[str, Progress]:
 
 def test_a_process_that_is_killed(scenario: NewScenario) -> None:
     """Its lane goes on in another one, from where the target stands; the others have gone on."""
-    s = scenario("valkey-8.1", "valkey-8.1", source_shards=3, target_shards=3)
-    there, here = s.whole("source"), s.whole("target")
-    s.load(keys=2000)
-    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=1500.0)
+    s, there, here = three_shards(scenario, keys=2000)
+    traffic = Traffic(there, "meanwhile", **TRAFFIC, rate=1500.0)
     processes = Counted()
     with traffic, s.running(lanes_per_worker=1, processes=processes, timeout=120.0) as run:
         run.following()
@@ -101,7 +91,7 @@ def test_several_processes_read_from_replicas(scenario: NewScenario) -> None:
     s = scenario("valkey-8.1", "valkey-8.1", source_shards=2, target_shards=2, replicas=1)
     there, here = s.clusters["source"], s.whole("target")
     s.load(keys=1000)
-    traffic = Traffic(there, "meanwhile", **OPTIONS, rate=500.0)
+    traffic = Traffic(there, "meanwhile", **TRAFFIC, rate=500.0)
     processes = Counted()
     options: dict[str, Any] = {"lanes_per_worker": 1, "read_from": "replica"}
     with traffic, s.running(**options, processes=processes, timeout=120.0) as run:
