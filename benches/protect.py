@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benches.support.servers import Server, binaries
+from benches.support.servers import Server, named
 
 SERVER = "redis-7.0"
 AT_ONCE, EVERY = 20, 0.001
@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument("--bounds", default="latency=1ms", help="for --protect-source")
     parser.add_argument("--json", action="store_true", help="one object a row")
     wanted = parser.parse_args()
-    binary = next(each for each in binaries() if each.name.startswith(SERVER))
+    binary = named(SERVER)
     parts = {
         "alone": None,
         "unprotected": [],
