@@ -92,7 +92,7 @@ from engine.transfer.restore_field_ttls import restore_fields
 from engine.transfer.server_protection import ServerProtection
 from engine.transfer.switch_hook import SwitchHook
 from engine.transfer.target_claim import TargetClaim, beaten, foreign, not_ours
-from engine.transfer.target_monitor import TargetMonitor
+from engine.transfer.target_monitor import LOOK_SECONDS, TargetMonitor
 from engine.transfer.unfaithful_commands import UnfaithfulCommands
 from engine.transfer.unfinished_aof_transaction import check_tail
 from engine.wire import functions_and_indexes
@@ -256,6 +256,24 @@ class AppendOnly:
             else:
                 return
 
+    async def _wait_for_word(self) -> None:
+        """In COPIED; a pause that begins or ends meanwhile is told."""
+        context, reason = self._context, self._context.reason
+        with context.step("wait"):
+            while True:
+                context.can_complete, context.reason = True, reason
+                if context.phase is Phase.COPIED:
+                    context.publish()
+                else:
+                    context.enter(Phase.COPIED)
+                paused = context.throttle.paused
+                while not context.word.is_set() and context.throttle.paused == paused:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await context.word.wait()
+                if context.word.is_set() and await context.takes_word():
+                    return
+
     async def _cut_over(self) -> None:
         """Raises `PositionMoved` where the target has lost some of it again."""
         context = self._context
@@ -269,12 +287,7 @@ class AppendOnly:
             return
         while True:
             # A gate that refuses leads back here.
-            context.can_complete = True
-            context.enter(Phase.COPIED)
-            with context.step("wait"):
-                await context.word.wait()
-                await context.throttle.unpaused()
-            context.word.clear()
+            await self._wait_for_word()
             # Expire times run again, and the target is the users'.
             context.can_complete = False
             context.enter(Phase.CUT_OVER)

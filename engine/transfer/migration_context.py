@@ -283,6 +283,21 @@ class MigrationContext:
             self.publish()
             await self.throttle.unpaused(_TELL_SECONDS)
 
+    async def takes_word(self) -> bool:
+        """The operator's word, which was heard, is taken. False: it is not, for the migration is
+        paused: the cut-over was refused, which is shown as a phase to whatever waits for an answer.
+        """
+        if self.one_go:
+            await self.throttle.unpaused()
+        elif paused := self.throttle.paused:
+            self.word.clear()
+            self.report_refusal(paused)
+            self.enter(Phase.CUT_OVER)
+            self.lead_back(Phase.COPIED, paused)
+            return False
+        self.word.clear()
+        return True
+
     def end(self, phase: Phase, reason: str) -> None:
         """The transfer is over, for `reason`."""
         self.reason = reason

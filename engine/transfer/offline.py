@@ -230,23 +230,8 @@ class Offline:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_SECONDS):
                             await context.word.wait()
-                if not context.word.is_set():
-                    continue
-                if context.one_go:
-                    await context.throttle.unpaused()
-                elif paused := context.throttle.paused:
-                    context.word.clear()
-                    self._refuse_paused(paused)
-                    continue
-                context.word.clear()
-                return
-
-    def _refuse_paused(self, paused: str) -> None:
-        """A cut-over is refused: shown as a phase to whatever waits for an answer."""
-        context = self._context
-        context.report_refusal(paused)
-        context.enter(Phase.CUT_OVER)
-        context.lead_back(Phase.COPIED, paused)
+                if context.word.is_set() and await context.takes_word():
+                    return
 
     def _look_for_another_target(self) -> None:
         """Raises `TransferStopped` where the process that has acknowledged every key is not the

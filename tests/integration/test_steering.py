@@ -8,6 +8,7 @@ import itertools
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -24,11 +25,12 @@ from engine.model.progress import Phase
 from engine.model.settings import TransferSettings
 from engine.model.throttle import PAUSED, Steering, Throttle
 from engine.sources.scan import ScanSource
+from tests.reference.stream import command
 from tests.support.completing import word_given
 from tests.support.faces import GROUP
-from tests.support.library import Run
+from tests.support.library import Run, copying
 from tests.support.scenario import NewScenario, Scenario
-from tests.support.servers import ServerFactory
+from tests.support.servers import ServerFactory, known
 from tests.support.writers import writing
 
 KEYS = 6_000
@@ -234,6 +236,30 @@ def test_what_cannot_be_steered(scenario: NewScenario) -> None:
             sync.pause_migration(GROUP)
         migration.run.until(lambda: migration.run.describe()["Status"] == "available", "the end")
     s.assert_migrated()
+
+
+def test_a_pause_of_files_that_are_applied_is_shown(
+    server_factory: ServerFactory, tmp_path: Path
+) -> None:
+    """As of every other source: the word is refused meanwhile, and taken behind it."""
+    path = tmp_path / "appendonly.aof"
+    path.write_bytes(command(b"SET", b"a", b"1"))
+    target = server_factory(known("redis-7.0"))
+    with copying(f"aof:{path}", target, one_go=False) as run:
+        run.reaches(Phase.COPIED)
+        pause(run)
+        run.wait_for(lambda: run.history[-1].paused == PAUSED, "the pause is told")
+        assert not run.history[-1].can_complete
+        run.complete()
+        run.wait_for(lambda: run.refusals, "a refusal")
+        assert PAUSED in run.refusals[0]
+        run.wait_for(lambda: run.history[-1].phase is Phase.COPIED, "the wait goes on")
+        go_on(run)
+        run.wait_for(lambda: run.history[-1].can_complete, "the end of the pause is told")
+        assert not run.history[-1].paused
+        run.complete()
+    assert run.report.status == "done", run.report.errors
+    assert target.client().get("a") == b"1"
 
 
 def test_outside_of_its_window_it_is_paused(scenario: NewScenario) -> None:
