@@ -44,17 +44,20 @@ async def too_much_behind(
             if bounds.cow:
                 copied = await ask_copied(connection)
                 if copied is None:
-                    return "it does not say how much memory is copied on write (current_cow_size)"
+                    return (
+                        "the source does not say how much memory is copied on write "
+                        "(current_cow_size)"
+                    )
                 if copied > bounds.cow:
                     return (
-                        f"source copy-on-write memory {copied / MIB:.0f} MiB > "
-                        f"{bounds.cow / MIB:.0f} MiB"
+                        f"source copy-on-write memory {copied / MIB:,.1f} MiB > "
+                        f"{bounds.cow / MIB:,.1f} MiB"
                     )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_ASK_SECONDS):
                     await whole.wait()
     except EngineError as exc:
-        return f"it does not say how many bytes of writes wait until the snapshot is sent ({exc})"
+        return f"the source does not say how many bytes of writes wait behind the snapshot ({exc})"
     finally:
         if connection is not None:
             connection.close()
