@@ -125,8 +125,7 @@ async def find(
         why = "they are too many to look each up at the source"
         return Leftovers(left.transfer, keys, False, why)
     extra: list[tuple[int, str]] = []
-    chosen = settings.databases
-    numbers = [each.db for each in keyspace if chosen is None or each.db in chosen]
+    numbers = [each.db for each in keyspace if settings.takes_db(each.db)]
     async with source() as end:
         try:
             for db in numbers:
@@ -162,6 +161,12 @@ async def _extra(
             return
 
 
+def taken_over_words(settings: TransferSettings) -> str:
+    """What a start with --take-over removes."""
+    which = "at most those that the rules take, also those" if settings.rules else "them, and all"
+    return f"The start removes {which} that others have written since: --take-over is given."
+
+
 async def check_leftovers(source: Admin | None, target: Admin, settings: TransferSettings) -> Check:
     """The same as a check of the preflight."""
     opened: Source | None = None if source is None else lambda: nullcontext(source)
@@ -184,13 +189,7 @@ async def check_leftovers(source: Admin | None, target: Admin, settings: Transfe
             "Those that the source has deleted since stay there: remove them by hand.",
         )
     if settings.take_over:
-        which = "at most those that the rules take" if settings.rules else "them"
-        return warned(
-            NAME,
-            found.words,
-            f"The start removes {which}, and all that others have written since: --take-over is "
-            "given.",
-        )
+        return warned(NAME, found.words, taken_over_words(settings))
     if why := found.in_the_way:
         return failed(NAME, why, REMEDY)
     return passed(NAME, f"{found.words}: the source has each of them too, and overwrites it")

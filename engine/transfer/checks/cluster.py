@@ -19,6 +19,7 @@ from engine.model.report import printable_key
 from engine.model.sentinel_group import node_address
 from engine.model.settings import TransferSettings
 from engine.transfer.checks.check_result import Check, Side, failed, passed, warned
+from engine.transfer.leftovers import taken_over_words
 from engine.transfer.target_claim import foreign
 from engine.wire.control_connection import Admin, Arg
 
@@ -307,11 +308,7 @@ async def check_left(target: Admin, slot: int, settings: TransferSettings) -> Ch
         )
     figure = f"{words}, which has {keys:,} and was empty before"
     if settings.take_over:
-        return warned(
-            name,
-            figure,
-            "The start removes them, and all that others have written since: --take-over is given.",
-        )
+        return warned(name, figure, taken_over_words(settings))
     return failed(
         name,
         figure,

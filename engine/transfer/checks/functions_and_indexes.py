@@ -78,7 +78,7 @@ def _left_behind(ours: functions_and_indexes.FunctionsAndIndexes) -> Check | Non
         return None
     words = "; ".join(figures)
     remedy = "Set up on the target what of that is needed."
-    return warned(NAME, f"not carried, as keys are chosen: {words}", remedy)
+    return warned(NAME, f"not migrated, as keys are chosen: {words}", remedy)
 
 
 def _some(names: list[str]) -> str:
