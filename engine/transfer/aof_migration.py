@@ -186,8 +186,7 @@ class AppendOnly:
         """What may be otherwise there than on the server that wrote the files."""
         context.source_type = "file"
         context.figures = self._figures
-        latency = context.settings.target_protection.latency
-        self._protection = ServerProtection("target", target, latency, context)
+        self._protection = ServerProtection("target", target, context)
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -134,9 +134,9 @@ class ClusterMonitor:
         return self._why or self._wrong or self._stirred
 
     def objection_to(self, shard: ClusterShard, told: Topology) -> str:
-        """The same of one shard, by what its primary alone has `told` in the moment in which all
-        its clients were paused: from then on nobody can ask it, nor have slots moved there. A slot
-        that has gone to a shard which was paused later is one too many there: told as well."""
+        """The same of one shard, by what its primary has `told` in the moment in which all its
+        clients were paused: from then on nobody can ask it, nor move slots there. A slot that has
+        gone to a shard which was paused later shows in what that one has told."""
         found = shard.found(told)
         if found is None or found.id != told.me:
             return (

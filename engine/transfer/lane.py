@@ -221,7 +221,7 @@ class Lane:
             self._proof = FullProof(
                 comparison.apart(),
                 context,
-                self._keys_to_prove,
+                lambda: context.total_keys or 0,
                 self._primary,
                 self._processes,
                 # Of all lanes together, by their slots.
@@ -296,13 +296,8 @@ class Lane:
             self._catch_up_monitor,
         )
         self._figures.proof = self._proof
-        settings = context.settings
-        self._source_protection = ServerProtection(
-            "source", source, settings.source_protection.latency, context
-        )
-        self._target_protection = ServerProtection(
-            "target", target, settings.target_protection.latency, context
-        )
+        self._source_protection = ServerProtection("source", source, context)
+        self._target_protection = ServerProtection("target", target, context)
         context.throttle.of_slots(len(route.slots), len(ALL_SLOTS))
         context.source_type = "replica"
         context.figures = self._figures
@@ -799,11 +794,6 @@ class Lane:
             if copied and self._settings.rules
             else round(self._source.total_keys * self._ends.route.share)
         )
-
-    def _keys_to_prove(self) -> int:
-        if self._settings.rules:
-            return self._context.total_keys or 0
-        return round(self._source.total_keys * self._ends.route.share)
 
     # --- The snapshot ---
 

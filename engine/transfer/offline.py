@@ -107,13 +107,9 @@ class Offline:
         self._target.on_trouble = context.trouble_of("the target")
         # What it finds is found again by the next engine: the base is in the checkpoint.
         self._target_watch = TargetMonitor(target, context, lambda: None)
-        settings = context.settings
-        self._protections = [
-            ServerProtection("target", target, settings.target_protection.latency, context)
-        ]
+        self._protections = [ServerProtection("target", target, context)]
         if self._file is None:
-            latency = settings.source_protection.latency
-            self._protections.append(ServerProtection("source", source, latency, context))
+            self._protections.append(ServerProtection("source", source, context))
         self._copy: Copy | None = None
         # The next engine begins at the start.
         self._copied_again = False

@@ -7,8 +7,9 @@ second while it stays above. Once it has been well below the bound for a while m
 again, with care where it was late before; nothing is held back any more when that is as much as was
 moved before. Between the bound and what is well nothing changes: the hysteresis.
 
-What a source suffers of its snapshot alone (memory that is copied on write, bytes that wait behind
-it) is no better for less: the snapshot is read at once then, see `sources/snapshot_backpressure`.
+What a source suffers of its snapshot (memory that is copied on write, bytes that wait behind it)
+only lasts longer where less is moved: the snapshot is read at once then, see
+`sources/snapshot_backpressure`.
 """
 
 from __future__ import annotations
@@ -74,17 +75,17 @@ class LatencyWatch:
 
 
 class ServerProtection:
-    """Protects one end of a lane: `side`, whose commands are to take no longer than `bound`
-    seconds."""
+    """Protects one end of a lane: `side`, whose commands are to take no longer than the settings
+    say."""
 
-    def __init__(
-        self, side: Side, endpoint: Endpoint, bound: float, context: MigrationContext
-    ) -> None:
+    def __init__(self, side: Side, endpoint: Endpoint, context: MigrationContext) -> None:
+        settings = context.settings
+        bounds = settings.source_protection if side == "source" else settings.target_protection
         self._side: Side = side
         self._endpoint = endpoint
         self._context = context
         self._report = context.event_of(side)
-        self._watch = LatencyWatch(bound)
+        self._watch = LatencyWatch(bounds.latency)
         # What is let through, as bytes and keys a second (None: all); at what it was late; what
         # was moved before that; and why.
         self._rates: tuple[float, float] | None = None
@@ -122,12 +123,12 @@ class ServerProtection:
                 # Whether it is there at all is told by those that need it.
                 if not isinstance(exc, LinkError):
                     self._let_go()
-                if not isinstance(exc, LinkError) and exc.message != self._trouble:
-                    self._trouble = exc.message
-                    self._report(
-                        f"the {self._side} cannot be protected: it does not answer PING: "
-                        f"{exc.in_one_line}"
-                    )
+                    if exc.message != self._trouble:
+                        self._trouble = exc.message
+                        self._report(
+                            f"the {self._side} cannot be protected: it does not answer PING: "
+                            f"{exc.in_one_line}"
+                        )
                 await asyncio.sleep(_AGAIN_SECONDS)
             finally:
                 if connection is not None:
